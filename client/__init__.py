@@ -1,0 +1,1 @@
+"""The hospital's process: guards the data and trains on it."""
