@@ -1,1 +1,1 @@
-"""The hospital's process: guards the data and trains on it."""
+"""What the hospital runs: guard (keys, policy, protection), trainer (user code) and data."""

@@ -1,1 +1,1 @@
-"""The server: starts rounds, gathers contributions, keeps the models."""
+"""The coordinator's process."""

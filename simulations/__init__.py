@@ -1,1 +1,1 @@
-"""Whole federations on one machine."""
+"""A whole federation on one machine."""

@@ -1,1 +1,1 @@
-"""How updates are protected, combined and accounted for: mathematics and protocols without I/O."""
+"""How updates are combined, protected and accounted for; both sides of every protocol."""

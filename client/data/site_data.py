@@ -1,0 +1,50 @@
+"""The rows of one site."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.orders import SiteId, Split
+from wardround.vector import F32, I64
+
+__all__ = ["Rows", "SiteData"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Encoded rows: `x` of shape (n, inputs) or (n, channels, height, width), `y` of shape (n,).
+
+    `x` is not yet standardised. `y` is int64 class indices, or float32 targets scaled from the plan's range to [0, 1].
+    """
+
+    x: F32
+    y: I64 | F32
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != np.float32 or self.y.dtype not in (np.int64, np.float32):
+            raise ValueError(
+                f"expected float32 x and int64 or float32 y, got {self.x.dtype} and {self.y.dtype}"
+            )
+        if self.y.shape != (len(self.x),):
+            raise ValueError(f"expected one y for each of {len(self.x)} rows, got shape {self.y.shape}")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: NDArray[np.int64]) -> "Rows":
+        """The rows at `index`, copied."""
+        return Rows(self.x[index], self.y[index])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteData:
+    """One site's rows, split; validation and test may be empty."""
+
+    site: SiteId
+    train: Rows
+    validation: Rows
+    test: Rows
+
+    def split(self, split: Split) -> Rows:
+        return {Split.TRAIN: self.train, Split.VALIDATION: self.validation, Split.TEST: self.test}[split]

@@ -1,0 +1,1 @@
+"""The trainer: user code and data, without keys and without network."""

@@ -1,0 +1,1 @@
+"""Executors: how a block of local trainings is computed."""

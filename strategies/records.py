@@ -1,0 +1,74 @@
+"""What a run leaves behind: its state after a round, and the record of a round."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.contribution import Report
+from wardround.orders import SiteId, Statistics
+from wardround.tally import Tally
+from wardround.vector import F32
+
+__all__ = ["Absence", "EvaluationRecord", "Observer", "RoundRecord", "RunState"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Everything that the next round depends on. Restoring it continues the run bit for bit."""
+
+    round: int
+    model: F32
+    optimizer: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    best_round: int = 0
+    best_loss: float | None = None
+    best_model: F32 | None = None
+    evaluations_without_gain: int = 0
+    void_rounds: int = 0
+    """Rounds in a row that missed their quorum."""
+    stopped: str = ""
+    """Why the run ended before its last planned round; empty: it did not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """A drawn site that is not in the round's result, and why."""
+
+    site: SiteId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord:
+    """An evaluation: the sum over sites, and each site's tally where the mode allows it to be seen."""
+
+    total: Tally
+    sites: dict[SiteId, Tally] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """One round. `void`: too few updates came, the model is unchanged."""
+
+    round: int
+    cohort: tuple[SiteId, ...]
+    absences: tuple[Absence, ...]
+    void: bool
+    lr: float
+    update_norm: float
+    train: Tally | None
+    validation: EvaluationRecord | None
+    report: Report
+    seconds: float
+    cpu_seconds: float
+    simulated_seconds: float | None = None
+
+
+class Observer(Protocol):
+    """Told of a run's progress; what it raises ends the run."""
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        """A round is over; `state` is what the next one starts from."""
+        ...

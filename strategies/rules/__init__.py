@@ -1,0 +1,1 @@
+"""Aggregation rules: contributions to one vector and a report."""

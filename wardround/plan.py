@@ -1,0 +1,192 @@
+"""The plan: everything that the parties of a federation agree on before anything runs.
+
+A plan is a TOML file, decoded into frozen dataclasses. Its digest is what a site approves and what
+every message refers to.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from wardround.decoding import PlanError, check_bounds, decode, encode, fields_of, key
+from wardround.plan_sections import (
+    Clipping,
+    Cohort,
+    Data,
+    Evaluation,
+    Privacy,
+    Protection,
+    Robust,
+    ServerOptimizer,
+    Simulation,
+    TaskSection,
+    Training,
+)
+from wardround.registry import nearest
+
+__all__ = ["Plan", "PlanError", "load_plan", "parse_plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done, frozen. Build one with `load_plan` or `parse_plan`.
+
+    `code_files` is the code bundle: (path inside the bundle, SHA-256) for every file, sorted; it is
+    read from disk by `load_plan` and is no key of the TOML file. `folder` is where relative paths
+    start; it is no part of the digest.
+    """
+
+    name: str = key(doc="a short name, for people")
+    version: int = key(1, doc="version of the plan format", ge=1, le=1)
+    seed: int = key(0, doc="seed of everything that is random and needs no secrecy", ge=0, lt=2**63)
+    rounds: int = key(doc="training rounds", ge=1)
+    task: TaskSection = key(doc="what is learned")
+    data: Data = key(doc="where the rows come from and what they mean")
+    cohort: Cohort = key(Cohort, doc="who takes part in a round")
+    training: Training = key(Training, doc="what each site does")
+    clipping: Clipping = key(Clipping, doc="bounds on what a site sends")
+    privacy: Privacy = key(Privacy, doc="differential privacy")
+    protection: Protection = key(Protection, doc="what hides an update from the server")
+    robust: Robust = key(Robust, doc="what protects the model from bad updates")
+    server_optimizer: ServerOptimizer = key(ServerOptimizer, doc="how the averaged update changes the model")
+    evaluation: Evaluation = key(Evaluation, doc="how the model is judged while it trains")
+    simulation: Simulation = key(Simulation, doc="the federation that one machine plays")
+    code_files: tuple[tuple[str, str], ...] = ()
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.name.strip():
+            raise PlanError("name", "a name", self.name)
+        if (self.task.flower_app is not None) != (self.data.source == "app"):
+            raise PlanError("data.source", '"app" exactly when task.flower_app is set', self.data.source)
+        self._check_cohort()
+        weights, target = self.training.class_weights, self.data.target
+        if weights and (target is None or not target.classes):
+            raise PlanError("training.class_weights", "nothing, since the target has no classes", weights)
+        if target is not None and weights and weights != "balanced" and len(weights) != len(target.classes):
+            raise PlanError(
+                "training.class_weights", f"{len(target.classes)} numbers, one per class", weights
+            )
+
+    def _check_cohort(self) -> None:
+        sites, cohort = self.simulation.sites, self.cohort
+        if cohort.size is not None and cohort.size > sites:
+            raise PlanError(
+                "cohort.size", f"at most the federation's {sites} sites (simulation.sites)", cohort.size
+            )
+        if cohort.min_replies is not None and cohort.min_replies > (cohort.size or sites):
+            raise PlanError(
+                "cohort.min_replies", f"at most the cohort of {cohort.size or sites}", cohort.min_replies
+            )
+
+    @property
+    def cohort_size(self) -> int:
+        """How many sites are drawn for a round."""
+        return self.cohort.size or self.simulation.sites
+
+    @property
+    def min_replies(self) -> int:
+        """How many updates a round needs to count."""
+        return self.cohort.min_replies or self.cohort_size
+
+    def canonical(self) -> bytes:
+        """The plan's canonical form: JSON with sorted keys and every key that has a value."""
+        table = encode(self)
+        del table["folder"]
+        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, which includes the digest of every file of the code bundle; hex."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def override(self, settings: Iterable[str]) -> "Plan":
+        """This plan with `section.key=value` settings applied; a value is TOML, or else text."""
+        table = {name: value for name, value in encode(self).items() if name not in ("folder", "code_files")}
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals:
+                raise PlanError(path, "a setting of the form section.key=value", setting)
+            _assign(table, path.strip(), _toml_value(text.strip()))
+        return replace(_decode_plan(table), code_files=self.code_files, folder=self.folder)
+
+    def to_toml(self) -> str:
+        """The plan as TOML text that decodes to the same plan; every value spelled out."""
+        table = encode(self)
+        del table["folder"], table["code_files"]
+        return tomli_w.dumps(table)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(table: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        child = table.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise PlanError(path, f"a key below a table, but {parent} is a value")
+        table = child
+    table[last] = value
+
+
+def _decode_plan(table: Mapping[str, Any]) -> Plan:
+    for reserved in ("code_files", "folder"):
+        if reserved in table:
+            raise PlanError(reserved, f"a known key{nearest(reserved, PLAN_KEYS)}")
+    return decode(Plan, table)
+
+
+PLAN_KEYS = tuple(name for name in fields_of(Plan) if name not in ("code_files", "folder"))
+
+
+def parse_plan(text: str | Mapping[str, Any], *, folder: Path | None = None) -> Plan:
+    """The plan in TOML `text` (or an already parsed table); `folder` is where its relative paths start.
+
+    Raises `PlanError` for anything that is not understood.
+    """
+    if isinstance(text, str):
+        try:
+            table: Mapping[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise PlanError("", f"TOML ({error})") from None
+    else:
+        table = text
+    folder = folder or Path()
+    plan = _decode_plan(table)
+    return replace(plan, folder=folder, code_files=_code_files(plan.task.code, folder))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """The plan in the TOML file `path`, with its code bundle's files digested.
+
+    Raises `PlanError` when the file cannot be read or does not fit.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise PlanError("", f"a readable plan file at {path} ({reason})") from None
+    return parse_plan(text, folder=path.parent)
+
+
+def _code_files(code: str | None, folder: Path) -> tuple[tuple[str, str], ...]:
+    if code is None:
+        return ()
+    root = folder / code
+    if not root.is_dir():
+        raise PlanError("task.code", f"a folder at {root}")
+    files = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return tuple((p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files)
