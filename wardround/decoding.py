@@ -86,7 +86,7 @@ def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
 
 
 @cache
-def fields_of(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
+def fields_of(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """The fields of dataclass `cls` with their resolved types, in order."""
     hints = get_type_hints(cls)
     return {field.name: (field, hints[field.name]) for field in dataclasses.fields(cls)}

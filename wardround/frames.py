@@ -72,9 +72,7 @@ def encode_frame(frame: Frame) -> bytes:
 def decode_frame(data: bytes) -> Frame:
     """The frame in `data`; its arrays are read-only views. Raises RemoteError for anything malformed."""
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
-        raise RemoteError(
-            f"frame: expected {_MAGIC!r} and a header of {_HEADER.size} bytes, got {data[:4]!r}"
-        )
+        raise RemoteError(f"frame: expected {_MAGIC!r} and a header of {_HEADER.size} bytes, got {data[:4]!r}")
     _, round_, attempt, site_len, weight, vector_len, tally_len, spec_len = _HEADER.unpack_from(data)
     expected = _HEADER.size + 4 * vector_len + 8 * tally_len + site_len + spec_len
     if expected != len(data):

@@ -71,20 +71,14 @@ class Plan:
         if weights and (target is None or not target.classes):
             raise PlanError("training.class_weights", "nothing, since the target has no classes", weights)
         if target is not None and weights and weights != "balanced" and len(weights) != len(target.classes):
-            raise PlanError(
-                "training.class_weights", f"{len(target.classes)} numbers, one per class", weights
-            )
+            raise PlanError("training.class_weights", f"{len(target.classes)} numbers, one per class", weights)
 
     def _check_cohort(self) -> None:
         sites, cohort = self.simulation.sites, self.cohort
         if cohort.size is not None and cohort.size > sites:
-            raise PlanError(
-                "cohort.size", f"at most the federation's {sites} sites (simulation.sites)", cohort.size
-            )
+            raise PlanError("cohort.size", f"at most the federation's {sites} sites (simulation.sites)", cohort.size)
         if cohort.min_replies is not None and cohort.min_replies > (cohort.size or sites):
-            raise PlanError(
-                "cohort.min_replies", f"at most the cohort of {cohort.size or sites}", cohort.min_replies
-            )
+            raise PlanError("cohort.min_replies", f"at most the cohort of {cohort.size or sites}", cohort.min_replies)
 
     @property
     def cohort_size(self) -> int:

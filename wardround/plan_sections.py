@@ -102,20 +102,14 @@ class TaskSection:
     """[task]: what is learned. Either `name` or `flower_app`."""
 
     name: str = key("", doc="registered task, e.g. `tabular-classifier`; or the name of a task in `code`")
-    model: str = key(
-        "", doc="architecture within the task, e.g. `logistic`, `mlp`, `cnn`; empty: the task's default"
-    )
+    model: str = key("", doc="architecture within the task, e.g. `logistic`, `mlp`, `cnn`; empty: the task's default")
     hidden: tuple[int, ...] = key((64, 32), doc="widths of the hidden layers of `mlp`")
-    options: dict[str, str | bool | int | float] = key(
-        {}, doc="further options that a third-party task reads"
-    )
+    options: dict[str, str | bool | int | float] = key({}, doc="further options that a third-party task reads")
     code: str | None = key(
         None, doc="folder beside the plan whose Python files are part of the plan's digest (the code bundle)"
     )
     entry: str | None = key(None, doc="`module:attribute` inside `code` that is the task (a `Task` class)")
-    flower_app: str | None = key(
-        None, doc="`module:attribute` of a Flower ClientApp that trains instead of a task"
-    )
+    flower_app: str | None = key(None, doc="`module:attribute` of a Flower ClientApp that trains instead of a task")
     flower_initial: str | None = key(
         None, doc="`module:attribute` of a function that returns the initial ArrayRecord for `flower_app`"
     )
@@ -142,9 +136,7 @@ class Column:
     type: ColumnType = key(ColumnType.NUMBER, doc="`number` or `category` (one-hot encoded)")
     unit: str = key("", doc="unit of a number, for people")
     range: tuple[float, float] | None = key(None, doc="smallest and largest valid value of a number")
-    categories: tuple[str, ...] = key(
-        (), doc="all values of a category, in the order of the one-hot encoding"
-    )
+    categories: tuple[str, ...] = key((), doc="all values of a category, in the order of the one-hot encoding")
     mean: float | None = key(None, doc='constant subtracted when `standardize = "plan"`')
     std: float | None = key(None, doc='constant divided by when `standardize = "plan"`', gt=0)
 
@@ -230,9 +222,7 @@ class Data:
         if (self.source in FILE_SOURCES) != (self.path is not None):
             raise PlanError("path", "a file for `csv` and `parquet`, and none otherwise", self.path)
         if self.source != "app" and self.target is None:
-            raise PlanError(
-                "target", 'what is predicted, e.g. { name = "diagnosis", classes = ["no", "yes"] }'
-            )
+            raise PlanError("target", 'what is predicted, e.g. { name = "diagnosis", classes = ["no", "yes"] }')
         if self.source not in PYTHON_SOURCES and bool(self.columns) == (self.image is not None):
             raise PlanError("columns", "either `columns` or `image`")
         seen: set[str] = set()
@@ -249,9 +239,7 @@ class Data:
             if column.type is ColumnType.CATEGORY:
                 continue
             if self.standardize is Standardize.PLAN and (column.mean is None or column.std is None):
-                raise PlanError(
-                    f"columns[{index}].mean", 'mean and std, since standardize = "plan"', column.mean
-                )
+                raise PlanError(f"columns[{index}].mean", 'mean and std, since standardize = "plan"', column.mean)
             if self.standardize is Standardize.FEDERATED and column.range is None:
                 raise PlanError(
                     f"columns[{index}].range", 'a range, since standardize = "federated" sums scaled values'
@@ -300,12 +288,8 @@ class Training:
     beta1: float = key(0.9, doc="first moment's decay of `adam`, `adamw`", ge=0, lt=1)
     beta2: float = key(0.999, doc="second moment's decay of `adam`, `adamw`", ge=0, lt=1)
     eps: float = key(1e-8, doc="added to the denominator of `adam`, `adamw`", gt=0)
-    epochs: int | None = key(
-        None, doc="passes over the site's training rows; absent: 1 unless `steps` is set", ge=1
-    )
-    steps: int | None = key(
-        None, doc="optimiser steps instead of epochs; rows are re-shuffled when used up", ge=1
-    )
+    epochs: int | None = key(None, doc="passes over the site's training rows; absent: 1 unless `steps` is set", ge=1)
+    steps: int | None = key(None, doc="optimiser steps instead of epochs; rows are re-shuffled when used up", ge=1)
     batch_size: int = key(32, doc="rows per step", ge=1)
     schedule: Schedule = key(Schedule.CONSTANT, doc="how lr changes over the rounds")
     schedule_every: int = key(10, doc="`step`: rounds between two drops", unit="rounds", ge=1)
@@ -377,9 +361,7 @@ class Privacy:
 class Protection:
     """[protection]: what hides an update from the server."""
 
-    mode: str = key(
-        "off", doc="`off`: the server sees every update; nothing else is available in this version"
-    )
+    mode: str = key("off", doc="`off`: the server sees every update; nothing else is available in this version")
 
     def __post_init__(self) -> None:
         _only_off("mode", self.mode, "secure aggregation")
@@ -415,20 +397,14 @@ class Evaluation:
     """[evaluation]: how the model is judged while it trains."""
 
     every: int = key(1, doc="rounds between two evaluations on the sites' validation rows; 0: never", ge=0)
-    patience: int | None = key(
-        None, doc="stop after so many evaluations without a better validation loss", ge=1
-    )
+    patience: int | None = key(None, doc="stop after so many evaluations without a better validation loss", ge=1)
     min_delta: float = key(0.0, doc="how much lower a validation loss must be to count as better", ge=0)
-    select: Select = key(
-        Select.LAST, doc="released model: of the `last` round, or the `best` on validation rows"
-    )
+    select: Select = key(Select.LAST, doc="released model: of the `last` round, or the `best` on validation rows")
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.every == 0 and (self.patience is not None or self.select is Select.BEST):
-            raise PlanError(
-                "every", 'at least 1, since patience or select = "best" needs evaluations', self.every
-            )
+            raise PlanError("every", 'at least 1, since patience or select = "best" needs evaluations', self.every)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -439,9 +415,7 @@ class Partition:
     alpha: float = key(
         0.5, doc="`dirichlet`: concentration of labels; `quantity`: of sizes; smaller is more uneven", gt=0
     )
-    column: str | None = key(
-        None, doc="`column`: its values name the sites; `feature-shift`: the column to sort by"
-    )
+    column: str | None = key(None, doc="`column`: its values name the sites; `feature-shift`: the column to sort by")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -454,9 +428,7 @@ class Stragglers:
     """Simulated slow sites."""
 
     fraction: float = key(0.0, doc="share of a cohort that is slow in a round", ge=0, le=1)
-    delay_s: float = key(
-        60.0, doc="mean extra delay of a slow site (exponentially distributed)", unit="s", gt=0
-    )
+    delay_s: float = key(60.0, doc="mean extra delay of a slow site (exponentially distributed)", unit="s", gt=0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -476,9 +448,7 @@ class Simulation:
     block_size: int = key(0, doc="clients in a block; 0: bounded by `memory_mib`", ge=0)
     memory_mib: int = key(512, doc="memory that a block of clients may take", unit="MiB", ge=16)
     dropout: float = key(0.0, doc="share of a cohort that vanishes in a round", ge=0, lt=1)
-    stragglers: Stragglers = key(
-        Stragglers, doc="slow sites, against `cohort.deadline_s` on a simulated clock"
-    )
+    stragglers: Stragglers = key(Stragglers, doc="slow sites, against `cohort.deadline_s` on a simulated clock")
     baselines: bool = key(True, doc="also train each site alone and all data pooled, for the report")
     bootstrap: int = key(1000, doc="resamples for the report's 95 % intervals; 0: none", ge=0)
 

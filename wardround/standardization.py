@@ -53,9 +53,7 @@ def statistics_of(data: Data, tally: Tally) -> Statistics:
     low, high = _ranges(data)
     first, second = np.split(tally.counts[1:] / (1 << FRACTION_BITS) / tally.n, 2)
     variance = second - first**2
-    std = np.where(
-        variance > _VARIANCE_FLOOR, np.sqrt(np.maximum(variance, _VARIANCE_FLOOR)) * (high - low), 1.0
-    )
+    std = np.where(variance > _VARIANCE_FLOOR, np.sqrt(np.maximum(variance, _VARIANCE_FLOOR)) * (high - low), 1.0)
     mean = low + first * (high - low)
     return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 

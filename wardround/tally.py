@@ -134,9 +134,7 @@ class Tally:
     def of_means(cls, n: int, sums: dict[str, float]) -> "Tally":
         """A tally of `n` examples with the sum over them of each named value."""
         names = tuple(sorted(sums))
-        return cls(
-            MeansSpec(names=names), np.array([n, *(fixed_point(sums[k]) for k in names)], dtype=np.int64)
-        )
+        return cls(MeansSpec(names=names), np.array([n, *(fixed_point(sums[k]) for k in names)], dtype=np.int64))
 
     def __add__(self, other: "Tally") -> "Tally":
         if self.spec != other.spec:

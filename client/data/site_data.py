@@ -23,9 +23,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         if self.x.dtype != np.float32 or self.y.dtype not in (np.int64, np.float32):
-            raise ValueError(
-                f"expected float32 x and int64 or float32 y, got {self.x.dtype} and {self.y.dtype}"
-            )
+            raise ValueError(f"expected float32 x and int64 or float32 y, got {self.x.dtype} and {self.y.dtype}")
         if self.y.shape != (len(self.x),):
             raise ValueError(f"expected one y for each of {len(self.x)} rows, got shape {self.y.shape}")
 

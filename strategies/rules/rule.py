@@ -15,7 +15,7 @@ class Needs(Enum):
 
     SUM = "each once, as it comes; none is kept"
     MATRIX = "all at once"
-    TWO_PASS = "all, twice"
+    TWO_PASS = "all, twice"  # noqa: S105 (a pass over the data)
 
 
 class Rule(Protocol):
