@@ -1,0 +1,63 @@
+# make simulate   ten simulated hospitals train on the breast-cancer data; the report lands in runs/
+# make test       everything that CI checks         make lint    style and types only
+# make bench      speed, beside other frameworks    make clean   remove all but your runs
+#
+# Each target sets up .venv from constraints.txt the first time, and again when constraints.txt or
+# pyproject.toml has changed. pip's own settings (pip.conf, PIP_* variables) decide where packages come from.
+# For another Python: make clean, then make simulate PYTHON=python3.12.
+
+PYTHON ?= python3
+PLAN ?= plans/breast-cancer.toml
+STARTED := $(shell date +%Y%m%d-%H%M%S)
+OUT ?= runs/$(basename $(notdir $(PLAN)))-$(STARTED)
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+KEY := $(shell { pwd; cat constraints.txt pyproject.toml hatch_build.py; } | cksum | tr ' ' '-')
+DEV := .venv/ready-dev-$(KEY)
+# What runs simulations; the environment for tests contains it.
+RUN := $(firstword $(wildcard $(DEV)) .venv/ready-simulation-$(KEY))
+
+.PHONY: help simulate test lint bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+simulate: $(RUN)
+	@$(BIN)/wardround simulate $(PLAN) --out $(OUT)
+
+lint: $(DEV)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy hatch_build.py tools/*.py
+
+test: lint
+	$(BIN)/python tools/check_wheel.py
+	@mkdir -p .build
+	$(BIN)/python -m pytest --outcomes=.build/outcomes.json --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python tools/check_acceptance.py --outcomes .build/outcomes.json
+	$(BIN)/python tools/check_commands.py README.md docs/*.md
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/simulation.py
+
+clean:
+	rm -rf .venv .build .dev build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf wardround/server wardround/client wardround/strategies wardround/simulations benchmarks/.venv-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One virtual environment; the name of the stamp carries the checksum of what it was made from. The build
+# backend is installed beside the rest, so that its version is pinned as well.
+.venv/ready-%-$(KEY):
+	@$(BIN)/python -c '' 2>/dev/null || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "wardround needs Python 3.11 or newer; $(PYTHON) is" \
+	      "$$($(PYTHON) --version 2>&1 | tail -n 1). Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear .venv; }
+	@rm -f .venv/ready-*
+	@echo "setting up .venv for $* (the first time takes some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --no-build-isolation --editable '.[$*]'
+	@touch $@
