@@ -34,10 +34,14 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absence:
-    """A drawn site that is not in the round's result, and why."""
+    """A drawn site that is not in the round's result, and why.
+
+    `failed`: it answered with an error, or with something that was rejected; else it was not there.
+    """
 
     site: SiteId
     reason: str
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,62 @@
+"""A site as a Flower ClientApp: the guard decides, the trainer works, the guard releases."""
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from wardround import _flower
+from wardround.client.guard.guard import Guard
+from wardround.client.trainer.trainer import Trainer
+from wardround.errors import RemoteError, WardroundError
+from wardround.orders import FitJob, Order, OrderKind, digest
+from wardround.vector import F32
+
+__all__ = ["client_app", "model_vector"]
+
+
+def model_vector(message: Message, order: Order) -> F32:
+    """The model in `message`, a read-only view of shape (d,).
+
+    Raises RemoteError when it is not the one that the order names.
+    """
+    data = _flower.read_model(message)
+    if len(data) % 4 or digest(data) != order.model_digest:
+        raise RemoteError("model: expected the bytes whose SHA-256 is in the order")
+    return np.frombuffer(data, dtype="<f4")
+
+
+def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
+    """A ClientApp that answers hello, statistics, train and evaluate for one site."""
+    app = ClientApp()
+
+    def answer(message: Message) -> Message:
+        try:
+            order = Order.decode(_flower.read_order(message))
+            job = guard.admit(order)
+            if isinstance(job, FitJob):
+                return _flower.reply(message, guard.release(order, trainer.fit(job, model_vector(message, order))))
+            if order.kind is OrderKind.STATISTICS:
+                tally = trainer.statistics()
+            else:
+                tally = trainer.evaluate(job, model_vector(message, order))
+            return _flower.reply(message, guard.release(order, tally))
+        except WardroundError as error:
+            return _flower.error_reply(message, error)
+
+    @app.query("hello")
+    def hello(message: Message, _: Context) -> Message:
+        return _flower.hello_reply(message, guard.site)
+
+    @app.query("statistics")
+    def statistics(message: Message, _: Context) -> Message:
+        return answer(message)
+
+    @app.train()
+    def train(message: Message, _: Context) -> Message:
+        return answer(message)
+
+    @app.evaluate()
+    def evaluate(message: Message, _: Context) -> Message:
+        return answer(message)
+
+    return app

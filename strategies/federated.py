@@ -1,0 +1,313 @@
+"""The round loop: order, contributions, rule, server optimiser, evaluation, record."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import NoReturn
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from wardround import _flower
+from wardround.contribution import Contribution, Report
+from wardround.errors import LocalError, RemoteError
+from wardround.orders import Order, OrderKind, SiteId, Split, digest
+from wardround.plan import Plan
+from wardround.plan_sections import Select, Standardize
+from wardround.standardization import statistics_of
+from wardround.strategies.cohort import draw_cohort
+from wardround.strategies.protection import Protection
+from wardround.strategies.records import EvaluationRecord, Observer, RoundRecord, RunState
+from wardround.strategies.rules.rule import Needs, Rule
+from wardround.strategies.server_optimizer import ServerStep
+from wardround.tally import Tally
+from wardround.vector import F32
+
+__all__ = ["FederatedStrategy", "find_sites"]
+
+_MAX_VOID_ROUNDS = 5
+_MAX_SITES_IN_DETAIL = 200
+"""Per-site evaluations are recorded up to so many sites; beyond, only the sum is kept."""
+
+
+def find_sites(grid: Grid, expected: int, timeout_s: float = 120.0) -> dict[SiteId, int]:
+    """Site → node id of every node on `grid`, sorted by site, once `expected` nodes are there.
+
+    Asks each node once for its site's name. Raises RemoteError when too few come in `timeout_s`, when two nodes
+    claim one name, or when a node does not say.
+    """
+    deadline = time.monotonic() + timeout_s
+    while len(nodes := list(grid.get_node_ids())) < expected:
+        if time.monotonic() > deadline:
+            raise RemoteError(f"expected {expected} sites within {timeout_s:g} s, got {len(nodes)}")
+        time.sleep(0.2)
+    content = _flower.pack_order(b"hello")
+    found: dict[SiteId, int] = {}
+    for reply in grid.send_and_receive((Message(content, node, _flower.HELLO) for node in nodes), timeout=timeout_s):
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            raise RemoteError(f"node {node} did not give its site's name: {reply.error.reason}")
+        site = SiteId(_flower.read_hello(reply))
+        if site in found:
+            raise RemoteError(f"expected every site once, got two nodes that call themselves {site!r}")
+        found[site] = node
+    if len(found) < expected:
+        raise RemoteError(f"expected {expected} sites to answer, got {len(found)}")
+    return dict(sorted(found.items()))
+
+
+class FederatedStrategy(Strategy):
+    """Runs a plan over any Flower Grid. Whole rounds are run by `start` (or `advance`, one by one)."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        run_id: str,
+        protection: Protection,
+        rule: Rule,
+        num_parameters: int,
+        observers: Sequence[Observer] = (),
+        clock: Callable[[], float] | None = None,
+        plan_digest: str | None = None,
+    ) -> None:
+        self._plan, self._run_id = plan, run_id
+        self._plan_digest = plan_digest or plan.digest
+        self._protection, self._rule = protection, rule
+        self._step = ServerStep(settings=plan.server_optimizer, num_parameters=num_parameters)
+        self._observers, self._clock = tuple(observers), clock
+        self._sites: Mapping[SiteId, int] | None = None
+
+    # -- a whole run ------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Flower's entry point: train from `initial_arrays` ("model": one flat float32 array).
+
+        The plan says everything else; the last four arguments must be left at their defaults.
+        """
+        if train_config or evaluate_config or evaluate_fn:
+            raise LocalError("FederatedStrategy takes its settings from the plan, not from start()")
+        initial = np.ascontiguousarray(initial_arrays["model"].numpy(), dtype=np.float32)
+        state = self.run(grid, RunState(round=0, model=initial), num_rounds)
+        result = Result(arrays=ArrayRecord({"model": Array(self.released(state))}))
+        total = self.evaluate(grid, state, Split.TEST).total
+        result.evaluate_metrics_clientapp[state.round] = MetricRecord(dict(total.metrics()))
+        return result
+
+    def run(self, grid: Grid, state: RunState, num_rounds: int | None = None) -> RunState:
+        """Advance `state` until the last round is done or the plan's early stopping ends the run."""
+        if state.statistics is None and self._plan.data.standardize is Standardize.FEDERATED:
+            state = self.agree_on_statistics(grid, state)
+        last = self._plan.rounds if num_rounds is None else num_rounds
+        while state.round < last and not state.stopped:
+            state = self.advance(grid, state)
+        return state
+
+    def released(self, state: RunState) -> F32:
+        """The model that the plan releases: the last, or the best on the validation rows."""
+        if self._plan.evaluation.select is Select.BEST and state.best_model is not None:
+            return state.best_model
+        return state.model
+
+    # -- one round --------------------------------------------------------------------------------
+
+    def advance(self, grid: Grid, state: RunState) -> RunState:
+        """One round: the next state, which every observer has been told of."""
+        started, cpu = time.perf_counter(), time.process_time()
+        simulated = self._clock() if self._clock else 0.0
+        number = state.round + 1
+        cohort = self._draw(grid, self._plan.cohort_size, "fit", number)
+        model = state.model.astype("<f4", copy=False).tobytes()
+        order = self._order(OrderKind.FIT, number, state, model)
+        self._protection.open(grid, cohort)
+        tallies: list[Tally] = []
+        contributions = self._counted(self._protection.collect(grid, order, model), tallies)
+        update, report = self._combined(contributions)
+        absences = tuple(self._protection.absences)
+        self._fail_if_nobody_could(cohort)
+        void = update is None or len(cohort) - len(absences) < self._plan.min_replies
+        if update is None or void:
+            after = replace(state, round=number, void_rounds=state.void_rounds + 1)
+        else:
+            after = self._updated(state, number, update)
+        after, validation = self._validated(grid, after)
+        record = RoundRecord(
+            round=number,
+            cohort=tuple(cohort),
+            absences=absences,
+            void=void,
+            lr=self._plan.training.lr_at(number, self._plan.rounds),
+            update_norm=0.0 if update is None or void else float(np.linalg.norm(update.astype(np.float64))),
+            train=_total(tallies),
+            validation=validation,
+            report=report,
+            seconds=time.perf_counter() - started,
+            cpu_seconds=time.process_time() - cpu,
+            simulated_seconds=self._clock() - simulated if self._clock else None,
+        )
+        for observer in self._observers:
+            observer.round_done(record, after)
+        if after.void_rounds >= _MAX_VOID_ROUNDS:
+            raise LocalError(
+                f"{after.void_rounds} rounds in a row missed their quorum of {self._plan.min_replies} of {len(cohort)} "
+                f"sites; last: {absences[0].site}: {absences[0].reason}"
+            )
+        return after
+
+    def _updated(self, state: RunState, number: int, update: F32) -> RunState:
+        model, memory = self._step.apply(state.model, update, state.optimizer)
+        if not np.isfinite(model).all():
+            raise LocalError(
+                f"round {number}: the new model is not finite; the model of round {state.round} is kept. "
+                "Lower training.lr or server_optimizer.lr"
+            )
+        return replace(state, round=number, model=model, optimizer=memory, void_rounds=0)
+
+    def _combined(self, contributions: Iterable[Contribution]) -> tuple[F32 | None, Report]:
+        """What the rule makes of the contributions; no vector when there are none."""
+        contributions = iter(contributions)
+        first = next(contributions, None)
+        if first is None:
+            return None, Report()
+        rest = chain((first,), contributions)
+        return self._rule.apply(rest if self._rule.needs is Needs.SUM else list(rest))
+
+    def _fail_if_nobody_could(self, asked: Mapping[SiteId, int]) -> None:
+        """A site that fails is left out; when all fail, something is wrong with the run itself."""
+        failed = [absence for absence in self._protection.absences if absence.failed]
+        if failed and len(failed) == len(asked):
+            raise LocalError(f"every site failed; {failed[0].site}: {failed[0].reason}")
+
+    # -- statistics and evaluation ----------------------------------------------------------------
+
+    def agree_on_statistics(self, grid: Grid, state: RunState) -> RunState:
+        """Sum the sites' statistics once, before the first round; every site must take part."""
+        total = self._ask(grid, self._order(OrderKind.STATISTICS, 0, state), None, self._roster(grid)).total
+        if absences := self._protection.absences:
+            first = absences[0]
+            raise LocalError(f"standardisation needs every site; {first.site}: {first.reason}")
+        return replace(state, statistics=statistics_of(self._plan.data, total))
+
+    def evaluate(self, grid: Grid, state: RunState, split: Split) -> EvaluationRecord:
+        """The released model's tallies on `split`, summed over all sites that answer."""
+        return self._evaluate(grid, state, self.released(state), split, self._roster(grid))
+
+    def _validated(self, grid: Grid, state: RunState) -> tuple[RunState, EvaluationRecord | None]:
+        settings = self._plan.evaluation
+        last = state.round >= self._plan.rounds
+        if not settings.every or self._plan.data.validation == 0 or (state.round % settings.every and not last):
+            return state, None
+        sites = self._draw(grid, settings.sites or len(self._roster(grid)), "evaluate", state.round)
+        record = self._evaluate(grid, state, state.model, Split.VALIDATION, sites)
+        loss = record.total.metrics().get("loss")
+        if loss is None:
+            return state, record
+        if state.best_loss is None or loss < state.best_loss - settings.min_delta:
+            better = replace(state, best_loss=loss, best_round=state.round, best_model=state.model)
+            return replace(better, evaluations_without_gain=0), record
+        idle = state.evaluations_without_gain + 1
+        stopped = ""
+        if settings.patience is not None and idle >= settings.patience:
+            stopped = f"no better validation loss in {idle} evaluations (best in round {state.best_round})"
+        return replace(state, evaluations_without_gain=idle, stopped=stopped), record
+
+    def _evaluate(
+        self, grid: Grid, state: RunState, model: F32, split: Split, sites: Mapping[SiteId, int]
+    ) -> EvaluationRecord:
+        data = model.astype("<f4", copy=False).tobytes()
+        return self._ask(grid, self._order(OrderKind.EVALUATE, state.round, state, data, split), data, sites)
+
+    def _ask(self, grid: Grid, order: Order, model: bytes | None, sites: Mapping[SiteId, int]) -> EvaluationRecord:
+        self._protection.open(grid, sites)
+        detail = len(sites) <= _MAX_SITES_IN_DETAIL
+        total: Tally | None = None
+        each: dict[SiteId, Tally] = {}
+        for contribution in self._protection.collect(grid, order, model):
+            total = contribution.tally if total is None else total + contribution.tally
+            if detail and len(contribution.members) == 1:
+                each[contribution.members[0]] = contribution.tally
+        if total is None:
+            self._fail_if_nobody_could(sites)
+            raise LocalError("no site answered")
+        return EvaluationRecord(total=total, sites=dict(sorted(each.items())))
+
+    # -- pieces -----------------------------------------------------------------------------------
+
+    def _order(
+        self, kind: OrderKind, number: int, state: RunState, model: bytes = b"", split: Split = Split.TRAIN
+    ) -> Order:
+        return Order(
+            run_id=self._run_id,
+            plan_digest=self._plan_digest,
+            kind=kind,
+            round=number,
+            split=split,
+            model_digest=digest(model) if model else "",
+            statistics=state.statistics,
+        )
+
+    def _roster(self, grid: Grid) -> Mapping[SiteId, int]:
+        if self._sites is None:
+            self._sites = find_sites(grid, self._plan.simulation.sites)
+        return self._sites
+
+    def _draw(self, grid: Grid, size: int, *purpose: str | int) -> dict[SiteId, int]:
+        roster = self._roster(grid)
+        return {site: roster[site] for site in draw_cohort(tuple(roster), size, self._plan.seed, *purpose)}
+
+    @staticmethod
+    def _counted(contributions: Iterable[Contribution], tallies: list[Tally]) -> Iterable[Contribution]:
+        """Pass contributions on, adding up their tallies on the way."""
+        for contribution in contributions:
+            if tallies and tallies[0].spec == contribution.tally.spec:
+                tallies[0] += contribution.tally
+            else:
+                tallies.append(contribution.tally)
+            yield contribution
+
+    # -- Flower's piecewise interface, which cannot express a protocol of several messages --------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not used: a round may need several exchanges, so `start` runs it whole."""
+        self._whole_rounds_only()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Not used, like `configure_train`."""
+        self._whole_rounds_only()
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Not used, like `configure_train`."""
+        self._whole_rounds_only()
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Not used, like `configure_train`."""
+        self._whole_rounds_only()
+
+    def summary(self) -> None:
+        """Nothing to say: the plan says it all."""
+
+    @staticmethod
+    def _whole_rounds_only() -> NoReturn:
+        raise LocalError("FederatedStrategy runs whole rounds: call start()")
+
+
+def _total(tallies: Sequence[Tally]) -> Tally | None:
+    return tallies[0] if len(tallies) == 1 else None

@@ -1,0 +1,89 @@
+"""No protection: the server sees every update. Each site is a contribution of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from wardround import _flower
+from wardround.contribution import Contribution
+from wardround.errors import RemoteError
+from wardround.frames import Frame, decode_frame
+from wardround.orders import Order, OrderKind, SiteId
+from wardround.plan import Plan
+from wardround.plan_sections import Weighting
+from wardround.strategies.records import Absence
+from wardround.vector import MemoryVector
+
+__all__ = ["Plain"]
+
+_MESSAGE_TYPES = {
+    OrderKind.STATISTICS: _flower.STATISTICS,
+    OrderKind.FIT: "train",
+    OrderKind.EVALUATE: "evaluate",
+}
+
+
+class Plain:
+    """Sends an order to each member of the cohort and checks each reply before anything is made of it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._cohort: Mapping[SiteId, int] = {}
+        self._absences: dict[SiteId, Absence] = {}
+
+    @property
+    def absences(self) -> Sequence[Absence]:
+        return tuple(self._absences.values())
+
+    def open(self, grid: Grid, cohort: Mapping[SiteId, int]) -> None:
+        """Nothing to agree on: remember who is asked."""
+        self._cohort = dict(cohort)
+
+    def collect(self, grid: Grid, order: Order, model: bytes | None = None) -> Iterator[Contribution]:
+        """A contribution for each member that answers well; the others become absences."""
+        self._absences = {site: Absence(site=site, reason="no reply by the deadline") for site in self._cohort}
+        site_of = {node: site for site, node in self._cohort.items()}
+        content = _flower.pack_order(order.encode(), model)
+        kind, group = _MESSAGE_TYPES[order.kind], str(order.round)
+        requests = (Message(content, node, kind, group_id=group) for node in self._cohort.values())
+        size = len(model) // 4 if model is not None and order.kind is OrderKind.FIT else 0
+        for message in grid.send_and_receive(requests, timeout=self._plan.cohort.deadline_s):
+            site = site_of.get(message.metadata.src_node_id)
+            if site is None or site not in self._absences:
+                continue
+            if message.has_error():
+                reason = message.error.reason or f"error {message.error.code}"
+                self._absences[site] = Absence(site=site, reason=reason, failed=not _flower.is_gone(message))
+                continue
+            try:
+                frame = decode_frame(_flower.read_frame(message))
+                self._check(frame, order, site, size)
+            except RemoteError as error:
+                self._absences[site] = Absence(site=site, reason=f"rejected: {error}", failed=True)
+                continue
+            del self._absences[site]
+            yield Contribution(
+                members=(site,), weight=frame.weight, vector=MemoryVector(frame.vector), tally=frame.tally
+            )
+
+    def _check(self, frame: Frame, order: Order, site: SiteId, size: int) -> None:
+        """Nothing of a frame is believed that its site could not honestly have sent."""
+        if frame.site != site or (frame.round, frame.attempt) != (order.round, order.attempt):
+            raise RemoteError(
+                f"frame: expected {site}, round {order.round}.{order.attempt}, "
+                f"got {frame.site!r}, round {frame.round}.{frame.attempt}"
+            )
+        if frame.vector.size != size:
+            raise RemoteError(f"frame: expected {size} values, got {frame.vector.size}")
+        if size and not np.isfinite(np.dot(frame.vector, frame.vector)) and not np.isfinite(frame.vector).all():
+            raise RemoteError("frame: expected finite values")
+        if order.kind is OrderKind.FIT and not 0 < frame.weight <= self._max_weight():
+            raise RemoteError(f"frame: expected a weight from 1 to {self._max_weight()}, got {frame.weight}")
+
+    def _max_weight(self) -> int:
+        cohort = self._plan.cohort
+        if cohort.weighting is Weighting.UNIFORM:
+            return 1
+        return cohort.weight_cap or 1 << 32
