@@ -80,6 +80,12 @@ class Plan:
         if cohort.min_replies is not None and cohort.min_replies > (cohort.size or sites):
             raise PlanError("cohort.min_replies", f"at most the cohort of {cohort.size or sites}", cohort.min_replies)
 
+        loses = self.simulation.dropout > 0 or (self.simulation.stragglers.fraction > 0 and cohort.deadline_s)
+        if loses and cohort.min_replies is None:
+            raise PlanError("cohort.min_replies", "a number, since simulation.dropout or stragglers lose sites")
+        if self.evaluation.sites is not None and self.evaluation.sites > sites:
+            raise PlanError("evaluation.sites", f"at most the federation's {sites} sites", self.evaluation.sites)
+
     @property
     def cohort_size(self) -> int:
         """How many sites are drawn for a round."""

@@ -397,6 +397,7 @@ class Evaluation:
     """[evaluation]: how the model is judged while it trains."""
 
     every: int = key(1, doc="rounds between two evaluations on the sites' validation rows; 0: never", ge=0)
+    sites: int | None = key(None, doc="sites drawn for an evaluation; absent: all", ge=1)
     patience: int | None = key(None, doc="stop after so many evaluations without a better validation loss", ge=1)
     min_delta: float = key(0.0, doc="how much lower a validation loss must be to count as better", ge=0)
     select: Select = key(Select.LAST, doc="released model: of the `last` round, or the `best` on validation rows")
