@@ -22,16 +22,17 @@ T = TypeVar("T")
 
 
 class PlanError(LocalError, ValueError):
-    """A value in a plan is refused. `path` is the key's path, e.g. `training.lr`."""
+    """A value in a plan is refused. `path` is the key's path, e.g. `training.lr`; `hint` may end the message."""
 
-    def __init__(self, path: str, expected: str, got: object = dataclasses.MISSING) -> None:
-        self.path, self.expected, self.got = path, expected, got
+    def __init__(self, path: str, expected: str, got: object = dataclasses.MISSING, hint: str = "") -> None:
+        self.path, self.expected, self.got, self.hint = path, expected, got, hint
+        where = f"plan.{path}" if path else "plan"
         ending = "" if got is dataclasses.MISSING else f", got {_show(got)}"
-        super().__init__(f"plan.{path}: expected {expected}{ending}")
+        super().__init__(f"{where}: expected {expected}{ending}{hint}")
 
     def below(self, prefix: str) -> "PlanError":
         """The same refusal with the path taken as relative to `prefix`."""
-        return PlanError(f"{prefix}.{self.path}" if self.path else prefix, self.expected, self.got)
+        return PlanError(f"{prefix}.{self.path}" if self.path else prefix, self.expected, self.got, self.hint)
 
 
 def _show(value: object) -> str:
@@ -63,13 +64,23 @@ def check_bounds(instance: Any) -> None:
     """Check every field of `instance` against the bounds declared with `key`; for `__post_init__`."""
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise PlanError(field.name, "a finite number", value)
+        _check_finite(field.name, value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(field.name, value, field.metadata)
         choices = field.metadata.get("choices")
         if choices is not None and value is not None and value not in choices():
-            raise PlanError(field.name, f"a known name{nearest(str(value), choices())}", value)
+            raise PlanError(field.name, "a known name", value, nearest(str(value), choices()))
+
+
+def _check_finite(path: str, value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PlanError(path, "a finite number", value)
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            _check_finite(f"{path}[{index}]", item)
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_finite(f"{path}.{name}", item)
 
 
 def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
@@ -113,19 +124,20 @@ def type_name(hint: Any) -> str:
 
 
 def decode(cls: type[T], table: object, path: str = "") -> T:
-    """An instance of dataclass `cls` from a parsed TOML `table`.
+    """An instance of dataclass `cls` from a parsed TOML `table`; a value of `None` is as good as no key.
 
     Raises `PlanError` for anything that does not fit.
     """
     if not isinstance(table, Mapping):
         raise PlanError(path, "a table", table)
-    known = fields_of(cls)
+    known = fields_of(cls)  # type: ignore[arg-type]  # mypy takes a generic class for unhashable
     values: dict[str, Any] = {}
     for name, value in table.items():
         here = f"{path}.{name}" if path else str(name)
         if name not in known:
             raise PlanError(here, f"a known key{nearest(str(name), known)}")
-        values[name] = _decode_value(known[name][1], value, here)
+        if value is not None:
+            values[name] = _decode_value(known[name][1], value, here)
     for name, (field, _) in known.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -139,13 +151,7 @@ def decode(cls: type[T], table: object, path: str = "") -> T:
 def _decode_value(hint: Any, value: object, path: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        options = [option for option in get_args(hint) if option is not type(None)]
-        for option in options[:-1]:
-            try:
-                return _decode_value(option, value, path)
-            except PlanError:
-                continue
-        return _decode_value(options[-1], value, path)
+        return _decode_union(hint, value, path)
     if origin is tuple:
         return _decode_list(hint, value, path)
     if origin is dict:
@@ -157,12 +163,26 @@ def _decode_value(hint: Any, value: object, path: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         if isinstance(value, str) and value in {member.value for member in hint}:
             return hint(value)
-        hint_text = nearest(str(value), [member.value for member in hint])
-        raise PlanError(path, f"{type_name(hint)}{hint_text}", value)
+        raise PlanError(path, type_name(hint), value, nearest(str(value), list(hint), listing=False))
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise PlanError(path, "a number of 64 bits", value)
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise PlanError(path, "Unicode text", value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
+    raise PlanError(path, type_name(hint), value)
+
+
+def _decode_union(hint: Any, value: object, path: str) -> Any:
+    options = [option for option in get_args(hint) if option is not type(None)]
+    for option in options:
+        try:
+            return _decode_value(option, value, path)
+        except PlanError:
+            if len(options) == 1 or (get_origin(option) is tuple and isinstance(value, list)):
+                raise
     raise PlanError(path, type_name(hint), value)
 
 

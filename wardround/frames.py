@@ -54,6 +54,10 @@ def encode_frame(frame: Frame) -> bytes:
         )
     if not 0 <= frame.weight <= MAX_WEIGHT:
         raise ValueError(f"expected a weight from 0 to {MAX_WEIGHT}, got {frame.weight}")
+    if not (0 <= frame.round < 1 << 32 and 0 <= frame.attempt < 1 << 32):
+        raise ValueError(f"expected a round and an attempt of 32 bits, got {frame.round} and {frame.attempt}")
+    if frame.vector.ndim != 1:
+        raise ValueError(f"expected a vector of shape (d,), got {frame.vector.shape}")
     header = _HEADER.pack(
         _MAGIC,
         frame.round,
@@ -65,7 +69,7 @@ def encode_frame(frame: Frame) -> bytes:
         len(spec),
     )
     vector = np.ascontiguousarray(frame.vector, dtype="<f4").data
-    counts = frame.tally.counts.astype("<i8", copy=False).data
+    counts = np.ascontiguousarray(frame.tally.counts, dtype="<i8").data
     return b"".join((header, vector, counts, site, spec))
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NewType
 
-from wardround.decoding import PlanError, decode, encode, key
+from wardround.decoding import PlanError, check_bounds, decode, encode, key
 from wardround.errors import RemoteError
 from wardround.tally import Tally
 from wardround.vector import F32
@@ -50,6 +50,7 @@ class Statistics:
     std: tuple[float, ...] = key(doc="standard deviations, all above 0")
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise PlanError("std", "as many positive values as there are means")
 
@@ -70,6 +71,9 @@ class Order:
     split: Split = key(Split.TRAIN, doc="rows to evaluate on")
     model_digest: str = key("", doc="SHA-256 of the model's bytes")
     statistics: Statistics | None = key(None, doc="standardisation agreed on in round 0")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def encode(self) -> bytes:
         """The wire form: canonical JSON."""

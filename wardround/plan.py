@@ -23,6 +23,7 @@ from wardround.plan_sections import (
     Privacy,
     Protection,
     Robust,
+    Select,
     ServerOptimizer,
     Simulation,
     TaskSection,
@@ -62,11 +63,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if not self.name.strip():
-            raise PlanError("name", "a name", self.name)
+        if not self.name.strip() or not self.name.isprintable() or len(self.name) > 100:
+            raise PlanError("name", "a name of at most 100 letters on one line", self.name)
         if (self.task.flower_app is not None) != (self.data.source == "app"):
             raise PlanError("data.source", '"app" exactly when task.flower_app is set', self.data.source)
         self._check_cohort()
+        judged = self.evaluation.patience is not None or self.evaluation.select is Select.BEST
+        if judged and self.data.validation == 0 and self.data.source != "app":
+            raise PlanError("data.validation", "more than 0, since evaluation steers this training", 0.0)
         weights, target = self.training.class_weights, self.data.target
         if weights and (target is None or not target.classes):
             raise PlanError("training.class_weights", "nothing, since the target has no classes", weights)
@@ -108,26 +112,29 @@ class Plan:
         return hashlib.sha256(self.canonical()).hexdigest()
 
     def override(self, settings: Iterable[str]) -> "Plan":
-        """This plan with `section.key=value` settings applied; a value is TOML, or else text."""
-        table = {name: value for name, value in encode(self).items() if name not in ("folder", "code_files")}
+        """This plan with `section.key=value` settings applied.
+
+        A value is TOML, or else text; an empty one takes the key out of the plan. Raises `PlanError`.
+        """
+        table = {name: value for name, value in encode(self).items() if name in PLAN_KEYS}
         for setting in settings:
             path, equals, text = setting.partition("=")
             if not equals:
                 raise PlanError(path, "a setting of the form section.key=value", setting)
             _assign(table, path.strip(), _toml_value(text.strip()))
-        return replace(_decode_plan(table), code_files=self.code_files, folder=self.folder)
+        return parse_plan(table, folder=self.folder)
 
     def to_toml(self) -> str:
         """The plan as TOML text that decodes to the same plan; every value spelled out."""
-        table = encode(self)
-        del table["folder"], table["code_files"]
-        return tomli_w.dumps(table)
+        return tomli_w.dumps({name: value for name, value in encode(self).items() if name in PLAN_KEYS})
 
 
 def _toml_value(text: str) -> Any:
+    if not text:
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -136,7 +143,7 @@ def _assign(table: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         child = table.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise PlanError(path, f"a key below a table, but {parent} is a value")
+            raise PlanError(path, f"a key of a table, which {parent} is not")
         table = child
     table[last] = value
 
@@ -159,7 +166,7 @@ def parse_plan(text: str | Mapping[str, Any], *, folder: Path | None = None) -> 
     if isinstance(text, str):
         try:
             table: Mapping[str, Any] = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of thousands of digits
             raise PlanError("", f"TOML ({error})") from None
     else:
         table = text
@@ -175,7 +182,7 @@ def load_plan(path: str | Path) -> Plan:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise PlanError("", f"a readable plan file at {path} ({reason})") from None
@@ -186,7 +193,18 @@ def _code_files(code: str | None, folder: Path) -> tuple[tuple[str, str], ...]:
     if code is None:
         return ()
     root = folder / code
+    if Path(code).is_absolute() or ".." in Path(code).parts:
+        raise PlanError("task.code", "a folder below the plan's", code)
     if not root.is_dir():
         raise PlanError("task.code", f"a folder at {root}")
-    files = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return tuple((p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files)
+    found: list[tuple[str, str]] = []
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        if path.is_symlink():  # what it points to could change, or grow, without changing the digest
+            raise PlanError("task.code", f"plain files, but {path} is a link")
+        if path.is_file() and "__pycache__" not in name.parts:
+            try:
+                found.append((name.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()))
+            except OSError as error:
+                raise PlanError("task.code", f"readable files, but {path} is not ({error.strerror})") from None
+    return tuple(found)

@@ -106,7 +106,7 @@ class TaskSection:
     hidden: tuple[int, ...] = key((64, 32), doc="widths of the hidden layers of `mlp`")
     options: dict[str, str | bool | int | float] = key({}, doc="further options that a third-party task reads")
     code: str | None = key(
-        None, doc="folder beside the plan whose Python files are part of the plan's digest (the code bundle)"
+        None, doc="folder below the plan's; every file in it is part of the plan's digest (the code bundle)"
     )
     entry: str | None = key(None, doc="`module:attribute` inside `code` that is the task (a `Task` class)")
     flower_app: str | None = key(None, doc="`module:attribute` of a Flower ClientApp that trains instead of a task")
@@ -185,6 +185,7 @@ class Image:
     range: tuple[float, float] = key((0.0, 255.0), doc="pixel values that mean black and white")
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if len(self.shape) != 3 or any(side < 1 for side in self.shape):
             raise PlanError("shape", "[channels, height, width], each at least 1", self.shape)
         if not self.range[0] < self.range[1]:
@@ -200,7 +201,7 @@ class Data:
     """[data]: where the rows come from and what they mean."""
 
     source: str = key(
-        doc="a registered data set, `csv`, `parquet`, `arrays` (given from Python) or `app` (a Flower app loads its own)",
+        doc="a registered data set, `csv`, `parquet`, `arrays` (given from Python) or `app` (a Flower app's own)",
         choices=_sources,
     )
     path: str | None = key(None, doc="file of a `csv` or `parquet` source, relative to the plan")

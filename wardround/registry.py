@@ -15,13 +15,13 @@ from wardround.errors import LocalError, MissingExtraError
 __all__ = ["load", "names", "nearest"]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint `; did you mean 'x'?` when one of `known` resembles `name`, else the list of what there is."""
+def nearest(name: str, known: Iterable[str], *, listing: bool = True) -> str:
+    """A hint `; did you mean 'x'?` when one of `known` resembles `name`, else (if `listing`) all there is."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else ""
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known and listing else ""
 
 
 @cache

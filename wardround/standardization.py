@@ -5,12 +5,15 @@ import numpy as np
 from wardround.errors import RemoteError
 from wardround.orders import Statistics
 from wardround.plan_sections import ColumnType, Data, Standardize
-from wardround.tally import FRACTION_BITS, MeansSpec, Tally
+from wardround.tally import MeansSpec, Tally
 from wardround.vector import F32, F64, I64
 
 __all__ = ["standardize", "statistics_of", "statistics_tally"]
 
-_VARIANCE_FLOOR = 1e-12
+_BITS = 32
+"""Fractional bits of the sums: rounding them moves a variance by less than the floor, with 2^31 rows at most."""
+
+_VARIANCE_FLOOR = 2.0 ** (1 - _BITS)
 
 
 def _number_inputs(data: Data) -> I64:
@@ -39,19 +42,20 @@ def statistics_tally(data: Data, x: F32) -> Tally:
     low, high = _ranges(data)
     scaled = (x[:, _number_inputs(data)].astype(np.float64) - low) / (high - low)
     sums = np.concatenate((scaled.sum(axis=0), (scaled**2).sum(axis=0)))
-    cells = np.rint(sums * (1 << FRACTION_BITS)).astype(np.int64)
+    cells = np.rint(sums * (1 << _BITS)).astype(np.int64)
     return Tally(_spec(data), np.concatenate(([len(x)], cells)).astype(np.int64))
 
 
 def statistics_of(data: Data, tally: Tally) -> Statistics:
     """Mean and standard deviation (of the population) in each column's own unit, from the sum of the sites' tallies.
 
-    A column without spread gets the deviation 1. Raises RemoteError for a tally of something else.
+    A column without spread (a deviation below 2.2e-5 of its range) gets the deviation 1. Raises RemoteError for a
+    tally of something else.
     """
     if tally.spec != _spec(data) or tally.n < 1:
         raise RemoteError("statistics: expected sums over at least one row of the plan's columns")
     low, high = _ranges(data)
-    first, second = np.split(tally.counts[1:] / (1 << FRACTION_BITS) / tally.n, 2)
+    first, second = np.split(tally.counts[1:] / (1 << _BITS) / tally.n, 2)
     variance = second - first**2
     std = np.where(variance > _VARIANCE_FLOOR, np.sqrt(np.maximum(variance, _VARIANCE_FLOOR)) * (high - low), 1.0)
     mean = low + first * (high - low)

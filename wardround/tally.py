@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from wardround.decoding import PlanError, decode, encode, key
+from wardround.decoding import PlanError, check_bounds, decode, encode, key
 from wardround.errors import RemoteError
 from wardround.vector import F64, I64
 
@@ -52,6 +52,9 @@ class ClassificationSpec:
     classes: int = key(doc="number of classes", ge=2, le=1024)
     bins: int = key(512, doc="bins of the score histograms", ge=2, le=1 << 16)
 
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
     @property
     def curves(self) -> int:
         return 1 if self.classes == 2 else self.classes
@@ -67,6 +70,11 @@ class RegressionSpec:
 
     low: float = key(doc="smallest target")
     high: float = key(doc="largest target")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not 0 < self.high - self.low < float("inf"):
+            raise PlanError("high", f"more than low = {self.low:g}", self.high)
 
     @property
     def size(self) -> int:
