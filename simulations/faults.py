@@ -1,0 +1,41 @@
+"""Simulated drop-outs and stragglers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wardround.orders import SiteId, derive_seed
+from wardround.plan import Plan
+
+__all__ = ["Fate", "Faults"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of one site in one round: it is gone, or answers after a simulated delay."""
+
+    gone: bool = False
+    delay_s: float = 0.0
+
+
+class Faults:
+    """Draws each site's fate in a round; the same for the same plan."""
+
+    __slots__ = ("_dropout", "_plan_seed", "_stragglers")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan_seed = plan.seed
+        self._dropout = plan.simulation.dropout
+        self._stragglers = plan.simulation.stragglers
+
+    def fate(self, site: SiteId, round_number: int) -> Fate:
+        """The fate of `site` in training round `round_number`."""
+        if not self._dropout and not self._stragglers.fraction:
+            return Fate()
+        seed = derive_seed(self._plan_seed, "faults", site, round_number)
+        vanish, slow, length = np.random.Generator(np.random.Philox(key=seed)).random(3)
+        if vanish < self._dropout:
+            return Fate(gone=True)
+        if slow < self._stragglers.fraction:
+            return Fate(delay_s=-self._stragglers.delay_s * float(np.log1p(-length)))
+        return Fate()

@@ -1,0 +1,169 @@
+"""A Flower Grid inside one process: every site's ClientApp is called, its training computed in blocks."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from wardround import _flower
+from wardround.client.guard.guard import fit_job
+from wardround.errors import LocalError, WardroundError
+from wardround.orders import Order, SiteId
+from wardround.plan import Plan
+from wardround.simulations.executors.executor import Executor
+from wardround.simulations.faults import Faults
+from wardround.simulations.prefetched_trainer import PrefetchedTrainer
+
+__all__ = ["LocalGrid", "LocalNode"]
+
+_RUN_ID = 1
+_SERVER_NODE = 1
+_FIRST_NODE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalNode:
+    """A site of the simulation: its ClientApp, and the trainer behind it that takes prefetched results."""
+
+    site: SiteId
+    app: ClientApp
+    trainer: PrefetchedTrainer
+    partition: int
+
+
+class LocalGrid(Grid):
+    """Delivers messages by calling ClientApps, lazily: a reply is made when it is asked for.
+
+    Training requests are taken a block at a time. The executor computes the block, then each ClientApp runs, its
+    guard included, and finds its result prefetched. At most one block of updates exists at any moment.
+    """
+
+    def __init__(self, plan: Plan, nodes: Sequence[LocalNode], executor: Executor | None = None) -> None:
+        _flower.set_identity(run_id=_RUN_ID, node_id=_SERVER_NODE)
+        self._plan, self._executor, self._faults = plan, executor, Faults(plan)
+        self._nodes = {_FIRST_NODE + node.partition: node for node in nodes}
+        self._contexts = {
+            node_id: Context(
+                run_id=_RUN_ID,
+                node_id=node_id,
+                node_config={"partition-id": node.partition, "num-partitions": len(nodes)},
+                state=RecordDict(),
+                run_config={},
+            )
+            for node_id, node in self._nodes.items()
+        }
+        self._run = _flower.local_run(_RUN_ID)
+        self._numbers = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        self.delivered: Counter[tuple[SiteId, str]] = Counter()
+        """How many messages of each type reached each site."""
+        self._clock_s = 0.0
+
+    def clock(self) -> float:
+        """Seconds on the simulated clock: the time that rounds waited for slow sites."""
+        return self._clock_s
+
+    # -- Flower's Grid ----------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Take Flower's description of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Every node; all are there before the first round."""
+        return list(self._nodes)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver at once and keep the replies; the ids to pull them by."""
+        ids: list[str] = []
+
+        def numbered() -> Iterator[Message]:
+            for message in messages:
+                ids.append(str(next(self._numbers)))
+                _flower.set_message_id(message, ids[-1])
+                yield message
+
+        for reply in self.send_and_receive(numbered()):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies to pushed messages, each once."""
+        return [self._replies.pop(number) for number in message_ids if number in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Replies in the order of the messages, made one by one as they are asked for."""
+        messages = iter(messages)
+        waited_s = 0.0
+        for is_train, group in itertools.groupby(
+            messages, key=lambda message: message.metadata.message_type == "train"
+        ):
+            if not is_train:
+                yield from map(self._deliver, group)
+                continue
+            size = self._executor.block_size if self._executor else 1
+            while block := list(itertools.islice(group, size)):
+                for reply, delay_s in self._train(block, timeout):
+                    waited_s = max(waited_s, delay_s)
+                    yield reply
+        self._clock_s += waited_s
+
+    # -- delivery ---------------------------------------------------------------------------------
+
+    def _deliver(self, message: Message) -> Message:
+        node_id = message.metadata.dst_node_id
+        node = self._nodes.get(node_id)
+        if node is None:
+            raise LocalError(f"expected a node of this federation, got {node_id}")
+        self.delivered[node.site, message.metadata.message_type] += 1
+        return node.app(message, self._contexts[node_id])
+
+    def _train(self, block: list[Message], timeout: float | None) -> Iterator[tuple[Message, float]]:
+        """Replies of a block, each with its simulated delay; a lost site's work is not computed."""
+        order = Order.decode(_flower.read_order(block[0]))
+        fates = [self._faults.fate(self._nodes[message.metadata.dst_node_id].site, order.round) for message in block]
+        lost = [fate.gone or (timeout is not None and fate.delay_s > timeout) for fate in fates]
+        self._prefetch([message for message, is_lost in zip(block, lost, strict=True) if not is_lost])
+        # results are valid until the next block begins, and every one is sent before that
+        for message, fate, is_lost in zip(block, fates, lost, strict=True):
+            if not is_lost:
+                yield self._deliver(message), fate.delay_s
+            elif fate.gone:
+                yield _flower.gone_reply(message, "dropped out (simulated)"), timeout or 0.0
+            else:
+                yield (
+                    _flower.gone_reply(message, f"late by {fate.delay_s - (timeout or 0):.0f} s (simulated)"),
+                    timeout or 0,
+                )
+
+    def _prefetch(self, block: list[Message]) -> None:
+        """Compute the block's trainings. Messages of one block carry one order and one model."""
+        if self._executor is None or not block:
+            return
+        data = _flower.read_order(block[0])
+        order = Order.decode(data)
+        nodes = [self._nodes[m.metadata.dst_node_id] for m in block if _flower.read_order(m) == data]
+        jobs = [fit_job(self._plan, order, node.site) for node in nodes]
+        model = np.frombuffer(_flower.read_model(block[0]), dtype="<f4")
+        try:
+            for node, job, result in zip(nodes, jobs, self._executor.fit(jobs, model), strict=True):
+                node.trainer.hold(job, result)
+        except WardroundError as error:
+            raise LocalError(f"round {order.round}: {error}") from error
