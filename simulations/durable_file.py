@@ -1,0 +1,80 @@
+"""Files that survive a kill or a power cut: a file is there whole, or as it was before.
+
+Every byte of a run directory goes through `_write_all`, on a raw file descriptor. One writer at a time
+is assumed (a run directory is locked), so a temporary name is the file's own name with a prefix.
+"""
+
+import os
+from pathlib import Path
+
+__all__ = ["TEMPORARY", "append_file", "cut_file", "remove_leftovers", "replace_file", "sync_folder"]
+
+TEMPORARY = ".tmp-"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`, durably; on any failure (OSError) it keeps what it held before."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def append_file(path: Path, data: bytes) -> int:
+    """Add `data` to the end of `path`, durably; its old length in bytes, which it keeps when that fails (OSError).
+
+    A kill may leave a part of `data`: the reader must be able to tell.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        length = os.fstat(descriptor).st_size
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, length)
+            raise
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+    return length
+
+
+def cut_file(path: Path, length: int) -> None:
+    """Keep the first `length` bytes of `path`, durably."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.ftruncate(descriptor, length)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed writer left in `folder`."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        leftover.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,99 @@
+"""A round's record as one line of metrics.jsonl.
+
+    {"round", "void", "cohort": [site], "absences": [{"site", "reason"}], "lr", "update_norm",
+     "train": {"n", "metrics": {name: value}} | null,
+     "validation": {"n", "metrics", "sites": {site: {"n", "metrics"}}} | null,
+     "evidence": [{"members", "weight", "norm", "verdict", "reason"}],
+     "seconds", "cpu_seconds", "simulated_seconds"}
+
+Numbers round-trip; what is not finite is null. Of more than `COMPACT_ABOVE` sites, only what is not
+plainly accepted (another verdict, or a reason) is in `evidence`, and only its members are in
+`validation.sites`.
+"""
+
+import json
+import math
+from typing import Any
+
+from wardround.contribution import Evidence, Verdict
+from wardround.strategies.records import EvaluationRecord, RoundRecord
+from wardround.tally import Tally
+
+__all__ = ["COMPACT_ABOVE", "decode_lines", "encode_line"]
+
+COMPACT_ABOVE = 1000
+
+
+def encode_line(record: RoundRecord) -> bytes:
+    """The line of `record`, with its newline."""
+    evidence = record.report.lines
+    if len(record.cohort) > COMPACT_ABOVE:
+        evidence = tuple(line for line in evidence if line.verdict is not Verdict.ACCEPTED or line.reason)
+    line = {
+        "round": record.round,
+        "void": record.void,
+        "cohort": record.cohort,
+        "absences": [{"site": absence.site, "reason": absence.reason} for absence in record.absences],
+        "lr": record.lr,
+        "update_norm": record.update_norm,
+        "train": None if record.train is None else _counted(record.train),
+        "validation": None if record.validation is None else _validation(record.validation, evidence),
+        "evidence": [_evidence(line) for line in evidence],
+        "seconds": record.seconds,
+        "cpu_seconds": record.cpu_seconds,
+        "simulated_seconds": record.simulated_seconds,
+    }
+    text = json.dumps(_finite(line), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def decode_lines(data: bytes) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records of rounds 1, 2, ... at the start of `data`, and where each one ends in it.
+
+    Reading stops at the first line that is torn, no record, or of another round than the next.
+    """
+    lines: list[dict[str, Any]] = []
+    ends: list[int] = []
+    at = 0
+    while (newline := data.find(b"\n", at)) >= 0:
+        try:
+            line = json.loads(data[at:newline])
+        except ValueError:
+            break
+        if not isinstance(line, dict) or line.get("round") != len(lines) + 1:
+            break
+        at = newline + 1
+        lines.append(line)
+        ends.append(at)
+    return lines, ends
+
+
+def _counted(tally: Tally) -> dict[str, Any]:
+    return {"n": tally.n, "metrics": tally.metrics()}
+
+
+def _validation(record: EvaluationRecord, evidence: tuple[Evidence, ...]) -> dict[str, Any]:
+    sites = record.sites
+    if len(sites) > COMPACT_ABOVE:
+        named = {site for line in evidence for site in line.members}
+        sites = {site: tally for site, tally in sites.items() if site in named}
+    return _counted(record.total) | {"sites": {site: _counted(tally) for site, tally in sites.items()}}
+
+
+def _evidence(line: Evidence) -> dict[str, Any]:
+    return {
+        "members": line.members,
+        "weight": line.weight,
+        "norm": line.norm,
+        "verdict": line.verdict.value,
+        "reason": line.reason,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """`value` with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
