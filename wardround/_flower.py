@@ -4,29 +4,51 @@ A contract test per minor version of flwr covers every name used here.
 """
 
 import os
+import time
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import (
+    DEFAULT_TTL,
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from wardround.errors import RemoteError, WardroundError
 
 __all__ = [
     "HELLO",
     "STATISTICS",
+    "app_request",
+    "decode_records",
+    "encode_records",
     "error_reply",
     "gone_reply",
+    "handles",
     "hello_reply",
     "is_gone",
     "local_run",
     "pack_order",
     "read_frame",
     "read_hello",
+    "read_metrics",
     "read_model",
     "read_order",
+    "read_status",
     "reply",
     "set_identity",
     "set_message_id",
@@ -131,3 +153,59 @@ def read_hello(message: Message) -> str:
     if not isinstance(site, str) or not site:
         raise RemoteError("message: expected a site's name")
     return site
+
+
+# -- a user's own ClientApp ---------------------------------------------------------------------------
+
+
+def _is_legacy(app: ClientApp) -> bool:
+    """Whether `app` was made from a `client_fn` (Client, NumPyClient), with messages of their own form."""
+    return app._call is not None
+
+
+def handles(app: ClientApp, kind: str) -> bool:
+    """Whether `app` has a function for messages of type `kind`; a `client_fn` says so only in its reply."""
+    return _is_legacy(app) or f"{kind}.default" in app._registered_funcs
+
+
+def app_request(app: ClientApp, kind: str, arrays: ArrayRecord, config: ConfigRecord, *, node_id: int) -> Message:
+    """What Flower's FedAvg would send to `app`: the records "arrays" and "config", or their legacy names."""
+    ins = "fitins." if kind == MessageType.TRAIN else "evaluateins."
+    names = (ins + "parameters", ins + "config") if _is_legacy(app) else ("arrays", "config")
+    content = RecordDict(dict(zip(names, (arrays, config), strict=True)))
+    # written out, since Message would ask the process for its identity, which may be another on stock Flower
+    metadata = Metadata(1, "1", 1, node_id, "", str(config["server-round"]), time.time(), DEFAULT_TTL, kind)
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload, no-any-return]
+
+
+def read_metrics(content: RecordDict) -> dict[str, object]:
+    """All metrics of an app's reply in one table; a legacy reply's number of examples becomes "num-examples"."""
+    found: dict[str, object] = {}
+    for name, record in content.items():
+        if isinstance(record, MetricRecord) or name in ("fitres.metrics", "evaluateres.metrics"):
+            found.update(record)
+    if read_status(content) is not None:
+        found["num-examples"] = found.pop("num_examples", None)
+    return found
+
+
+def read_status(content: RecordDict) -> int | None:
+    """The status code of a legacy reply (0: fine, else: not implemented); None for any other."""
+    for name in ("fitres.status", "evaluateres.status"):
+        if name in content.config_records:
+            return int(content.config_records[name]["code"])  # type: ignore[arg-type]
+    return None
+
+
+def encode_records(records: RecordDict) -> bytes:
+    """Records as bytes (protobuf)."""
+    data: bytes = recorddict_to_proto(records).SerializeToString()
+    return data
+
+
+def decode_records(data: bytes) -> RecordDict:
+    """The inverse of `encode_records`. Raises ValueError for anything else."""
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(data))
+    except DecodeError as error:
+        raise ValueError(f"expected encoded records ({error})") from None
