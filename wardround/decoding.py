@@ -96,9 +96,13 @@ def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
             raise PlanError(name, f"{words} {limit:g}", value)
 
 
-@cache
 def fields_of(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """The fields of dataclass `cls` with their resolved types, in order."""
+    return _fields_of(cls)
+
+
+@cache
+def _fields_of(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     hints = get_type_hints(cls)
     return {field.name: (field, hints[field.name]) for field in dataclasses.fields(cls)}
 
@@ -130,7 +134,7 @@ def decode(cls: type[T], table: object, path: str = "") -> T:
     """
     if not isinstance(table, Mapping):
         raise PlanError(path, "a table", table)
-    known = fields_of(cls)  # type: ignore[arg-type]  # mypy takes a generic class for unhashable
+    known = fields_of(cls)
     values: dict[str, Any] = {}
     for name, value in table.items():
         here = f"{path}.{name}" if path else str(name)
@@ -202,6 +206,8 @@ def encode(instance: Any) -> Any:
         return {name: encode(value) for name, value in pairs if value is not None}
     if isinstance(instance, tuple):
         return [encode(item) for item in instance]
+    if isinstance(instance, dict):
+        return {name: encode(value) for name, value in instance.items()}
     if isinstance(instance, StrEnum):
         return instance.value
     return instance

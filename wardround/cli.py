@@ -1,0 +1,115 @@
+"""The command line. A command's module is imported when the command is run, so that `--help` loads none of them."""
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import click
+import typer
+import typer.core
+
+from wardround import __version__
+from wardround.errors import WardroundError
+
+__all__ = ["COMMANDS", "main"]
+
+_PLANS, _SIMULATIONS = "wardround.plan_commands", "wardround.simulations.commands"
+
+COMMANDS = {
+    "plan": (_PLANS, "Check, show and start plans."),
+    "list": (_PLANS, "List installed tasks, data sets, partitions and plans."),
+    "simulate": (_SIMULATIONS, "Train a federation of hospitals on this machine."),
+    "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
+    "predict": (_SIMULATIONS, "Apply a run's model to the rows of a file."),
+    "report": (_SIMULATIONS, "Write a run's report again."),
+    "export-flower": (_SIMULATIONS, "Write a plan as an app that `flwr run` runs."),
+}
+"""Each command's module, which has it in its `app`, and the first line of its help."""
+
+_BUG = 70
+"""Exit code for what should not happen: EX_SOFTWARE of sysexits.h."""
+
+
+class _Deferred(click.Command):
+    """Stands for a command of another module until it is run, or asked for its own help."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        app = import_module(COMMANDS[str(self.name)][0]).app
+        command = typer.main.get_group(app).commands[str(self.name)]
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands of `COMMANDS`; turns whatever they raise into one line on stderr and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _Deferred(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()  # so that a closed pipe shows here
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            _fail(*_explain(error))
+
+
+def _fail(line: str, code: int) -> None:
+    click.echo(line, err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to tell a person about `error` in one line, and the exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, WardroundError):
+        return f"error: {text}", 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"error: {error.filename or 'the system'}: {error.strerror}", 1
+    if isinstance(error, MemoryError):
+        return "error: out of memory", 1
+    return f"error: {type(error).__name__}: {text} (this is a bug; run with --debug to see where)", _BUG
+
+
+app = typer.Typer(
+    cls=_Commands,
+    rich_markup_mode=None,  # plain help: rich would cost a third of the start
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        click.echo(f"wardround {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def wardround(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated learning for hospitals: one model, trained together, no data handed over."""
+
+
+def main() -> None:
+    """Run the command in `sys.argv` and exit."""
+    typer.main.get_command(app)(prog_name="wardround")
+
+
+if __name__ == "__main__":
+    main()
