@@ -1,8 +1,8 @@
 """No protection: the server sees every update. Each site is a contribution of its own."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -14,7 +14,7 @@ from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.plan_sections import Weighting
 from wardround.strategies.records import Absence
-from wardround.vector import MemoryVector
+from wardround.vector import MemoryVector, squared_norm
 
 __all__ = ["Plain"]
 
@@ -77,7 +77,7 @@ class Plain:
             )
         if frame.vector.size != size:
             raise RemoteError(f"frame: expected {size} values, got {frame.vector.size}")
-        if size and not np.isfinite(np.dot(frame.vector, frame.vector)) and not np.isfinite(frame.vector).all():
+        if not math.isfinite(squared_norm(frame.vector)):
             raise RemoteError("frame: expected finite values")
         if order.kind is OrderKind.FIT and not 0 < frame.weight <= self._max_weight():
             raise RemoteError(f"frame: expected a weight from 1 to {self._max_weight()}, got {frame.weight}")

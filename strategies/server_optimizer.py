@@ -26,12 +26,16 @@ class ServerStep:
     num_parameters: int
 
     def apply(self, model: F32, update: F32, memory: dict[str, F64]) -> tuple[F32, dict[str, F64]]:
-        """The next model and memory; neither argument is changed. All vectors have shape (d,)."""
+        """The next model and memory; neither argument is changed. All vectors have shape (d,).
+
+        The model may be non-finite: the caller checks.
+        """
         delta = update[: self.num_parameters].astype(np.float64)
         step, memory = self._step(delta, memory)
         parameters = model[: self.num_parameters] + self.settings.lr * step
         buffers = model[self.num_parameters :].astype(np.float64) + update[self.num_parameters :]
-        return np.concatenate((parameters, buffers)).astype(np.float32), memory
+        with np.errstate(over="ignore"):  # what overflows is infinite, which the caller refuses
+            return np.concatenate((parameters, buffers)).astype(np.float32), memory
 
     def _step(self, delta: F64, memory: dict[str, F64]) -> tuple[F64, dict[str, F64]]:
         settings = self.settings

@@ -33,13 +33,16 @@ LOGIT_LIMIT = 12.0
 """Scores are binned by their log-odds between -LOGIT_LIMIT and LOGIT_LIMIT; the end bins take the rest."""
 
 _MAX_CELLS = 1 << 22
+_LARGEST = 1 << 52
 
 
 def fixed_point(value: float) -> int:
-    """`value` as an integer with `FRACTION_BITS` fractional bits. Raises ValueError if it is not finite."""
-    if not np.isfinite(value):
-        raise ValueError(f"expected a finite value to count, got {value}")
-    return round(float(value) * (1 << FRACTION_BITS))
+    """`value` as an integer with `FRACTION_BITS` fractional bits, saturated at ±2^52.
+
+    What is not a number counts as the largest: a loss that diverged must not look like none.
+    """
+    scaled = float(value) * (1 << FRACTION_BITS)
+    return round(min(max(scaled, -_LARGEST), _LARGEST)) if scaled == scaled else _LARGEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["F32", "F64", "I64", "Layout", "MemoryVector", "TensorSpec", "VectorSource"]
+__all__ = ["F32", "F64", "I64", "Layout", "MemoryVector", "TensorSpec", "VectorSource", "squared_norm"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+
+
+def squared_norm(vector: F32) -> float:
+    """‖vector‖²; not finite exactly when some value of `vector` is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.dot(vector, vector))
+    if math.isinf(square):
+        wide = vector.astype(np.float64)
+        square = float(np.dot(wide, wide))
+    return square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

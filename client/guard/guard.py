@@ -1,5 +1,6 @@
 """The guard of a site: what is asked is checked before any data is read, what is sent is bounded before it leaves."""
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from wardround.plan import Plan
 from wardround.plan_sections import Weighting
 from wardround.state_store import StateStore
 from wardround.tally import Tally
-from wardround.vector import F32
+from wardround.vector import F32, squared_norm
 
 __all__ = ["Guard", "SiteGuard", "clip_update", "fit_job", "release_weight"]
 
@@ -57,13 +58,11 @@ def clip_update(update: F32, clip_norm: float | None) -> F32:
 
     Raises ValueError for a non-finite update: a NaN passes a comparison of norms.
     """
-    square = float(np.dot(update, update))
-    if not np.isfinite(square):
+    square = squared_norm(update)
+    if not math.isfinite(square):
         bad = int(np.count_nonzero(~np.isfinite(update)))
-        if bad:
-            raise ValueError(f"expected a finite update, got {bad} non-finite values of {update.size}")
-        square = float(np.dot(update.astype(np.float64), update.astype(np.float64)))
-    norm = float(np.sqrt(square))
+        raise ValueError(f"expected a finite update, got {bad} non-finite values of {update.size}")
+    norm = math.sqrt(square)
     if clip_norm is None or norm <= clip_norm:
         return update
     return update * np.float32(clip_norm / norm)

@@ -12,7 +12,7 @@ import numpy as np
 from wardround.contribution import Contribution, Evidence, Report, Verdict
 from wardround.errors import LocalError
 from wardround.strategies.rules.rule import Needs
-from wardround.vector import F32, F64
+from wardround.vector import F32, F64, squared_norm
 
 __all__ = ["Mean"]
 
@@ -40,7 +40,7 @@ class Mean:
             for chunk in contribution.vector.chunks(_BLOCK):
                 product = np.multiply(chunk, float(contribution.weight), out=scratch[: chunk.size])
                 total[start : start + chunk.size] += product
-                square += float(np.dot(chunk, chunk))
+                square += squared_norm(chunk)
                 start += chunk.size
             weights += contribution.weight
             lines.append(

@@ -1,0 +1,106 @@
+"""The smallest federation: every site holds one point, and local training moves the model half way towards it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wardround.client.app import client_app
+from wardround.client.guard.guard import SiteGuard
+from wardround.orders import EvalJob, FitJob, LocalResult, SiteId
+from wardround.plan import Plan, parse_plan
+from wardround.simulations.grid import LocalGrid, LocalNode
+from wardround.simulations.prefetched_trainer import PrefetchedTrainer
+from wardround.state_store import MemoryStore
+from wardround.strategies.federated import FederatedStrategy
+from wardround.strategies.plain import Plain
+from wardround.strategies.records import RoundRecord, RunState
+from wardround.strategies.rules.mean import Mean
+from wardround.tally import Tally
+from wardround.vector import F32
+
+
+def point_plan(*settings: str, sites: int = 4, rounds: int = 3) -> Plan:
+    plan = parse_plan(
+        {
+            "name": "points",
+            "rounds": rounds,
+            "task": {"name": "tabular-regressor"},
+            "data": {"source": "arrays", "target": {"name": "y", "range": [0.0, 1.0]}},
+            "simulation": {"sites": sites},
+        }
+    )
+    return plan.override(settings)
+
+
+@dataclass
+class PointTrainer:
+    point: F32
+    num_examples: int = 10
+    jobs: list[FitJob] = field(default_factory=list)
+    broken: str = ""
+
+    def fit(self, job: FitJob, model: F32) -> LocalResult:
+        self.jobs.append(job)
+        update = (self.point - model) / np.float32(2)
+        if self.broken == "nan":
+            update[0] = np.nan
+        loss = float(((self.point.astype(np.float64) - model) ** 2).sum())
+        return LocalResult(
+            update=update, num_examples=self.num_examples, tally=Tally.of_means(self.num_examples, {"loss": loss})
+        )
+
+    def evaluate(self, job: EvalJob, model: F32) -> Tally:
+        loss = float(((self.point.astype(np.float64) - model) ** 2).sum())
+        return Tally.of_means(self.num_examples, {"loss": loss * self.num_examples})
+
+    def statistics(self) -> Tally:
+        return Tally.of_means(self.num_examples, {})
+
+
+@dataclass
+class Recorder:
+    records: list[RoundRecord] = field(default_factory=list)
+    states: list[RunState] = field(default_factory=list)
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        self.records.append(record)
+        self.states.append(state)
+
+
+@dataclass
+class Points:
+    """A federation of points, ready to run."""
+
+    plan: Plan
+    trainers: list[PointTrainer]
+    recorder: Recorder = field(default_factory=Recorder)
+
+    def __post_init__(self) -> None:
+        nodes = [
+            LocalNode(
+                site=SiteId(f"site-{i}"),
+                app=client_app(trainer, SiteGuard(self.plan, SiteId(f"site-{i}"), MemoryStore())),
+                trainer=PrefetchedTrainer(trainer),
+                partition=i,
+            )
+            for i, trainer in enumerate(self.trainers)
+        ]
+        self.grid = LocalGrid(self.plan, nodes)
+        self.strategy = FederatedStrategy(
+            self.plan,
+            run_id="run",
+            protection=Plain(self.plan),
+            rule=Mean(),
+            num_parameters=len(self.trainers[0].point),
+            observers=[self.recorder],
+            clock=self.grid.clock,
+        )
+
+    def run(self) -> RunState:
+        size = len(self.trainers[0].point)
+        return self.strategy.run(self.grid, RunState(round=0, model=np.zeros(size, dtype=np.float32)))
+
+
+def points(plan: Plan, dimension: int = 3) -> Points:
+    rows = np.random.Generator(np.random.Philox(key=1)).normal(size=(plan.simulation.sites, dimension))
+    return Points(plan, [PointTrainer(row.astype(np.float32), num_examples=10 + i) for i, row in enumerate(rows)])
