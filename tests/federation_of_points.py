@@ -76,15 +76,11 @@ class Points:
     recorder: Recorder = field(default_factory=Recorder)
 
     def __post_init__(self) -> None:
-        nodes = [
-            LocalNode(
-                site=SiteId(f"site-{i}"),
-                app=client_app(trainer, SiteGuard(self.plan, SiteId(f"site-{i}"), MemoryStore())),
-                trainer=PrefetchedTrainer(trainer),
-                partition=i,
-            )
-            for i, trainer in enumerate(self.trainers)
-        ]
+        nodes: list[LocalNode] = []
+        for i, trainer in enumerate(self.trainers):
+            site, prefetched = SiteId(f"site-{i}"), PrefetchedTrainer(trainer)
+            app = client_app(prefetched, SiteGuard(self.plan, site, MemoryStore()))
+            nodes.append(LocalNode(site=site, app=app, trainer=prefetched, partition=i))
         self.grid = LocalGrid(self.plan, nodes)
         self.strategy = FederatedStrategy(
             self.plan,

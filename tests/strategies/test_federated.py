@@ -1,6 +1,8 @@
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from tests.federation_of_points import Points, point_plan, points
 from wardround.errors import LocalError
@@ -149,7 +151,8 @@ def test_flowers_entry_point() -> None:
     initial = ArrayRecord({"model": Array(np.zeros(3, dtype=np.float32))})
     result = federation.strategy.start(federation.grid, initial, num_rounds=2)
     np.testing.assert_array_equal(result.arrays["model"].numpy(), points(point_plan(rounds=2)).run().model)
-    assert result.evaluate_metrics_clientapp[2]["loss"] > 0
+    loss = result.evaluate_metrics_clientapp[2]["loss"]
+    assert isinstance(loss, float) and loss > 0
     with pytest.raises(LocalError, match="from the plan"):
         federation.strategy.start(federation.grid, initial, train_config=ConfigRecord({"lr": 1.0}))
     with pytest.raises(LocalError, match="whole rounds"):
@@ -169,9 +172,9 @@ def test_two_sites_of_one_name_are_refused() -> None:
         def get_node_ids(self) -> list[int]:
             return list(self.grid.get_node_ids())
 
-        def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float) -> Iterator[Message]:
             for reply in self.grid.send_and_receive(messages):
-                reply.content["wardround.site"]["site"] = "site-0"
+                reply.content = RecordDict({"wardround.site": ConfigRecord({"site": "site-0"})})
                 yield reply
 
     with pytest.raises(RemoteError, match="two nodes that call themselves 'site-0'"):

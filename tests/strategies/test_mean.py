@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,7 +44,7 @@ def test_sums_in_float64() -> None:
 def test_keeps_no_contribution() -> None:
     buffer = np.zeros(4, np.float32)
 
-    def reused():  # type: ignore[no-untyped-def]
+    def reused() -> Iterator[Contribution]:
         for i in range(3):
             buffer[:] = i
             yield contribution(buffer, 1)

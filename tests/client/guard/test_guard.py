@@ -1,0 +1,128 @@
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.federation_of_points import point_plan
+from wardround.client.guard.guard import SiteGuard, clip_update, fit_job, release_weight
+from wardround.errors import LocalError
+from wardround.frames import decode_frame
+from wardround.orders import EvalJob, LocalResult, Order, OrderKind, SiteId
+from wardround.plan import Plan
+from wardround.state_store import MemoryStore
+from wardround.tally import Tally
+
+SITE = SiteId("site-0")
+PLAN = point_plan("clipping.clip_norm=1.0")
+
+
+def order(plan: Plan = PLAN, kind: OrderKind = OrderKind.FIT, number: int = 1, attempt: int = 0) -> Order:
+    return Order(run_id="run", plan_digest=plan.digest, kind=kind, round=number, attempt=attempt)
+
+
+def guard(plan: Plan = PLAN) -> SiteGuard:
+    return SiteGuard(plan, SITE, MemoryStore())
+
+
+def result(*values: float, examples: int = 7) -> LocalResult:
+    tally = Tally.of_means(examples, {"loss": 1.0})
+    return LocalResult(update=np.array(values, dtype=np.float32), num_examples=examples, tally=tally)
+
+
+def test_a_foreign_plan_is_refused() -> None:
+    changed = point_plan("clipping.clip_norm=1.1")
+    with pytest.raises(LocalError, match="plan digest differs from the approved one: needs a new approval"):
+        guard().admit(order(changed))
+
+
+def test_a_round_is_admitted_once_and_only_forwards() -> None:
+    here = guard()
+    assert here.admit(order(number=3)) == fit_job(PLAN, order(number=3), SITE)
+    for again in (order(number=3), order(number=2), order(number=2, attempt=9)):
+        with pytest.raises(LocalError, match="expected a value above"):
+            here.admit(again)
+    here.admit(order(number=3, attempt=1))
+    here.admit(order(number=4))
+
+
+def test_an_attempt_cannot_reach_into_the_next_round() -> None:
+    with pytest.raises(LocalError, match="attempt below"):
+        guard().admit(order(attempt=1 << 16))
+
+
+def test_evaluations_may_repeat() -> None:
+    here = guard()
+    asked = order(kind=OrderKind.EVALUATE)
+    assert here.admit(asked) == here.admit(asked) == EvalJob(order=asked, site=SITE)
+
+
+def test_seeds_differ_by_site_round_attempt_and_plan() -> None:
+    jobs = [fit_job(PLAN, order(number=n, attempt=a), SiteId(s)) for n in (1, 2) for a in (0, 1) for s in "ab"]
+    jobs.append(fit_job(point_plan("seed=1"), order(), SiteId("a")))
+    assert len({job.seed for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_update_never_leaves(bad: float) -> None:
+    with pytest.raises(LocalError, match="site-0, round 1: expected a finite update, got 1 non-finite values of 3"):
+        guard().release(order(), result(0.5, bad, 0.5))
+
+
+def test_the_frame_carries_the_clipped_update() -> None:
+    frame = decode_frame(guard().release(order(number=5, attempt=2), result(3.0, 4.0)))
+    np.testing.assert_allclose(frame.vector, [0.6, 0.8], rtol=1e-6)
+    assert (frame.site, frame.round, frame.attempt, frame.weight) == (SITE, 5, 2, 7)
+    assert frame.tally.metrics() == {"loss": pytest.approx(1 / 7)}
+
+
+def test_without_a_bound_the_update_is_sent_as_it_is() -> None:
+    sent = decode_frame(guard(point_plan()).release(order(point_plan()), result(3.0, 4.0)))
+    np.testing.assert_array_equal(sent.vector, np.array([3, 4], np.float32))
+
+
+def test_there_is_no_protocol_without_protection() -> None:
+    with pytest.raises(LocalError, match="no protection"):
+        guard().answer(b"anything")
+
+
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=50),
+    st.floats(2.0**-20, 2.0**20, width=32),
+)
+def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], bound: float) -> None:
+    update = np.array(values, dtype=np.float32)
+    clipped = clip_update(update, bound).astype(np.float64)
+    norm = np.linalg.norm(update.astype(np.float64))
+    assert np.linalg.norm(clipped) <= bound * (1 + 1e-5)
+    if norm <= bound * (1 - 1e-5):
+        np.testing.assert_array_equal(clipped, update)
+    elif norm > bound * (1 + 1e-5):
+        np.testing.assert_allclose(
+            clipped * norm, update.astype(np.float64) * bound, rtol=1e-4, atol=bound * norm * 1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [
+        ((), 100),
+        (("cohort.weighting=uniform",), 1),
+        (("cohort.weighting=capped", "cohort.weight_cap=30"), 30),
+        (("cohort.weighting=capped", "cohort.weight_cap=300"), 100),
+    ],
+)
+def test_weight(settings: tuple[str, ...], weight: int) -> None:
+    assert release_weight(point_plan(*settings), 100) == weight
+
+
+def test_the_guard_loads_neither_torch_nor_flwr() -> None:
+    code = (
+        "import sys, wardround.client.guard.guard; "
+        "print([m for m in ('torch', 'flwr', 'opacus', 'plotly', 'pyarrow') if m in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
