@@ -1,1 +1,1 @@
-"""Data sets that ship inside installed packages."""
+"""Real data that scikit-learn carries, for simulations and tutorials."""

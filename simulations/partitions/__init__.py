@@ -1,1 +1,1 @@
-"""How one data set is dealt out to sites."""
+"""How a simulation deals one data set out to its sites; one partition a file."""

@@ -1,0 +1,115 @@
+"""The sites of a simulated federation: a data set dealt out by the plan, or data that Python gives for each site."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from wardround.client.data.encoding import encode_rows, encode_table
+from wardround.client.data.files import read_table
+from wardround.client.data.site_data import SiteData
+from wardround.client.data.splits import split_rows
+from wardround.client.data.table import Table
+from wardround.errors import LocalError
+from wardround.orders import SiteId, derive_seed
+from wardround.plan import Plan, PlanError
+from wardround.plan_sections import FILE_SOURCES, Image
+from wardround.registry import load
+from wardround.simulations.partitions.column import site_names
+from wardround.simulations.partitions.partition import GROUP, Assign, Pool, refuse_deal
+from wardround.simulations.python_data import table_of
+from wardround.vector import I64
+
+__all__ = ["build_federation", "with_inputs"]
+
+_MAX_SITE_BYTES = 255
+
+
+def build_federation(plan: Plan, data: Any = None) -> tuple[SiteData, ...]:
+    """Every site's rows, encoded and split; the same for the same plan and data.
+
+    With `data.source = "arrays"`, `data` is a pair (X, y) or a map-style torch Dataset, dealt out by
+    `simulation.partition`, or a mapping from site names to either. Sites are called `site-01`, `site-02`, ..., or as
+    the mapping's keys or the partition column's values say. Raises LocalError (PlanError) for what does not fit,
+    naming site, column and row.
+    """
+    if plan.data.source == "app":
+        raise PlanError("data.source", "a data set, since a Flower app loads its own data", plan.data.source)
+    if (plan.data.source == "arrays") != (data is not None):
+        given = "data were given from Python" if data is not None else "no data were given from Python"
+        raise PlanError("data.source", f'"arrays" exactly when data are given from Python ({given})', plan.data.source)
+    if isinstance(data, Mapping):
+        return _given_sites(plan, data)
+    return _deal(plan, _table(plan) if data is None else table_of(plan.data, data, "data"))
+
+
+def with_inputs(plan: Plan, sites: Sequence[SiteData]) -> Plan:
+    """The plan, with the shape of `sites`' inputs where it has neither columns nor image.
+
+    Sets `task.options.inputs` for X of shape (n, inputs), `data.image` (pixels as they are) for images.
+    """
+    if plan.data.columns or plan.data.image is not None or plan.data.source == "app":
+        return plan
+    shape = sites[0].train.x.shape[1:]
+    if len(shape) == 3:
+        return replace(plan, data=replace(plan.data, image=Image(shape=shape, range=(0.0, 1.0))))
+    options = {**plan.task.options, "inputs": int(shape[0])}
+    return replace(plan, task=replace(plan.task, options=options))
+
+
+def _table(plan: Plan) -> Table:
+    """All rows of a registered data set or a file, with the column that the partition needs."""
+    if plan.data.source in FILE_SOURCES and plan.data.path is not None:
+        column = plan.simulation.partition.column
+        return read_table(plan.data, plan.folder / plan.data.path, extra=() if column is None else (column,))
+    table: Table = load("wardround.datasets", plan.data.source)()
+    if plan.data.target is not None and plan.data.target.name != table.target_name:
+        expected = f"{table.target_name!r}, the target of {table.source}"
+        raise PlanError("data.target.name", expected, plan.data.target.name)
+    return table
+
+
+def _deal(plan: Plan, table: Table) -> tuple[SiteData, ...]:
+    partition, sites = plan.simulation.partition, plan.simulation.sites
+    encoded = encode_table(plan.data, table)
+    rows = encoded.rows
+    pool = Pool(
+        rows=rows,
+        min_examples=plan.data.min_examples,
+        two_classes=rows.y.dtype == np.int64 and not plan.data.allow_single_class,
+        values=None if partition.column is None else table.column(partition.column)[encoded.kept],
+    )
+    if partition.kind == "column":
+        names = [SiteId(name) for name in site_names(pool, partition)]
+    else:
+        if sites * plan.data.min_examples > len(rows):
+            raise refuse_deal(pool, sites, "")
+        width = max(2, len(str(sites)))
+        names = [SiteId(f"site-{number:0{width}}") for number in range(1, sites + 1)]
+    assign: Assign = load(GROUP, partition.kind)
+    dealt = assign(pool, partition, sites, derive_seed(plan.seed, "partition"))
+    _check_deal(partition.kind, dealt, len(rows), sites)
+    return tuple(split_rows(plan, name, rows.take(index)) for name, index in zip(names, dealt, strict=True))
+
+
+def _check_deal(kind: str, dealt: Sequence[I64], rows: int, sites: int) -> None:
+    counts = np.bincount(np.concatenate(dealt), minlength=rows) if dealt else np.zeros(0)
+    if len(dealt) != sites or len(counts) != rows or (counts != 1).any():
+        raise LocalError(f"partition {kind!r}: expected every row at exactly one of {sites} sites")
+
+
+def _given_sites(plan: Plan, data: Mapping[Any, Any]) -> tuple[SiteData, ...]:
+    if len(data) != plan.simulation.sites:
+        raise PlanError("simulation.sites", f"{len(data)}, the number of sites in the data", plan.simulation.sites)
+    sites = []
+    for name, rows in data.items():
+        if not isinstance(name, str) or not 0 < len(name.encode()) <= _MAX_SITE_BYTES:
+            raise LocalError(f"data: expected site names of 1 to {_MAX_SITE_BYTES} bytes of text, got {name!r}")
+        sites.append(split_rows(plan, SiteId(name), encode_rows(plan.data, table_of(plan.data, rows, name))))
+    shapes = {site.train.x.shape[1:]: site.site for site in reversed(sites)}
+    first = sites[0].train.x.shape[1:]
+    for shape, site in shapes.items():
+        if shape != first:
+            raise LocalError(f"{site}: expected inputs of shape {first}, as {sites[0].site} has, got {shape}")
+    return tuple(sites)
