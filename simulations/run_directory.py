@@ -222,7 +222,11 @@ class RunDirectory:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file of the run directory; whole or not at all. Raises LocalError when it cannot be written."""
-        if name != Path(name).name or name in (INFO_FILE, PLAN_FILE, METRICS_FILE, _CODE, _CHECKPOINTS, _LOCK):
+        if (
+            not name
+            or name != Path(name).name
+            or name in (INFO_FILE, PLAN_FILE, METRICS_FILE, _CODE, _CHECKPOINTS, _LOCK)
+        ):
             raise ValueError(f"expected the plain name of a file that is not the run's own, got {name!r}")
         with self._writing():
             replace_file(self.path / name, data)

@@ -1,0 +1,94 @@
+import json
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wardround.contribution import Evidence, Report, Verdict
+from wardround.orders import SiteId
+from wardround.simulations.record_line import COMPACT_ABOVE, decode_lines, encode_line
+from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord
+from wardround.tally import ClassificationSpec, Tally
+
+
+def record(number: int = 1, *, sites: int = 2, lr: float = 0.1, norm: float = 1.0) -> RoundRecord:
+    names = [SiteId(f"site-{i}") for i in range(sites)]
+    counts = np.zeros(ClassificationSpec(classes=2, bins=2).size, dtype=np.int64)
+    counts[[0, 2]] = 5
+    tally = Tally(ClassificationSpec(classes=2, bins=2), counts)
+    evidence = [Evidence(members=(name,), weight=5.0, norm=norm, verdict=Verdict.ACCEPTED) for name in names]
+    evidence[-1] = Evidence(members=(names[-1],), weight=0.0, norm=None, verdict=Verdict.REJECTED, reason="NaN")
+    return RoundRecord(
+        round=number,
+        cohort=tuple(names),
+        absences=(Absence(site=names[0], reason="late\n"),),
+        void=False,
+        lr=lr,
+        update_norm=norm,
+        train=None,
+        validation=EvaluationRecord(total=tally, sites=dict.fromkeys(names, tally)),
+        report=Report(tuple(evidence)),
+        seconds=0.1,
+        cpu_seconds=0.2,
+    )
+
+
+def test_a_line_has_every_key_and_every_site() -> None:
+    data = encode_line(record())
+    assert data.count(b"\n") == 1 and data.endswith(b"\n")
+    counted = {"n": 5, "metrics": {"loss": 0.0, "accuracy": 1.0, "specificity": 1.0, "brier": 0.0}}
+    line = json.loads(data)
+    for found in (line["validation"], *line["validation"]["sites"].values()):
+        found["metrics"] = {name: found["metrics"][name] for name in counted["metrics"]}  # type: ignore[attr-defined]
+    assert line == {
+        "round": 1,
+        "void": False,
+        "cohort": ["site-0", "site-1"],
+        "absences": [{"site": "site-0", "reason": "late\n"}],
+        "lr": 0.1,
+        "update_norm": 1.0,
+        "train": None,
+        "validation": counted | {"sites": {"site-0": counted, "site-1": counted}},
+        "evidence": [
+            {"members": ["site-0"], "weight": 5.0, "norm": 1.0, "verdict": "accepted", "reason": ""},
+            {"members": ["site-1"], "weight": 0.0, "norm": None, "verdict": "rejected", "reason": "NaN"},
+        ],
+        "seconds": 0.1,
+        "cpu_seconds": 0.2,
+        "simulated_seconds": None,
+    }
+
+
+@given(st.floats(), st.floats())
+def test_numbers_round_trip_and_what_json_cannot_hold_is_null(lr: float, norm: float) -> None:
+    line = json.loads(encode_line(record(lr=lr, norm=norm)), parse_constant=lambda name: 1 / 0)
+    assert line["lr"] == (lr if math.isfinite(lr) else None)
+    assert line["evidence"][0]["norm"] == (norm if math.isfinite(norm) else None)
+
+
+def test_of_many_sites_only_what_is_not_plainly_accepted_is_told_one_by_one() -> None:
+    last = f"site-{COMPACT_ABOVE}"
+    line = json.loads(encode_line(record(sites=COMPACT_ABOVE + 1)))
+    assert len(line["cohort"]) == COMPACT_ABOVE + 1
+    assert [entry["members"] for entry in line["evidence"]] == [[last]]
+    assert list(line["validation"]["sites"]) == [last]
+    whole = json.loads(encode_line(record(sites=COMPACT_ABOVE)))
+    assert len(whole["evidence"]) == len(whole["validation"]["sites"]) == COMPACT_ABOVE
+
+
+@given(st.data())
+def test_lines_are_read_up_to_any_tear(data: st.DataObject) -> None:
+    encoded = [encode_line(record(number)) for number in (1, 2, 3)]
+    cut = data.draw(st.integers(0, sum(map(len, encoded))))
+    lines, ends = decode_lines(b"".join(encoded)[:cut])
+    whole = [end for end in np.cumsum([len(line) for line in encoded]).tolist() if end <= cut]
+    assert ends == whole
+    assert lines == [json.loads(line) for line in encoded[: len(whole)]]
+
+
+def test_reading_stops_at_what_is_no_record_or_another_round() -> None:
+    first, third = encode_line(record(1)), encode_line(record(3))
+    for bad in (third, first, b"[1]\n", b'{"round":\n', b"\xff\n", b"\n"):
+        lines, ends = decode_lines(first + bad + encode_line(record(2)))
+        assert [line["round"] for line in lines] == [1] and ends == [len(first)], bad

@@ -1,0 +1,389 @@
+"""What a run directory refuses, repairs and keeps. (That it survives a kill: test_run_directory_kill.py.)"""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wardround.contribution import Report
+from wardround.errors import LocalError
+from wardround.orders import SiteId
+from wardround.plan import Plan, load_plan, parse_plan
+from wardround.simulations.model_file import read_model
+from wardround.simulations.run_directory import RunDirectory, kept_rounds, read_lines
+from wardround.strategies.records import RoundRecord, RunState
+from wardround.vector import Layout, TensorSpec
+
+PLAN = """
+name = "tiny"
+rounds = 3
+[task]
+name = "tabular-classifier"
+[data]
+source = "arrays"
+target = { name = "ill", classes = ["no", "yes"] }
+[simulation]
+sites = 2
+"""
+ENGINE = {"executor": "flat", "block_size": 1, "workers": 2}
+
+
+def create(path: Path, plan: Plan | None = None) -> RunDirectory:
+    return RunDirectory.create(path, plan or parse_plan(PLAN), ENGINE)
+
+
+def record(number: int) -> RoundRecord:
+    return RoundRecord(
+        round=number,
+        cohort=(SiteId("a"),),
+        absences=(),
+        void=False,
+        lr=0.1,
+        update_norm=1.0,
+        train=None,
+        validation=None,
+        report=Report(),
+        seconds=0.0,
+        cpu_seconds=0.0,
+    )
+
+
+def state(number: int, size: int = 10, best: int = 0) -> RunState:
+    return RunState(round=number, model=np.full(size, number, dtype=np.float32), best_round=best)
+
+
+def advance(run: RunDirectory, *rounds: int, size: int = 10, best: int = 0) -> None:
+    for number in rounds:
+        run.round_done(record(number), state(number, size, best))
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+# -- creating ---------------------------------------------------------------------------------------
+
+
+def test_a_new_run_and_its_continuation_agree(tmp_path: Path) -> None:
+    with create(tmp_path / "runs" / "a") as run:
+        info = run.info
+        assert run.latest() is None and run.lines() == [] and run.plan.digest == info.plan_digest == info.source_digest
+        advance(run, 1, 2)
+    with RunDirectory.open(tmp_path / "runs" / "a") as run:
+        assert run.info == info and run.info.engine == ENGINE and run.plan.digest == info.plan_digest
+        latest = run.latest()
+        assert latest is not None and latest.state.model.tobytes() == state(2).model.tobytes()
+        advance(run, 3)
+        assert [line["round"] for line in run.lines()] == [1, 2, 3]
+    assert len(info.run_id) == 32 and int(info.run_id, 16) > 0
+
+
+def test_every_run_has_its_own_id(tmp_path: Path) -> None:
+    assert create(tmp_path / "a").info.run_id != create(tmp_path / "b").info.run_id
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "plan.toml", "run.json"])
+def test_a_folder_with_content_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(LocalError, match=r"exists; use --resume to continue it, or another --out"):
+        create(tmp_path)
+    assert tree(tmp_path) == {name: b"mine"}
+
+
+def test_a_run_is_not_created_over_a_run(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run:
+        advance(run, 1)
+    (tmp_path / "a" / "run.json").unlink()  # even a broken one
+    before = tree(tmp_path / "a")
+    with pytest.raises(LocalError, match="exists"):
+        create(tmp_path / "a")
+    assert tree(tmp_path / "a") == before
+
+
+def test_an_empty_folder_and_an_interrupted_creation_are_used(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    create(tmp_path / "a").close()
+    (tmp_path / "a" / "run.json").unlink()
+    with pytest.raises(LocalError, match="expected a run directory, got none"):
+        RunDirectory.open(tmp_path / "a")
+    create(tmp_path / "a").close()
+    RunDirectory.open(tmp_path / "a").close()
+
+
+def test_what_cannot_be_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(LocalError, match=r"Not a directory; nothing was (kept|changed)$"):
+            create(path)
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
+def test_a_parent_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with (
+        file_system(tmp_path, "size=1m,ro"),
+        pytest.raises(LocalError, match="Read-only file system; nothing was kept"),
+    ):
+        create(tmp_path / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_parent_that_may_not_be_written_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(LocalError, match="Permission denied; nothing was kept"):
+        create(tmp_path / "run")
+
+
+def test_a_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "new", tmp_path / "empty"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", _full)
+            with pytest.raises(LocalError, match="No space left on device; nothing was kept"):
+                create(path)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+
+
+def _full(descriptor: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# -- the stored plan --------------------------------------------------------------------------------
+
+
+def test_code_is_copied_and_relative_data_still_found(tmp_path: Path) -> None:
+    (tmp_path / "study" / "mine" / "deep").mkdir(parents=True)
+    (tmp_path / "study" / "mine" / "task.py").write_text("x = 1\n")
+    (tmp_path / "study" / "mine" / "deep" / "more.py").write_text("y = 2\n")
+    (tmp_path / "rows.csv").write_text("ill\nyes\n")
+    text = PLAN.replace('name = "tabular-classifier"', 'code = "mine"\nentry = "task:Task"')
+    text = text.replace('source = "arrays"', 'source = "csv"\npath = "../rows.csv"\ncolumns = [{ name = "age" }]')
+    (tmp_path / "study" / "plan.toml").write_text(text)
+    plan = load_plan(tmp_path / "study" / "plan.toml")
+    with create(tmp_path / "runs" / "a", plan) as run:
+        stored = run.plan
+        assert run.info.source_digest == plan.digest and run.info.plan_digest == stored.digest
+    assert stored.code_files == plan.code_files and stored.task.code == "code"
+    assert (stored.folder / "code" / "deep" / "more.py").read_text() == "y = 2\n"
+    assert stored.data.path is not None
+    assert (stored.folder / stored.data.path).read_text() == "ill\nyes\n"
+    (tmp_path / "study" / "mine" / "task.py").write_text("x = 2\n")
+    with RunDirectory.open(tmp_path / "runs" / "a") as run:
+        assert run.plan == stored
+    with pytest.raises(LocalError, match="expected the plan and code with digest"):
+        create(tmp_path / "runs" / "b", plan)
+    assert not (tmp_path / "runs" / "b").exists()
+
+
+def test_a_changed_plan_is_refused(tmp_path: Path) -> None:
+    create(tmp_path / "a").close()
+    path = tmp_path / "a" / "plan.toml"
+    path.write_text(path.read_text().replace("rounds = 3", "rounds = 4"))
+    with pytest.raises(LocalError, match="a file was changed or is missing: restore it, or start a new run"):
+        RunDirectory.open(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"format": 1}', '{"format": 1, "x": 2}'])
+def test_a_strange_run_json_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(LocalError, match=r"run.json: (cannot be read|expected )"):
+        RunDirectory.open(tmp_path)
+
+
+# -- one writer -------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    with create(tmp_path / "a"):
+        with pytest.raises(LocalError, match="another process is writing this run"):
+            RunDirectory.open(tmp_path / "a")
+        with pytest.raises(LocalError, match="exists"):
+            create(tmp_path / "a")
+    RunDirectory.open(tmp_path / "a").close()
+
+
+def test_a_failed_open_lets_go_of_the_lock(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run:
+        advance(run, 1)
+    lines = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    (tmp_path / "a" / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(LocalError, match=r"expected the lines of rounds 1 to 1 .* got 0 whole ones"):
+        RunDirectory.open(tmp_path / "a")
+    (tmp_path / "a" / "metrics.jsonl").write_bytes(lines)
+    RunDirectory.open(tmp_path / "a").close()
+
+
+# -- rounds -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numbers", [(2, 2), (1, 2), (2, 1), (0, 0)])
+def test_only_the_next_round_is_taken(tmp_path: Path, numbers: tuple[int, int]) -> None:
+    with create(tmp_path / "a") as run:
+        before = tree(tmp_path / "a")
+        with pytest.raises(ValueError, match="expected round 1, got"):
+            run.round_done(record(numbers[0]), state(numbers[1]))
+        assert tree(tmp_path / "a") == before
+
+
+@given(st.sets(st.integers(1, 60)), st.integers(0, 60), st.none() | st.integers(1, 9))
+def test_kept_rounds(rounds: set[int], best: int, every: int | None) -> None:
+    kept = kept_rounds(rounds, best, every)
+    assert kept <= rounds
+    for number in rounds:
+        later = sum(other > number for other in rounds)
+        assert (number in kept) == (later < 3 or number == best or bool(every and number % every == 0))
+
+
+def test_disk_use_is_bounded_and_the_best_round_stays(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "a", parse_plan(PLAN), ENGINE, keep_every=4) as run:
+        advance(run, *range(1, 10), best=2)
+        assert run.checkpoint(2).state.round == 2
+        with pytest.raises(LocalError, match=r"round-000003.safetensors: cannot be read"):
+            run.checkpoint(3)
+    names = sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir())
+    assert names == [f"round-00000{number}.safetensors" for number in (2, 4, 7, 8, 9)]
+
+
+@pytest.mark.parametrize("surplus", [b'{"round":3', b'{"round":3}\n', b'{"round":3}\n{"round":4}\n{"rou', b"\0\0\0"])
+def test_surplus_and_torn_lines_and_temporary_files_go(tmp_path: Path, surplus: bytes) -> None:
+    with create(tmp_path / "a") as run:
+        advance(run, 1, 2)
+    before = tree(tmp_path / "a")
+    with (tmp_path / "a" / "metrics.jsonl").open("ab") as file:
+        file.write(surplus)
+    (tmp_path / "a" / ".tmp-model.safetensors").write_bytes(b"half")
+    (tmp_path / "a" / "checkpoints" / ".tmp-round-000003.safetensors").write_bytes(b"half")
+    assert [line["round"] for line in read_lines(tmp_path / "a")][:2] == [1, 2]
+    RunDirectory.open(tmp_path / "a").close()
+    assert tree(tmp_path / "a") == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        with create(tmp_path / name) as run:
+            advance(run, 1)
+    (tmp_path / "a" / "checkpoints").rename(tmp_path / "c")
+    (tmp_path / "b" / "checkpoints").rename(tmp_path / "a" / "checkpoints")
+    with pytest.raises(LocalError, match="got one of another run"):
+        RunDirectory.open(tmp_path / "a")
+
+
+# -- other files ------------------------------------------------------------------------------------
+
+
+def test_files_of_the_run(tmp_path: Path) -> None:
+    layout = Layout((TensorSpec(name="w", shape=(5, 2)),))
+    with create(tmp_path / "a") as run:
+        advance(run, 1)
+        run.write_text("results.json", "ä")
+        run.write_model(layout, state(1).model, round=1, statistics=None)
+        for name in ("../x", "plan.toml", "run.json", "metrics.jsonl", "a/b", "code", ""):
+            with pytest.raises(ValueError, match="expected the plain name"):
+                run.write_text(name, "")
+    model = read_model(tmp_path / "a" / "model.safetensors")
+    assert (model.run_id, model.plan_digest, model.round) == (run.info.run_id, run.info.plan_digest, 1)
+    assert (tmp_path / "a" / "results.json").read_text(encoding="utf-8") == "ä"
+
+
+# -- a full disk ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def file_system(path: Path, options: str) -> Iterator[None]:
+    """A tmpfs of its own at `path`; skips the test where that is not allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """No file may grow beyond `size_bytes`: writes end short, then fail with EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def check_nothing_lost(path: Path, before: dict[str, bytes]) -> None:
+    """After a failed write: every byte is as it was, and the run goes on."""
+    assert tree(path) == before
+    with RunDirectory.open(path) as run:
+        advance(run, 3)
+        assert [line["round"] for line in run.lines()] == [1, 2, 3]
+
+
+def test_a_full_disk_in_a_checkpoint_keeps_the_rounds_before(tmp_path: Path) -> None:
+    with file_system(tmp_path, "size=256k"):
+        with create(tmp_path / "a") as run:
+            advance(run, 1, 2)
+            before = tree(tmp_path / "a")
+            for _ in range(2):  # also when tried again
+                with pytest.raises(LocalError, match="No space left on device; rounds 1 to 2 are kept; put that right"):
+                    advance(run, 3, size=100_000)
+            with pytest.raises(LocalError, match="No space left on device; rounds 1 to 2 are kept"):
+                run.write_bytes("report.html", bytes(300_000))
+        check_nothing_lost(tmp_path / "a", before)
+
+
+def test_a_full_disk_in_the_metrics_keeps_the_rounds_before(tmp_path: Path) -> None:
+    with file_system(tmp_path, "size=64k"):
+        with create(tmp_path / "a") as run:
+            advance(run, 1, 2)
+            filler = tmp_path / "filler"
+            with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            before = tree(tmp_path / "a")
+            long = replace(record(3), cohort=tuple(SiteId(f"site-{i}") for i in range(5000)))
+            with pytest.raises(LocalError, match="No space left on device; rounds 1 to 2 are kept"):
+                run.round_done(long, state(3))
+            filler.unlink()
+        check_nothing_lost(tmp_path / "a", before)
+
+
+def test_a_full_disk_before_the_first_round(tmp_path: Path) -> None:
+    with file_system(tmp_path, "size=4k"), pytest.raises(LocalError, match="No space left on device; nothing was kept"):
+        create(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_may_not_grow_keeps_the_rounds_before(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run:
+        advance(run, 1, 2)
+        before = tree(tmp_path / "a")
+        long = replace(record(3), cohort=tuple(SiteId(f"site-{i}") for i in range(5000)))
+        with largest_file(20_000):
+            with pytest.raises(LocalError, match="File too large; rounds 1 to 2 are kept"):
+                advance(run, 3, size=100_000)
+            with pytest.raises(LocalError, match="File too large; rounds 1 to 2 are kept"):
+                run.round_done(long, state(3))
+    check_nothing_lost(tmp_path / "a", before)
+
+
+def test_a_failure_before_the_first_round_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with create(tmp_path / "a") as run:
+        monkeypatch.setattr(os, "write", _full)
+        with pytest.raises(LocalError, match="no round was finished"):
+            advance(run, 1)
+
+
+def test_run_json_is_for_people_too(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run:
+        table = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert table["engine"] == ENGINE and table["run_id"] == run.info.run_id and table["created"].endswith("+00:00")
