@@ -107,8 +107,11 @@ def _fields_of(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     return {field.name: (field, hints[field.name]) for field in dataclasses.fields(cls)}
 
 
+_PLURALS = {int: "whole numbers", float: "numbers", str: "text values"}
+
+
 def type_name(hint: Any) -> str:
-    """A type as a plan's author would say it: `text`, `number`, `list of whole numbers`."""
+    """A type as a plan's author would say it: `text`, `a number`, `a list of whole numbers`."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         parts = [type_name(part) for part in get_args(hint) if part is not type(None)]
@@ -116,15 +119,15 @@ def type_name(hint: Any) -> str:
     if origin is tuple:
         args = get_args(hint)
         if len(args) == 2 and args[1] is not Ellipsis:
-            return f"two values [{type_name(args[0])}, {type_name(args[1])}]"
-        return f"a list of {type_name(args[0])} values"
+            return f"[{type_name(args[0])}, {type_name(args[1])}]"
+        return f"a list of {_PLURALS.get(args[0], 'tables')}"
     if origin is dict:
         return "a table"
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return "one of " + ", ".join(repr(member.value) for member in hint)
     if dataclasses.is_dataclass(hint):
         return "a table"
-    return {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(hint, str(hint))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(hint, str(hint))
 
 
 def decode(cls: type[T], table: object, path: str = "") -> T:

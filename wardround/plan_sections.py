@@ -101,7 +101,7 @@ class ExecutorChoice(StrEnum):
 class TaskSection:
     """[task]: what is learned. Either `name` or `flower_app`."""
 
-    name: str = key("", doc="registered task, e.g. `tabular-classifier`; or the name of a task in `code`")
+    name: str = key("", doc="registered task, e.g. `tabular-classifier`")
     model: str = key("", doc="architecture within the task, e.g. `logistic`, `mlp`, `cnn`; empty: the task's default")
     hidden: tuple[int, ...] = key((64, 32), doc="widths of the hidden layers of `mlp`")
     options: dict[str, str | bool | int | float] = key({}, doc="further options that a third-party task reads")
@@ -118,6 +118,8 @@ class TaskSection:
         check_bounds(self)
         if bool(self.name or self.entry) == bool(self.flower_app):
             raise PlanError("name", "either a task name (or `entry`) or `flower_app`, not both or neither")
+        if self.name and self.entry:
+            raise PlanError("name", "none beside `entry`", self.name)
         if self.flower_app and not self.flower_initial:
             raise PlanError(
                 "flower_initial", "a function that returns the initial ArrayRecord, since `flower_app` is set"

@@ -1,0 +1,177 @@
+"""The commands of simulations. What is heavy is imported when a command runs."""
+
+import json
+import re
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import click
+import typer
+
+from wardround.decoding import encode
+from wardround.errors import LocalError
+from wardround.extras import require
+from wardround.plan import load_plan
+from wardround.plan_commands import PlanArgument, SetOption
+from wardround.plan_source import find_plan
+
+if TYPE_CHECKING:
+    from wardround.simulations.simulate import Result
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="The directory of a run.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")]
+
+
+@app.command()
+def simulate(
+    plan: Annotated[
+        str | None,
+        typer.Argument(metavar="PLAN", click_type=click.Path(), help="A plan file, or the name of a shipped plan."),
+    ] = None,
+    settings: SetOption = None,
+    rounds: Annotated[int | None, typer.Option(metavar="N", help="Short for --set rounds=N.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Short for --set seed=N.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder for the run.  [default: runs/NAME-N]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", file_okay=False, exists=True, help="Continue this run; takes no PLAN.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Json = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Leave out the report.")] = False,
+) -> None:
+    """Train a federation of hospitals on this machine."""
+    overrides = [*(settings or ()), *(f"{k}={v}" for k, v in (("rounds", rounds), ("seed", seed)) if v is not None)]
+    if resume is not None:
+        if plan is not None or out is not None or overrides:
+            raise click.UsageError("a run continues as it was begun: --resume takes no PLAN, --set or --out")
+        chosen, folder = load_plan(resume / "plan.toml"), resume
+    elif plan is not None:
+        chosen = find_plan(plan).override(overrides)
+        folder = out or _free_folder(chosen.name)
+    else:
+        raise click.UsageError("expected PLAN or --resume RUN")
+    require("simulation")
+
+    from wardround.simulations.progress import show_progress
+    from wardround.simulations.simulate import simulate as run
+
+    try:
+        with show_progress(chosen, quiet=quiet, as_json=as_json) as progress:
+            result = run(chosen, out=folder, observer=progress, resume=resume is not None, report=not no_report)
+    except KeyboardInterrupt:
+        _interrupted(folder)
+    if as_json:
+        typer.echo(json.dumps(_summary(result, folder)))
+    elif not quiet:
+        _print_result(result, folder)
+
+
+def _free_folder(name: str) -> Path:
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
+
+
+def _interrupted(folder: Path) -> NoReturn:
+    """Say what is kept of an interrupted run and how to continue it."""
+    from wardround.simulations.run_directory import RunDirectory
+
+    try:
+        with RunDirectory.open(folder) as run:
+            kept = f"rounds 1 to {run.rounds} are kept" if run.rounds else "no round was finished"
+    except LocalError:
+        typer.echo("interrupted: nothing was kept", err=True)
+    else:
+        typer.echo(f"interrupted: {kept}; continue with: wardround simulate --resume {folder}", err=True)
+    raise typer.Exit(130)
+
+
+def _summary(result: "Result", folder: Path) -> dict[str, Any]:
+    """What --json prints last."""
+    scores = {} if result.comparison is None else encode(result.comparison)
+    return {
+        "run": str(folder),
+        "report": None if result.report_path is None else str(result.report_path),
+        "rounds": len(result.rounds),
+        "metrics": result.metrics,
+        "comparison": {name: scores[name] for name in ("primary", "overall", "own", "sites") if name in scores},
+    }
+
+
+def _print_result(result: "Result", folder: Path) -> None:
+    from rich.console import Console
+
+    from wardround.simulations.result_table import result_table
+
+    if result.comparison is not None:
+        Console().print(result_table(result.comparison))
+    typer.echo(f"report  {result.report_path}" if result.report_path is not None else f"run     {folder}")
+
+
+@app.command()
+def compare(first: Run, second: Run, as_json: Json = False) -> None:
+    """Compare the plans and the results of two runs."""
+    from wardround.simulations.result_table import runs_table
+    from wardround.simulations.run_summary import plan_differences, read_summary
+
+    runs = read_summary(first), read_summary(second)
+    differences = plan_differences(*(run.plan for run in runs))
+    if as_json:
+        rows = [{name: value for name, value in encode(run).items() if name != "plan"} for run in runs]
+        typer.echo(json.dumps({"runs": rows, "plan": differences}))
+        return
+    from rich.console import Console
+
+    Console().print(runs_table(*runs, differences))
+
+
+@app.command()
+def predict(
+    run: Run,
+    data: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A CSV or Parquet file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the predictions (CSV) here, not to standard output."),
+    ] = None,
+) -> None:
+    """Apply a run's model to the rows of a file."""
+    if out is not None and out.exists() and out.samefile(data):
+        raise click.UsageError(f"--out {out} is the file that is read")
+    require("job")
+    from wardround.simulations.prediction import predict as predictions
+
+    text = predictions(run, data)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {out}", err=True)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write a run's report again."""
+    require("simulation")
+    from wardround.simulations.simulate import render_report
+
+    typer.echo(f"wrote {render_report(run)}")
+
+
+@app.command("export-flower")
+def export_flower(
+    plan: PlanArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the app.")],
+    settings: SetOption = None,
+) -> None:
+    """Write a plan as an app that `flwr run` runs."""
+    require("simulation")
+    from wardround.simulations.export_flower import export
+
+    export(find_plan(plan).override(settings or ()), folder)
+    typer.echo(f"wrote {folder}; run it with: flwr run {folder}")

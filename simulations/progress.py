@@ -1,0 +1,135 @@
+"""A run's progress for a person or a program: a live bar, plain lines, or JSON."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from wardround.plan import Plan
+from wardround.simulations.metrics import PRIMARY, Kind
+from wardround.simulations.record_line import encode_line
+from wardround.strategies.records import RoundRecord, RunState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["JsonProgress", "LineProgress", "LiveProgress", "Progress", "show_progress"]
+
+AFTERWARDS = "each hospital alone, all rows pooled, and the report"
+
+
+class Progress:
+    """Shows nothing. An `Observer`, and a context in which the run takes place."""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        """A round is over."""
+
+
+class JsonProgress(Progress):
+    """One JSON object per round, as in metrics.jsonl."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        self._out.write(encode_line(record).decode())
+        self._out.flush()
+
+
+class LineProgress(Progress):
+    """One line of text per round."""
+
+    def __init__(self, out: TextIO, plan: Plan) -> None:
+        self._out, self._plan = out, plan
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        parts = (validation_text(record, self._plan), attendance_text(record), f"{record.seconds:.2f} s")
+        text = "  ".join(part for part in parts if part)
+        self._out.write(f"round {record.round}/{self._plan.rounds}  {text}\n")
+        if ending := ending_text(record, state, self._plan):
+            self._out.write(f"{ending}\n")
+        self._out.flush()
+
+
+class LiveProgress(Progress):
+    """A bar with the round, the last validation, the time left, and how many sites were there."""
+
+    def __init__(self, console: "Console", plan: Plan) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._plan = plan
+        self._validation = ""
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("round", total=plan.rounds, state="preparing")
+        self._started = False
+
+    def __enter__(self) -> "LiveProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        if not self._started:  # a resumed run begins in the middle
+            self._bar.reset(self._task, completed=record.round - 1)
+            self._started = True
+        self._validation = validation_text(record, self._plan) or self._validation
+        text = "  ".join(part for part in (self._validation, attendance_text(record)) if part)
+        self._bar.update(self._task, completed=record.round, state=text)
+        if ending := ending_text(record, state, self._plan):
+            self._bar.console.print(ending, highlight=False, markup=False)
+
+
+def show_progress(plan: Plan, *, quiet: bool = False, as_json: bool = False) -> Progress:
+    """What suits standard output: JSON or nothing when asked for, a live bar on a terminal, lines elsewhere."""
+    if quiet:
+        return Progress()
+    if as_json:
+        return JsonProgress(sys.stdout)
+    if not sys.stdout.isatty():
+        return LineProgress(sys.stdout, plan)
+    from rich.console import Console
+
+    return LiveProgress(Console(), plan)
+
+
+def validation_text(record: RoundRecord, plan: Plan) -> str:
+    """The validation's leading metric and its loss, e.g. `auc 0.981  loss 0.083`; empty without a validation."""
+    if record.validation is None:
+        return ""
+    found = record.validation.total.metrics()
+    leading = PRIMARY[Kind.of(plan.data.target)] if plan.data.target is not None else "accuracy"
+    return "  ".join(f"{name} {found[name]:.4g}" for name in dict.fromkeys((leading, "loss")) if name in found)
+
+
+def attendance_text(record: RoundRecord) -> str:
+    """How many of the cohort's sites are in the round, and why others are not."""
+    there = f"{len(record.cohort) - len(record.absences)}/{len(record.cohort)} sites"
+    reasons = sorted({absence.reason for absence in record.absences})
+    why = f" ({', '.join(reasons)})" if reasons else ""
+    return f"{there}{why}{', round void' if record.void else ''}"
+
+
+def ending_text(record: RoundRecord, state: RunState, plan: Plan) -> str:
+    """What comes next after the last round; empty before it."""
+    if state.stopped:
+        return f"stopped after round {record.round}: {state.stopped}; now {AFTERWARDS}"
+    return f"now {AFTERWARDS}" if record.round == plan.rounds else ""

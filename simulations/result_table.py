@@ -1,0 +1,69 @@
+"""Results as tables for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from wardround.simulations.comparison import Comparison, Estimate, Model, Scores
+from wardround.simulations.run_summary import RunSummary
+
+__all__ = ["result_table", "runs_table"]
+
+_MOST_SITES = 20
+_MODELS = (Model.ALONE, Model.FEDERATED, Model.POOLED)
+
+
+def result_table(comparison: Comparison) -> Table:
+    """The leading metric of each model: per hospital on its own test rows, their mean, and on all test rows."""
+    metric = comparison.primary
+    title = f"{metric} on test rows"
+    table = Table("hospital", "test rows", *_MODELS, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for site in comparison.sites[:_MOST_SITES]:
+        table.add_row(Text(site.site), str(site.test_rows), *(_cell(site.own.get(m, {}), metric) for m in _MODELS))
+    if (left_out := len(comparison.sites) - _MOST_SITES) > 0:
+        table.add_row(f"{left_out} more", "", *("" for _ in _MODELS))
+    table.add_section()
+    table.add_row("mean of hospitals", "", *(_cell(comparison.own.get(m, {}), metric) for m in _MODELS))
+    overall = (_cell(comparison.overall.get(m, {}), metric, interval=True) for m in _MODELS)
+    table.add_row("all hospitals' rows", str(comparison.test_rows), *overall)
+    return table
+
+
+def runs_table(first: RunSummary, second: RunSummary, differences: Mapping[str, tuple[Any, Any]]) -> Table:
+    """Two runs side by side: results, effort, and the plan's keys that differ."""
+    runs = (first, second)
+    table = Table("", *(escape(run.name) for run in runs), box=SIMPLE_HEAD)
+    for metric in dict.fromkeys((*first.scores, *second.scores)):
+        table.add_row(metric, *(_cell(run.scores, metric, interval=True) for run in runs))
+    table.add_row("rows judged", *(run.split for run in runs))
+    table.add_section()
+    table.add_row("rounds", *(f"{run.rounds} of {run.plan.rounds}" for run in runs))
+    table.add_row("seconds", *(f"{run.seconds:.1f}" for run in runs))
+    table.add_row("CPU seconds", *(f"{run.cpu_seconds:.1f}" for run in runs))
+    table.add_section()
+    for path, values in differences.items():
+        table.add_row(path, *(Text("-" if value is None else _short(value)) for value in values))
+    if not differences:
+        table.add_row("plan", "the same", "the same")
+    return table
+
+
+def _cell(scores: Scores, metric: str, *, interval: bool = False) -> str:
+    estimate: Estimate | None = scores.get(metric)
+    if estimate is None:
+        return "-"
+    text = f"{estimate.value:.4g}"
+    if interval and estimate.low is not None and estimate.high is not None:
+        text += f" ({estimate.low:.4g} to {estimate.high:.4g})"
+    return text
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
