@@ -121,10 +121,10 @@ class FlowerTrainer:
         for alias in ("eval_loss", "train_loss"):
             if alias in scalars and "loss" not in scalars:
                 scalars["loss"] = scalars.pop(alias)
-        try:
-            return Tally.of_means(n, {name: value * n for name, value in scalars.items()})
-        except (ValueError, OverflowError) as error:
-            raise self._misfit(f"finite metrics ({error})") from None
+        for name, value in scalars.items():
+            if name != "loss" and not np.isfinite(value):  # a loss that diverged counts, as the largest
+                raise self._misfit(f"a finite value of {name!r}", value)
+        return Tally.of_means(n, {name: value * n for name, value in scalars.items()})
 
     def _misfit(self, expected: str, got: object = None) -> LocalError:
         ending = "" if got is None else f", got {got!r}"
