@@ -53,11 +53,11 @@ clean:
 	@$(BIN)/python -c '' 2>/dev/null || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	    { echo "wardround needs Python 3.11 or newer; $(PYTHON) is" \
-	      "$$($(PYTHON) --version 2>&1 | tail -n 1). Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }; \
+	      "$$($(PYTHON) --version 2>&1 | head -n 1). Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }; \
 	  $(PYTHON) -m venv --clear .venv; }
 	@rm -f .venv/ready-*
 	@echo "setting up .venv for $* (the first time takes some minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	  --no-build-isolation --editable '.[$*]'
 	@touch $@

@@ -104,7 +104,7 @@ def interpreters() -> dict[str, Path]:
         candidates = [p for p in (shutil.which(f"python{version}"),) if p]
         candidates += map(str, sorted(pyenv.glob(f"{version}.*/bin/python3"), reverse=True))
         for candidate in candidates:
-            works = subprocess.run([candidate, "-c", "import ensurepip, venv"], capture_output=True)
+            works = subprocess.run([candidate, "-c", "import venv"], capture_output=True)
             if works.returncode == 0:
                 found.setdefault(version, Path(candidate))
     return found
@@ -112,10 +112,10 @@ def interpreters() -> dict[str, Path]:
 
 def check_base_install(wheel: Path, python: Path, into: Path) -> str:
     """Install `wheel` alone and use it; how long --help took, in words."""
-    run(python, "-m", "venv", into)
+    run(python, "-m", "venv", "--without-pip", into)
     bin_ = into / ("Scripts" if sys.platform == "win32" else "bin")
-    quiet = ("--quiet", "--disable-pip-version-check", "--constraint", ROOT / "constraints.txt")
-    run(bin_ / "python", "-m", "pip", "install", *quiet, wheel)
+    pip = (sys.executable, "-m", "pip", "--python", bin_ / "python", "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt", wheel)
     run(bin_ / "python", "-c", textwrap.dedent(IN_THE_BASE_ENVIRONMENT), cwd=into)
     plans = sorted((ROOT / "plans").glob("*.toml"))
     if not plans:
