@@ -19,17 +19,23 @@ from wardround.contribution import Evidence, Verdict
 from wardround.strategies.records import EvaluationRecord, RoundRecord
 from wardround.tally import Tally
 
-__all__ = ["COMPACT_ABOVE", "decode_lines", "encode_line"]
+__all__ = ["COMPACT_ABOVE", "decode_lines", "encode_line", "record_table"]
 
 COMPACT_ABOVE = 1000
 
 
 def encode_line(record: RoundRecord) -> bytes:
     """The line of `record`, with its newline."""
+    text = json.dumps(record_table(record), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def record_table(record: RoundRecord) -> dict[str, Any]:
+    """What the line of `record` decodes to."""
     evidence = record.report.lines
     if len(record.cohort) > COMPACT_ABOVE:
         evidence = tuple(line for line in evidence if line.verdict is not Verdict.ACCEPTED or line.reason)
-    line = {
+    table: dict[str, Any] = {
         "round": record.round,
         "void": record.void,
         "cohort": record.cohort,
@@ -43,8 +49,7 @@ def encode_line(record: RoundRecord) -> bytes:
         "cpu_seconds": record.cpu_seconds,
         "simulated_seconds": record.simulated_seconds,
     }
-    text = json.dumps(_finite(line), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    return {name: _finite(value) for name, value in table.items()}
 
 
 def decode_lines(data: bytes) -> tuple[list[dict[str, Any]], list[int]]:

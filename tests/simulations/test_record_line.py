@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from wardround.contribution import Evidence, Report, Verdict
 from wardround.orders import SiteId
-from wardround.simulations.record_line import COMPACT_ABOVE, decode_lines, encode_line
+from wardround.simulations.record_line import COMPACT_ABOVE, decode_lines, encode_line, record_table
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord
 from wardround.tally import ClassificationSpec, Tally
 
@@ -63,6 +63,7 @@ def test_a_line_has_every_key_and_every_site() -> None:
 @given(st.floats(), st.floats())
 def test_numbers_round_trip_and_what_json_cannot_hold_is_null(lr: float, norm: float) -> None:
     line = json.loads(encode_line(record(lr=lr, norm=norm)), parse_constant=lambda name: 1 / 0)
+    assert line == record_table(record(lr=lr, norm=norm))
     assert line["lr"] == (lr if math.isfinite(lr) else None)
     assert line["evidence"][0]["norm"] == (norm if math.isfinite(norm) else None)
 
