@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("wardround", deadline=None)  # a loaded machine is no bug
+settings.load_profile("wardround")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
