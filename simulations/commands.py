@@ -146,7 +146,7 @@ def predict(
     require("job")
     from wardround.simulations.prediction import predict as predictions
 
-    text = predictions(run, data)
+    text = predictions(run, data).to_csv()
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -2,68 +2,109 @@
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from wardround.client.data.encoding import encode_inputs
 from wardround.client.data.files import read_table
-from wardround.client.trainer.bundle import load_task
+from wardround.client.data.table import Table
+from wardround.client.trainer.bundle import foreign_code, load_task
+from wardround.client.trainer.flat_model import FlatModel
+from wardround.client.trainer.torch_trainer import predict as predict_rows
 from wardround.errors import LocalError
 from wardround.plan import Plan
+from wardround.plan_sections import Data
 from wardround.simulations.model_file import ModelFile, read_model
+from wardround.simulations.run_directory import MODEL_FILE
 from wardround.simulations.run_info import read_info, read_stored_plan
-from wardround.standardization import standardize
 from wardround.task import Task
-from wardround.vector import F32
+from wardround.vector import F32, I64
 
-__all__ = ["predict"]
-
-_ROWS_AT_ONCE = 4096
+__all__ = ["Prediction", "predict"]
 
 
-def predict(run: Path, file: Path) -> str:
-    """CSV text with the model's predictions for the rows of `file`: `row` (as the file counts), outputs, class.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a model says about rows: `outputs` of shape (n, len(names)), and the likeliest class of each row.
 
-    Rows with a missing value are left out when the plan says `drop-row`. Raises LocalError for a run without a
-    model, and for rows that do not fit the plan (file, column, row).
+    `rows`, shape (n,), are numbers as the source counts them (a CSV file's header is row 1; an array begins with 0).
+    `classes` is empty for a number to predict.
     """
-    plan = read_stored_plan(run, read_info(run))
+
+    rows: I64
+    names: tuple[str, ...]
+    outputs: F32
+    classes: tuple[str, ...] = ()
+
+    def to_csv(self) -> str:
+        """A line per row: `row`, the outputs (each reads back to the same float32), `prediction` where there is one."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", *self.names, *(["prediction"] if self.classes else [])])
+        for index, row in enumerate(self.rows.tolist()):
+            writer.writerow([row, *map(str, self.outputs[index]), *self.classes[index : index + 1]])
+        return text.getvalue()
+
+
+def predict(run: str | Path, given: str | Path | NDArray[Any]) -> Prediction:
+    """Apply the model of the run in `run` to a CSV or Parquet file, or to an array of rows.
+
+    A file needs the plan's columns in their own units, not the target. An array has shape (n, columns), in the plan's
+    order, or (n, channels, height, width). Rows with a missing value are left out when the plan says `drop-row`.
+
+    Raises LocalError for a run without a model, a model of another plan, one that cannot predict outside its sites,
+    and for rows that do not fit the plan (file, column, row).
+    """
+    folder = Path(run)
+    info = read_info(folder)
+    plan = read_stored_plan(folder, info)
     if plan.task.flower_app is not None:
-        raise LocalError(f"{run}: expected a run with a task; a Flower app's model needs that app to predict")
-    model = read_model(run / "model.safetensors")
-    table = read_table(plan.data, file, target=False)
+        raise LocalError(f"{folder}: expected a run with a task; a Flower app's model needs that app to predict")
+    model = read_model(folder / MODEL_FILE)
+    if model.plan_digest != info.plan_digest:
+        raise LocalError(
+            f"{folder / MODEL_FILE}: expected a model of the plan with digest {info.plan_digest[:12]}, "
+            f"got one of {model.plan_digest[:12]}; restore the run's own file"
+        )
+    table = (
+        _table(plan.data, given) if isinstance(given, np.ndarray) else read_table(plan.data, Path(given), target=False)
+    )
     inputs = encode_inputs(plan.data, table)
     task = load_task(plan)
-    outputs = _outputs(task, model, standardize(plan.data, inputs.x, model.statistics))
-    names = list(task.output_names())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    classes = _classes(plan)
-    writer.writerow(["row", *names, *(["prediction"] if classes else [])])
-    for index, values in zip(inputs.kept.tolist(), outputs, strict=True):
-        chosen = [classes[int(np.argmax(values))]] if classes else []
-        writer.writerow([table.row(index), *(f"{value:.6g}" for value in values.tolist()), *chosen])
-    return text.getvalue()
+    _check_model(folder, task, plan, model)
+    with foreign_code(f"{folder}: predicting"):
+        outputs = predict_rows(task, plan, model.model, inputs.x, model.statistics)
+        names = tuple(task.output_names())
+    labels = () if plan.data.target is None else plan.data.target.classes
+    likeliest = outputs.argmax(axis=1).tolist() if labels else []
+    return Prediction(
+        rows=np.array([table.row(index) for index in inputs.kept], dtype=np.int64),
+        names=names,
+        outputs=outputs,
+        classes=tuple(labels[index] for index in likeliest),
+    )
 
 
-def _classes(plan: Plan) -> tuple[str, ...]:
-    return () if plan.data.target is None else plan.data.target.classes
+def _table(data: Data, array: NDArray[Any]) -> Table:
+    if data.columns and array.shape[1:] != (len(data.columns),):
+        raise LocalError(f"array: expected shape (n, {len(data.columns)}), the plan's columns, got {array.shape}")
+    columns = {column.name: array[:, index] for index, column in enumerate(data.columns)}
+    return Table(source="array", columns=columns, array=None if columns else array)
 
 
-def _outputs(task: Task, model: ModelFile, x: F32) -> F32:
-    """The task's predictions for rows `x`, shape (n, outputs)."""
-    module = task.model(0).eval()
-    state = module.state_dict()
-    for name, values in model.layout.split(model.model).items():
-        if name not in state or tuple(state[name].shape) != values.shape:
-            raise LocalError(f"model: expected no tensor {name!r} of shape {values.shape} for task {task!r}")
-        state[name].copy_(torch.from_numpy(values.copy()))
-    with torch.inference_mode():
-        parts = [
-            task.predict(module(torch.from_numpy(np.ascontiguousarray(x[start : start + _ROWS_AT_ONCE]))))
-            for start in range(0, len(x), _ROWS_AT_ONCE)
-        ]
-    outputs: F32 = torch.cat(parts).numpy()
-    return outputs
+def _check_model(folder: Path, task: Task, plan: Plan, model: ModelFile) -> None:
+    expected = FlatModel(task.model(0), plan.training.batch_norm)
+    if expected.layout != model.layout:
+        raise LocalError(
+            f"{folder / MODEL_FILE}: expected the tensors of task {plan.task.name or plan.task.entry!r}, got others; "
+            "the task's code is not the one that was trained"
+        )
+    if expected.site_state() is not None:
+        raise LocalError(
+            f'{folder}: expected a model that is whole; with training.batch_norm = "local" every site keeps a part of '
+            'it. Train with batch_norm = "average" to predict elsewhere'
+        )

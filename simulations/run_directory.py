@@ -47,7 +47,7 @@ from wardround.simulations.run_info import INFO_FILE, PLAN_FILE, RunInfo, encode
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.vector import F32, Layout
 
-__all__ = ["RunDirectory", "kept_rounds", "read_lines"]
+__all__ = ["METRICS_FILE", "MODEL_FILE", "RunDirectory", "kept_rounds", "read_lines"]
 
 METRICS_FILE = "metrics.jsonl"
 MODEL_FILE = "model.safetensors"
