@@ -7,9 +7,8 @@
 # For another Python: make clean, then make simulate PYTHON=python3.12.
 
 PYTHON ?= python3
-PLAN ?= plans/breast-cancer.toml
-STARTED := $(shell date +%Y%m%d-%H%M%S)
-OUT ?= runs/$(basename $(notdir $(PLAN)))-$(STARTED)
+PLAN ?= breast-cancer
+OUT ?=
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -24,7 +23,7 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 simulate: $(RUN)
-	@$(BIN)/wardround simulate $(PLAN) --out $(OUT)
+	@$(BIN)/wardround simulate $(PLAN) $(if $(OUT),--out "$(OUT)")
 
 lint: $(DEV)
 	$(BIN)/python -m ruff check

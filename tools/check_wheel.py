@@ -73,7 +73,7 @@ def build(into: Path) -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """Every module of the tree is in the wheel, once and in its place, and nothing else is at the top level."""
+    """Every file of the tree is in the wheel, once and in its place, and nothing else is at the top level."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     strangers = sorted(name for name in names if not name.startswith("wardround/"))
     if strangers:
@@ -81,19 +81,16 @@ def check_contents(wheel: Path) -> None:
     expected = {
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in PACKAGES.items()
-        for path in _modules(ROOT / folder)
+        for path in _files(ROOT / folder)
     }
-    packed = {name for name in names if name.endswith(".py")}
-    if packed != expected:
-        sys.exit(f"wheel and tree differ: missing {sorted(expected - packed)}, too many {sorted(packed - expected)}")
-    if "wardround/py.typed" not in names:
-        sys.exit("the wheel has no wardround/py.typed")
+    if names != expected:
+        sys.exit(f"wheel and tree differ: missing {sorted(expected - names)}, too many {sorted(names - expected)}")
 
 
-def _modules(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[Path]:
     for directory, folders, files in os.walk(folder):  # follows no link, so not those of an editable install
         folders[:] = [name for name in folders if name != "__pycache__"]
-        yield from (Path(directory) / name for name in files if name.endswith(".py"))
+        yield from (Path(directory) / name for name in files if not name.startswith("."))
 
 
 def interpreters() -> dict[str, Path]:
@@ -117,9 +114,9 @@ def check_base_install(wheel: Path, python: Path, into: Path) -> str:
     pip = (sys.executable, "-m", "pip", "--python", bin_ / "python", "--disable-pip-version-check")
     run(*pip, "install", "--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt", wheel)
     run(bin_ / "python", "-c", textwrap.dedent(IN_THE_BASE_ENVIRONMENT), cwd=into)
-    plans = sorted((ROOT / "plans").glob("*.toml"))
+    plans = sorted(into.glob("lib/**/wardround/simulations/plans/*.toml"))
     if not plans:
-        sys.exit("expected a plan in plans/, got none")
+        sys.exit("expected plans among the installed files, got none")
     for plan in plans:
         run(bin_ / "wardround", "plan", "check", plan, cwd=into)
     started = time.perf_counter()
