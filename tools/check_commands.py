@@ -95,6 +95,8 @@ def main(paths: list[str]) -> int:
                 checked += 1
                 if problem := problem_with(command):
                     problems.append(f"{path}:{number}: `{command}`: {problem}")
+    if not checked:
+        problems.append(f"expected commands in the console blocks of {', '.join(paths)}, got none")
     print("\n".join(problems) or f"{checked} commands in {len(paths)} documents exist")
     return 1 if problems else 0
 

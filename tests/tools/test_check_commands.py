@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(path: Path, *lines: str, language: str = "console") -> tuple[int, str]:
-    """Exit code and output of the tool for a document with one block of `lines`."""
-    path.write_text("\n".join(["Text with make nonsense.", "", f"```{language}", *lines, "```", ""]))
+    """Exit code and output of the tool for a document with one block of `lines`; without lines, as `path` is."""
+    if lines:
+        path.write_text("\n".join(["Text with make nonsense.", "", f"```{language}", *lines, "```", ""]))
     run = subprocess.run([sys.executable, ROOT / "tools" / "check_commands.py", path], capture_output=True, text=True)
     return run.returncode, run.stdout
 
@@ -53,4 +54,10 @@ def test_output_in_a_console_block_is_not_a_command(tmp_path: Path) -> None:
 
 
 def test_other_blocks_are_not_read(tmp_path: Path) -> None:
-    assert check(tmp_path / "a.md", "make nonsense", language="toml")[0] == 0
+    (tmp_path / "b.md").write_text("```toml\nmake nonsense\n```\n\n```sh\nmake test\n```\n")
+    assert check(tmp_path / "b.md")[0] == 0
+
+
+def test_documents_without_any_command_are_refused(tmp_path: Path) -> None:
+    code, output = check(tmp_path / "a.md", "make test", language="toml")
+    assert (code, "got none" in output) == (1, True)
