@@ -1,0 +1,135 @@
+"""What a federation is compared with: every hospital alone, and all training rows in one place.
+
+Each baseline trains the plan's model from the federation's own first model for the plan's rounds, as a federation of
+one: the same local epochs (or steps) a round, optimiser, learning rates and class weights, with an optimiser that
+starts afresh each round. It follows `[evaluation]` on its own validation rows: `select = "best"` and `patience` choose
+and stop it as they would the federation. Where the plan standardises by federated sums, a hospital alone has only its
+own.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wardround.client.data.site_data import Rows, SiteData
+from wardround.client.trainer.flat_model import SiteState
+from wardround.client.trainer.torch_trainer import TorchTrainer
+from wardround.client.trainer.workspace import Workspace
+from wardround.orders import EvalJob, FitJob, Order, OrderKind, SiteId, Split, Statistics, derive_seed
+from wardround.plan import Plan
+from wardround.plan_sections import Select, Standardize
+from wardround.standardization import statistics_of
+from wardround.task import Task
+from wardround.vector import F32
+
+__all__ = ["MOST_ALONE", "Baselines", "TrainedModel", "judged_sites", "train_baselines"]
+
+MOST_ALONE = 100
+"""Of more hospitals than this, only so many are trained alone and judged one by one, drawn from the plan's seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A model, shape (d,), the statistics that standardise its inputs, and what it keeps beside the vector."""
+
+    model: F32
+    statistics: Statistics | None = None
+    state: SiteState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baselines:
+    """A model for each hospital that was trained alone, and one for the pooled rows."""
+
+    alone: Mapping[SiteId, TrainedModel] = field(default_factory=dict)
+    pooled: TrainedModel | None = None
+
+
+def judged_sites(plan: Plan, sites: Sequence[SiteData]) -> list[SiteData]:
+    """The hospitals with test rows, in order; a draw of `MOST_ALONE` of them when there are more."""
+    judged = [site for site in sites if len(site.test)]
+    if len(judged) <= MOST_ALONE:
+        return judged
+    generator = np.random.Generator(np.random.Philox(key=derive_seed(plan.seed, "judged")))
+    return [judged[index] for index in np.sort(generator.choice(len(judged), MOST_ALONE, replace=False))]
+
+
+def train_baselines(
+    plan: Plan,
+    task: Task,
+    sites: Sequence[SiteData],
+    initial: F32,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Baselines:
+    """Train every judged hospital alone, then the pool, from `initial`, shape (d,). Deterministic for the plan's seed.
+
+    `progress` is told how many trainings of all are done. Raises LocalError when the task's code fails.
+    """
+    judged = [site for site in judged_sites(plan, sites) if len(site.train)]
+    workspace, total = Workspace(task, plan), len(judged) + 1
+    alone = {}
+    for done, site in enumerate(judged):
+        progress(done, total)
+        alone[site.site] = _train(plan, task, site, initial, workspace)
+    progress(len(judged), total)
+    pooled = _train(plan, task, _pool(sites), initial, workspace)
+    progress(total, total)
+    return Baselines(alone=alone, pooled=pooled)
+
+
+def _pool(sites: Sequence[SiteData]) -> SiteData:
+    """All rows in one place, still split."""
+    parts = {
+        split: Rows(
+            np.concatenate([site.split(split).x for site in sites]),
+            np.concatenate([site.split(split).y for site in sites]),
+        )
+        for split in (Split.TRAIN, Split.VALIDATION)
+    }
+    train, validation = parts[Split.TRAIN], parts[Split.VALIDATION]
+    return SiteData(site=SiteId("all sites together"), train=train, validation=validation, test=validation)
+
+
+def _train(plan: Plan, task: Task, data: SiteData, initial: F32, workspace: Workspace) -> TrainedModel:
+    trainer = TorchTrainer(task, plan, data, workspace)
+    federated = plan.data.standardize is Standardize.FEDERATED
+    statistics = statistics_of(plan.data, trainer.statistics()) if federated else None
+    steering, model, update = Steering.of(plan, data), initial.copy(), np.empty_like(initial)
+    best = None
+    for round_number in range(1, plan.rounds + 1):
+        order = Order(
+            run_id="", plan_digest="", kind=OrderKind.FIT, round=round_number, split=Split.VALIDATION,
+            statistics=statistics,
+        )  # fmt: skip
+        seed = derive_seed(plan.seed, "baseline", data.site, round_number)
+        model += trainer.fit_in(workspace, FitJob(order=order, site=data.site, seed=seed), model, update).update
+        if steering is not None and round_number % plan.evaluation.every == 0:
+            loss = trainer.evaluate(EvalJob(order=order, site=data.site), model).metrics()["loss"]
+            steering = steering.after(loss, plan.evaluation.min_delta)
+            if steering.without_gain == 0:
+                best = TrainedModel(model=model.copy(), statistics=statistics, state=trainer.state)
+            if plan.evaluation.patience is not None and steering.without_gain >= plan.evaluation.patience:
+                break
+    if plan.evaluation.select is Select.BEST and best is not None:
+        return best
+    return TrainedModel(model=model, statistics=statistics, state=trainer.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """The lowest validation loss so far, and how many evaluations ago it was."""
+
+    best_loss: float = math.inf
+    without_gain: int = 0
+
+    @staticmethod
+    def of(plan: Plan, data: SiteData) -> "Steering | None":
+        """None where validation rows choose nothing, or there are none."""
+        wanted = plan.evaluation.patience is not None or plan.evaluation.select is Select.BEST
+        return Steering() if wanted and len(data.validation) else None
+
+    def after(self, loss: float, min_delta: float) -> "Steering":
+        """What one more evaluation makes of it."""
+        return Steering(loss) if loss < self.best_loss - min_delta else Steering(self.best_loss, self.without_gain + 1)
