@@ -117,18 +117,17 @@ def _print_result(result: "Result", folder: Path) -> None:
 @app.command()
 def compare(first: Run, second: Run, as_json: Json = False) -> None:
     """Compare the plans and the results of two runs."""
-    from wardround.simulations.result_table import runs_table
-    from wardround.simulations.run_summary import plan_differences, read_summary
+    from wardround.simulations.run_comparison import compare_runs
 
-    runs = read_summary(first), read_summary(second)
-    differences = plan_differences(*(run.plan for run in runs))
+    comparison = compare_runs(first, second)
     if as_json:
-        rows = [{name: value for name, value in encode(run).items() if name != "plan"} for run in runs]
-        typer.echo(json.dumps({"runs": rows, "plan": differences}))
+        typer.echo(json.dumps(comparison.to_json()))
         return
     from rich.console import Console
 
-    Console().print(runs_table(*runs, differences))
+    from wardround.simulations.result_table import runs_table
+
+    Console().print(runs_table(comparison))
 
 
 @app.command()

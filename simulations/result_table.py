@@ -1,19 +1,18 @@
 """Results as tables for a terminal."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from wardround.simulations.comparison import Comparison, Estimate, Model, Scores
-from wardround.simulations.run_summary import RunSummary
+from wardround.simulations.metrics import PRIMARY, Kind
+from wardround.simulations.run_comparison import RunComparison
 
 __all__ = ["result_table", "runs_table"]
 
 _MOST_SITES = 20
+_MOST_ROUNDS = 10
 _MODELS = (Model.ALONE, Model.FEDERATED, Model.POOLED)
 
 
@@ -35,23 +34,41 @@ def result_table(comparison: Comparison) -> Table:
     return table
 
 
-def runs_table(first: RunSummary, second: RunSummary, differences: Mapping[str, tuple[Any, Any]]) -> Table:
-    """Two runs side by side: results, effort, and the plan's keys that differ."""
-    runs = (first, second)
-    table = Table("", *(escape(run.name) for run in runs), box=SIMPLE_HEAD)
-    for metric in dict.fromkeys((*first.scores, *second.scores)):
-        table.add_row(metric, *(_cell(run.scores, metric, interval=True) for run in runs))
-    table.add_row("rows judged", *(run.split for run in runs))
+def runs_table(comparison: RunComparison) -> Table:
+    """Two runs side by side: results, validation round by round, effort, and the plan's keys that differ."""
+    runs = (comparison.first, comparison.second)
+    table = Table("", *(escape(run.name) for run in runs), "difference", box=SIMPLE_HEAD)
+    table.columns[3].justify = "right"
+    for metric in dict.fromkeys(name for run in runs for name in run.scores):
+        difference = comparison.differences.get(metric)
+        shown = "" if difference is None else f"{difference:+.4g}"
+        table.add_row(metric, *(_cell(run.scores, metric, interval=True) for run in runs), shown)
+    table.add_row("rows judged", *(run.split for run in runs), "" if comparison.same_data else "may be other rows")
+    table.add_section()
+    target = runs[0].plan.data.target
+    leading = "loss" if target is None else PRIMARY[Kind.of(target)]
+    for number in _spread(tuple(comparison.validation)):
+        cells = (
+            f"{found[leading]:.4g}" if found and leading in found else "-" for found in comparison.validation[number]
+        )
+        table.add_row(f"validation {leading}, round {number}", *cells)
     table.add_section()
     table.add_row("rounds", *(f"{run.rounds} of {run.plan.rounds}" for run in runs))
+    table.add_row("sites that took part", *(f"{len(run.participants)} of {run.plan.simulation.sites}" for run in runs))
     table.add_row("seconds", *(f"{run.seconds:.1f}" for run in runs))
     table.add_row("CPU seconds", *(f"{run.cpu_seconds:.1f}" for run in runs))
     table.add_section()
-    for path, values in differences.items():
+    for path, values in comparison.plan.items():
         table.add_row(path, *(Text("-" if value is None else _short(value)) for value in values))
-    if not differences:
+    if not comparison.plan:
         table.add_row("plan", "the same", "the same")
     return table
+
+
+def _spread(rounds: tuple[int, ...]) -> tuple[int, ...]:
+    """At most `_MOST_ROUNDS` of `rounds`, evenly, with the last."""
+    step = -(-len(rounds) // _MOST_ROUNDS) or 1
+    return rounds[::-1][::step][::-1]
 
 
 def _cell(scores: Scores, metric: str, *, interval: bool = False) -> str:
