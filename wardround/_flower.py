@@ -5,6 +5,10 @@ A contract test per minor version of flwr covers every name used here.
 
 import os
 import time
+import warnings
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZipFile
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -34,6 +38,7 @@ __all__ = [
     "HELLO",
     "STATISTICS",
     "app_request",
+    "bundle_files",
     "decode_records",
     "encode_records",
     "error_reply",
@@ -209,3 +214,13 @@ def decode_records(data: bytes) -> RecordDict:
         return recorddict_from_proto(ProtoRecordDict.FromString(data))
     except DecodeError as error:
         raise ValueError(f"expected encoded records ({error})") from None
+
+
+def bundle_files(folder: Path) -> set[str]:
+    """The files of the app in `folder` that Flower sends along. Raises ValueError when Flower does not take the app."""
+    from flwr.cli.build import build_fab_from_disk
+
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of what flwr itself uses
+        data = build_fab_from_disk(folder)
+    with ZipFile(BytesIO(data)) as bundle:
+        return set(bundle.namelist())

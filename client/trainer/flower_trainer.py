@@ -2,9 +2,10 @@
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
@@ -28,21 +29,15 @@ _ONE_AT_A_TIME = Lock()
 
 
 class FlowerTrainer:
-    """One site's trainer. What the app puts into `Context.state` stays here from round to round.
+    """One site's trainer. `partition` is what the app reads as `context.node_config["partition-id"]`."""
 
-    `partition` is what the app reads as `context.node_config["partition-id"]`; `state` is a record to keep the
-    app's state in, instead of a new one.
-    """
-
-    def __init__(
-        self, flower: FlowerApp, plan: Plan, site: SiteId, partition: int, *, state: RecordDict | None = None
-    ) -> None:
+    def __init__(self, flower: FlowerApp, plan: Plan, site: SiteId, partition: int) -> None:
         self._flower, self._plan, self._site = flower, plan, site
         self._context = Context(
             run_id=1,
             node_id=partition + 1,
             node_config={"partition-id": partition, "num-partitions": plan.simulation.sites, "site": site},
-            state=RecordDict() if state is None else state,
+            state=RecordDict(),
             run_config=dict(plan.task.options),
         )
 
@@ -82,13 +77,19 @@ class FlowerTrainer:
         """A Flower app standardises by itself: it shows us no columns."""
         raise LocalError(f"site {self._site}: expected no request for statistics, since a Flower app has no columns")
 
-    def state(self) -> dict[str, NDArray[np.uint8]]:
-        """What the app keeps across rounds, as bytes that `restore` takes; for checkpoints. Protobuf, no pickle."""
+    @property
+    def state(self) -> Mapping[str, NDArray[Any]] | None:
+        """What the app keeps in `Context.state` between rounds, None when nothing; for checkpoints.
+
+        One array of bytes (protobuf, no pickle). Setting it continues from there, or raises ValueError.
+        """
+        if not self._context.state:
+            return None
         return {_STATE: np.frombuffer(_flower.encode_records(self._context.state), dtype=np.uint8)}
 
-    def restore(self, state: dict[str, NDArray[np.uint8]]) -> None:
-        """Continue from what `state` returned. Raises ValueError when it is something else."""
-        self._context.state = _flower.decode_records(state[_STATE].tobytes())
+    @state.setter
+    def state(self, state: Mapping[str, NDArray[Any]] | None) -> None:
+        self._context.state = RecordDict() if state is None else _flower.decode_records(state[_STATE].tobytes())
 
     def _call(self, kind: str, order: Order, seed: int, model: F32) -> RecordDict:
         config = ConfigRecord(
