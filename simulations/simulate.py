@@ -1,0 +1,200 @@
+"""A whole federation on this machine: data dealt out, rounds run, the result judged and written down."""
+
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from wardround.client.app import client_app
+from wardround.client.guard.guard import SiteGuard
+from wardround.errors import LocalError
+from wardround.orders import Split
+from wardround.plan import Plan
+from wardround.plan_source import find_plan
+from wardround.simulations.baselines import TrainedModel, train_baselines
+from wardround.simulations.executors.calibration import EngineChoice, choose_engine, make_executor
+from wardround.simulations.executors.executor import Executor
+from wardround.simulations.federation import build_federation, with_inputs
+from wardround.simulations.grid import LocalGrid, LocalNode
+from wardround.simulations.heterogeneity import Heterogeneity, describe_sites
+from wardround.simulations.judgement import judge
+from wardround.simulations.model_card import model_card, software_versions
+from wardround.simulations.participants import Participants, data_digest, gather_app, gather_task
+from wardround.simulations.prefetched_trainer import PrefetchedTrainer
+from wardround.simulations.record_line import record_table
+from wardround.simulations.result import Result
+from wardround.simulations.run_directory import RunDirectory
+from wardround.state_store import MemoryStore
+from wardround.strategies.federated import FederatedStrategy
+from wardround.strategies.plain import Plain
+from wardround.strategies.records import Observer, RoundRecord, RunState
+from wardround.strategies.rules.mean import Mean
+from wardround.task import Task
+
+__all__ = ["local_grid", "simulate"]
+
+
+def simulate(
+    plan: Plan | str | Path | None = None,
+    *,
+    task: Task | None = None,
+    data: Any = None,
+    out: str | Path | None = None,
+    observer: Observer | None = None,
+    resume: bool = False,
+    report: bool = True,
+) -> Result:
+    """Train a plan's federation on this machine and judge the model.
+
+    `plan` is a Plan, a file or a shipped plan's name. `task` replaces the plan's task; `data` holds arrays for a plan
+    with `data.source = "arrays"`: a pair (X, y), a torch Dataset, or a mapping from site names to either. `out` is a
+    new folder for the run directory; without it nothing is written. `resume=True` continues the run in `out`, which
+    has its own copy of the plan. `report=False` leaves out the baselines and report.html.
+
+    Raises LocalError (PlanError for the plan) for whatever does not fit; a run directory keeps its finished rounds.
+    """
+    with ExitStack() as stack:
+        directory: RunDirectory | None = None
+        if resume:
+            if out is None:
+                raise LocalError("expected `out`, the folder of the run to resume")
+            directory = stack.enter_context(RunDirectory.open(out))
+            plan = directory.plan
+        elif plan is None:
+            raise LocalError("expected a plan, or the folder of a run to resume")
+        elif not isinstance(plan, Plan):
+            plan = find_plan(str(plan))
+        plan, participants = _gather(plan, task, data)
+        engine, digest = None, data_digest(participants.data)
+        if directory is not None:
+            engine = _recorded_engine(directory, digest)
+        elif participants.task is not None:
+            engine = choose_engine(plan, participants.task, participants.trainers, participants.initial)
+        if directory is None and out is not None:
+            table = {**({} if engine is None else asdict(engine)), "data": digest}
+            directory = stack.enter_context(RunDirectory.create(out, plan, table))
+            plan = directory.plan
+        executor = None
+        if engine is not None and participants.task is not None:
+            executor = make_executor(engine, plan, participants.task, participants.trainers)
+        return _Run(plan, participants, executor, directory).finish(observer, report=report)
+
+
+def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participants]:
+    if plan.task.flower_app is not None:
+        if task is not None or data is not None:
+            raise LocalError("a Flower app brings its own training and data: expected neither task nor data")
+        return plan, gather_app(plan)
+    sites = build_federation(plan, data)
+    plan = with_inputs(plan, sites)
+    return plan, gather_task(plan, sites, task)
+
+
+def _recorded_engine(directory: RunDirectory, digest: str) -> EngineChoice | None:
+    table = dict(directory.info.engine)
+    if table.pop("data", None) != digest:
+        raise LocalError(f"{directory.path}: expected the data that the run was started with, got other rows")
+    return EngineChoice(**table) if table else None
+
+
+def local_grid(plan: Plan, participants: Participants, executor: Executor | None = None) -> LocalGrid:
+    """Every site behind its guard, on one grid."""
+    digest = plan.digest
+    nodes = []
+    for partition, (site, trainer) in enumerate(participants.trainers.items()):
+        prefetched = PrefetchedTrainer(trainer)
+        guard = SiteGuard(plan, site, MemoryStore(), plan_digest=digest)
+        nodes.append(LocalNode(site=site, app=client_app(prefetched, guard), trainer=prefetched, partition=partition))
+    return LocalGrid(plan, nodes, executor)
+
+
+class _Lines:
+    """Keeps each round's record as a table."""
+
+    def __init__(self, tables: list[dict[str, Any]]) -> None:
+        self.tables = tables
+
+    def round_done(self, record: RoundRecord, state: RunState) -> None:
+        self.tables.append(record_table(record))
+
+
+class _Run:
+    """One run, from its last finished round to its report."""
+
+    def __init__(
+        self, plan: Plan, participants: Participants, executor: Executor | None, directory: RunDirectory | None
+    ) -> None:
+        self._plan, self._participants, self._directory = plan, participants, directory
+        self._grid = local_grid(plan, participants, executor)
+
+    def finish(self, observer: Observer | None, *, report: bool) -> Result:
+        """Run the rounds that are missing, judge the model, write everything down."""
+        plan, directory = self._plan, self._directory
+        lines = _Lines([] if directory is None else directory.lines())
+        strategy = FederatedStrategy(
+            plan,
+            run_id="in memory" if directory is None else directory.info.run_id,
+            protection=Plain(plan),
+            rule=Mean(),
+            num_parameters=self._participants.layout.num_parameters,
+            observers=[item for item in (directory, lines, observer) if item is not None],
+            clock=self._grid.clock,
+        )
+        state = strategy.run(self._grid, self._start())
+        test = strategy.evaluate(self._grid, state, Split.TEST).total.metrics() if plan.data.test else {}
+        released = strategy.released(state)
+        best = released is state.best_model
+        result = Result(
+            plan=plan,
+            model=released,
+            layout=self._participants.layout,
+            statistics=state.statistics,
+            round=state.best_round if best else state.round,
+            stopped=state.stopped,
+            rounds=lines.tables,
+            metrics=test,
+            directory=None if directory is None else directory.path,
+            task=self._participants.task,
+        )
+        return self._judged(result, report=report)
+
+    def _start(self) -> RunState:
+        checkpoint = None if self._directory is None else self._directory.latest()
+        if self._directory is not None:
+            self._directory.site_arrays = self._participants.states
+        if checkpoint is None:
+            return RunState(round=0, model=self._participants.initial)
+        self._participants.restore(checkpoint.sites)
+        return checkpoint.state
+
+    def _judged(self, result: Result, *, report: bool) -> Result:
+        """`result` beside its baselines, and everything that is written about it."""
+        plan, task, data = self._plan, self._participants.task, self._participants.data
+        comparison, sites = None, None
+        if report and task is not None:
+            sites = describe_sites(plan, data)
+            simulation = plan.simulation
+            baselines = train_baselines(plan, task, data, self._participants.initial) if simulation.baselines else None
+            federated = TrainedModel(model=result.model, statistics=result.statistics)
+            comparison = judge(plan, task, data, federated, baselines, self._participants.states())
+        result = replace(result, comparison=comparison)
+        if self._directory is not None:
+            _write(self._directory, result, sites)
+        return result
+
+
+def _write(directory: RunDirectory, result: Result, sites: Heterogeneity | None) -> None:
+    directory.write_model(result.layout, result.model, round=result.round, statistics=result.statistics)
+    if result.comparison is not None:
+        directory.write_text("results.json", result.comparison.to_json())
+    card = model_card(
+        result.plan,
+        directory.info,
+        result.rounds,
+        released_round=result.round,
+        stopped=result.stopped,
+        comparison=result.comparison,
+        sites=sites,
+        versions=software_versions(),
+    )
+    directory.write_text("model-card.md", card)
