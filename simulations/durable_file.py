@@ -7,7 +7,7 @@ is assumed (a run directory is locked), so a temporary name is the file's own na
 import os
 from pathlib import Path
 
-__all__ = ["TEMPORARY", "append_file", "cut_file", "remove_leftovers", "replace_file", "sync_folder"]
+__all__ = ["TEMPORARY", "extend_file", "remove_leftovers", "replace_file", "sync_folder"]
 
 TEMPORARY = ".tmp-"
 
@@ -29,34 +29,23 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def append_file(path: Path, data: bytes) -> int:
-    """Add `data` to the end of `path`, durably; its old length in bytes, which it keeps when that fails (OSError).
+def extend_file(path: Path, length: int, data: bytes) -> int:
+    """Make `path` its first `length` bytes and then `data`, durably; the new length in bytes.
 
-    A kill may leave a part of `data`: the reader must be able to tell.
+    A kill or a failure (OSError) leaves the first `length` bytes and any part of `data`: the reader must be able to
+    tell, and the next call with the same `length` takes that part away.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        length = os.fstat(descriptor).st_size
-        try:
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        except BaseException:
-            os.ftruncate(descriptor, length)
-            raise
-    finally:
-        os.close(descriptor)
-    sync_folder(path.parent)
-    return length
-
-
-def cut_file(path: Path, length: int) -> None:
-    """Keep the first `length` bytes of `path`, durably."""
-    descriptor = os.open(path, os.O_WRONLY)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         os.ftruncate(descriptor, length)
+        os.lseek(descriptor, length, os.SEEK_SET)
+        _write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if length == 0:
+        sync_folder(path.parent)
+    return length + len(data)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -35,8 +35,7 @@ from wardround.plan import Plan
 from wardround.simulations.checkpoint import Checkpoint, SiteArrays, decode_checkpoint, encode_checkpoint
 from wardround.simulations.durable_file import (
     TEMPORARY,
-    append_file,
-    cut_file,
+    extend_file,
     remove_leftovers,
     replace_file,
     sync_folder,
@@ -81,7 +80,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, plan: Plan, info: RunInfo, lock: int, *, keep_every: int | None = None) -> None:
         self.path, self.plan, self.info = path, plan, info
-        self.rounds = 0
+        self.rounds, self._length = 0, 0
         self.site_arrays: Callable[[], SiteArrays] | None = None
         self._lock, self._keep_every = lock, keep_every
 
@@ -193,14 +192,10 @@ class RunDirectory:
             raise ValueError(f"expected round {self.rounds + 1}, got record {record.round} and state {state.round}")
         sites = self.site_arrays() if self.site_arrays is not None else {}
         checkpoint = Checkpoint(run_id=self.info.run_id, plan_digest=self.info.plan_digest, state=state, sites=sites)
-        metrics = self.path / METRICS_FILE
         with self._writing():
-            length = append_file(metrics, encode_line(record))
-            try:
-                replace_file(self._checkpoint_path(state.round), encode_checkpoint(checkpoint))
-            except BaseException:
-                cut_file(metrics, length)
-                raise
+            length = extend_file(self.path / METRICS_FILE, self._length, encode_line(record))
+            replace_file(self._checkpoint_path(state.round), encode_checkpoint(checkpoint))
+            self._length = length
             self.rounds = state.round
             self._prune(state.best_round)
 
@@ -251,9 +246,9 @@ class RunDirectory:
                 f"{path}: expected the lines of rounds 1 to {self.rounds} (there is a checkpoint), "
                 f"got {len(lines)} whole ones; restore the file, or start a new run"
             )
-        end = ends[self.rounds - 1] if self.rounds else 0
-        if end < len(data):
-            cut_file(path, end)
+        self._length = ends[self.rounds - 1] if self.rounds else 0
+        if self._length < len(data):
+            extend_file(path, self._length, b"")
         if latest is not None:
             self._prune(latest.state.best_round)
 
@@ -296,6 +291,8 @@ def _store_plan(path: Path, plan: Plan) -> Plan:
     task, data = plan.task, plan.data
     if task.code is not None:
         source, task = plan.folder / task.code, replace(task, code=_CODE)
+        shutil.rmtree(path / _CODE, ignore_errors=True)  # of an interrupted `create`
+        (path / _CODE).mkdir()
         for name, _ in plan.code_files:
             copy = path / _CODE / name
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,12 @@ import json
 import os
 import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +186,16 @@ def test_code_is_copied_and_relative_data_still_found(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "b").exists()
 
 
+def test_the_code_of_an_interrupted_creation_is_replaced(tmp_path: Path) -> None:
+    text = PLAN.replace('name = "tabular-classifier"', 'code = "mine"\nentry = "task:Task"')
+    for name in ("old.py", "new.py"):
+        (tmp_path / name / "mine").mkdir(parents=True)
+        (tmp_path / name / "mine" / name).write_text("x = 1\n")
+        create(tmp_path / "run", parse_plan(text, folder=tmp_path / name)).close()
+        assert [path.name for path in (tmp_path / "run" / "code").iterdir()] == [name]
+        (tmp_path / "run" / "run.json").unlink()
+
+
 def test_a_changed_plan_is_refused(tmp_path: Path) -> None:
     create(tmp_path / "a").close()
     path = tmp_path / "a" / "plan.toml"
@@ -251,6 +263,41 @@ def test_disk_use_is_bounded_and_the_best_round_stays(tmp_path: Path) -> None:
             run.checkpoint(3)
     names = sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir())
     assert names == [f"round-00000{number}.safetensors" for number in (2, 4, 7, 8, 9)]
+
+
+def test_a_round_that_failed_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the call that failed (or was interrupted), the next try and the next opening find a whole run."""
+    with create(tmp_path / "whole") as run:
+        advance(run, 1, 2, 3)
+        whole = tree(tmp_path / "whole")["metrics.jsonl"]
+    for kind in (OSError, KeyboardInterrupt):
+        for call in ("fsync", "replace", "write", "close"):
+            for at in range({"replace": 1, "write": 2}.get(call, 3)):
+                path = tmp_path / f"{kind.__name__}-{call}-{at}"
+                with create(path) as run:
+                    advance(run, 1)
+                    with monkeypatch.context() as patch:
+                        patch.setattr(os, call, failing(getattr(os, call), at, kind(errno.EIO, "broken")))
+                        with pytest.raises(LocalError if kind is OSError else kind):
+                            advance(run, 2)
+                    advance(run, 2)
+                with RunDirectory.open(path) as run:
+                    advance(run, 3)
+                assert tree(path)["metrics.jsonl"] == whole, path
+                assert not list(path.rglob(".tmp-*")), path
+
+
+def failing(call: Callable[..., Any], at: int, error: BaseException) -> Callable[..., Any]:
+    """`call`, but its `at`-th use raises after it is done."""
+    uses = count()
+
+    def used(*arguments: Any, **options: Any) -> Any:
+        result = call(*arguments, **options)
+        if next(uses) == at:
+            raise error
+        return result
+
+    return used
 
 
 @pytest.mark.parametrize("surplus", [b'{"round":3', b'{"round":3}\n', b'{"round":3}\n{"round":4}\n{"rou', b"\0\0\0"])
@@ -321,9 +368,9 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 
 def check_nothing_lost(path: Path, before: dict[str, bytes]) -> None:
-    """After a failed write: every byte is as it was, and the run goes on."""
-    assert tree(path) == before
+    """After a failed write: every byte is as it was once the run is opened again, and the run goes on."""
     with RunDirectory.open(path) as run:
+        assert tree(path) == before
         advance(run, 3)
         assert [line["round"] for line in run.lines()] == [1, 2, 3]
 
