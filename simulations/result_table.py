@@ -29,8 +29,9 @@ def result_table(comparison: Comparison) -> Table:
         table.add_row(f"{left_out} more", "", *("" for _ in _MODELS))
     table.add_section()
     table.add_row("mean of hospitals", "", *(_cell(comparison.own.get(m, {}), metric) for m in _MODELS))
-    overall = (_cell(comparison.overall.get(m, {}), metric, interval=True) for m in _MODELS)
-    table.add_row("all hospitals' rows", str(comparison.test_rows), *overall)
+    overall = [comparison.overall.get(m, {}) for m in _MODELS]
+    table.add_row("all test rows", str(comparison.test_rows), *(_cell(scores, metric) for scores in overall))
+    table.add_row("95 % interval", "", *(_interval(scores, metric) for scores in overall))
     return table
 
 
@@ -75,10 +76,21 @@ def _cell(scores: Scores, metric: str, *, interval: bool = False) -> str:
     estimate: Estimate | None = scores.get(metric)
     if estimate is None:
         return "-"
-    text = f"{estimate.value:.4g}"
-    if interval and estimate.low is not None and estimate.high is not None:
-        text += f" ({estimate.low:.4g} to {estimate.high:.4g})"
-    return text
+    return _figure(estimate.value, metric) + (
+        f" ({_interval(scores, metric)})" if interval and estimate.low is not None else ""
+    )
+
+
+def _interval(scores: Scores, metric: str) -> str:
+    estimate: Estimate | None = scores.get(metric)
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "-"
+    return f"{_figure(estimate.low, metric, 3)}–{_figure(estimate.high, metric, 3)}"
+
+
+def _figure(value: float, metric: str, digits: int = 4) -> str:
+    """Shares to so many decimals; what has a unit to so many digits."""
+    return f"{value:.{digits}g}" if metric in ("loss", "rmse", "mae") else f"{value:.{digits}f}"
 
 
 def _short(value: object) -> str:

@@ -1,8 +1,11 @@
 """docs/plan.md is what the declarations say."""
 
 import dataclasses
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
+
+import pytest
 
 from wardround.decoding import fields_of
 from wardround.plan import Plan
@@ -37,3 +40,18 @@ def test_every_key_is_documented() -> None:
     for line in reference().splitlines():
         if line.startswith("| `"):
             assert len(line.rstrip("| ").split(" | ")[-1]) > 2, line
+
+
+@pytest.mark.parametrize("group", ["wardround.tasks", "wardround.datasets", "wardround.partitions"])
+def test_every_registered_name_of_ours_has_a_section(group: str) -> None:
+    page = (DOCS / "tasks-and-data.md").read_text(encoding="utf-8")
+    ours = [entry.name for entry in entry_points(group=group) if entry.value.startswith("wardround.")]
+    assert ours
+    assert not [name for name in ours if f"\n### `{name}`\n" not in page]
+
+
+def test_the_glossary_is_in_order() -> None:
+    lines = (DOCS / "glossary.md").read_text(encoding="utf-8").splitlines()
+    words = [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:]
+    assert len(words) > 20
+    assert words == sorted(words)

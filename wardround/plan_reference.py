@@ -25,7 +25,7 @@ This page is written by `python -m wardround.plan_reference > docs/plan.md`.
 _REGISTERED = """\
 ## Registered names
 
-Others are added as entry points; `wardround list` shows what is installed.
+[What they are](tasks-and-data.md). `wardround list` shows what is installed, third parties' included.
 """
 
 
