@@ -11,6 +11,7 @@ from pathlib import Path
 import tomli_w
 
 from wardround import _flower
+from wardround.client.trainer.bundle import read_bundle
 from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan import Plan, load_plan
@@ -94,10 +95,10 @@ def _write(plan: Plan, draft: Path, home: Path) -> None:
     package.mkdir(parents=True)
     task, data = plan.task, plan.data
     if task.code is not None:
-        for name, _ in plan.code_files:
+        for name, content in read_bundle(plan).items():
             target = draft / _CODE / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(plan.folder / task.code / name, target)
+            target.write_bytes(content)
         task = replace(task, code=_CODE)
     if data.path is not None:
         (draft / _DATA).mkdir()

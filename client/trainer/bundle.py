@@ -24,7 +24,7 @@ from wardround.plan import Plan
 from wardround.registry import load, nearest
 from wardround.task import GROUP, Task
 
-__all__ = ["foreign_code", "load_from_bundle", "load_task"]
+__all__ = ["foreign_code", "load_from_bundle", "load_task", "read_bundle"]
 
 _TASK_MEMBERS = ("tally_spec", "model", "loss", "tally", "predict", "output_names")
 
@@ -101,8 +101,7 @@ _PREFIX = "wardround_bundle_"
 
 def _open(plan: Plan) -> "_Bundle":
     """The bundle, its bytes checked now; the one that is already imported when it has the same bytes."""
-    root = (plan.folder / str(plan.task.code)).resolve()
-    files = {path: _checked(root, path, expected) for path, expected in plan.code_files}
+    root, files = (plan.folder / str(plan.task.code)).resolve(), read_bundle(plan)
     package = _PREFIX + hashlib.sha256(repr((str(root), plan.code_files)).encode()).hexdigest()[:16]
     for finder in sys.meta_path:
         if isinstance(finder, _Bundle) and finder.package == package:
@@ -110,6 +109,12 @@ def _open(plan: Plan) -> "_Bundle":
     bundle = _Bundle(package, root, files)
     sys.meta_path.append(bundle)
     return bundle
+
+
+def read_bundle(plan: Plan) -> dict[str, bytes]:
+    """Every file of the plan's code bundle, by its path. Raises LocalError when one is not what the plan digested."""
+    root = (plan.folder / str(plan.task.code)).resolve()
+    return {path: _checked(root, path, expected) for path, expected in plan.code_files}
 
 
 def _checked(root: Path, path: str, expected: str) -> bytes:
