@@ -16,11 +16,13 @@ from wardround.errors import LocalError
 from wardround.orders import EvalJob, FitJob, LocalResult, Split, Statistics
 from wardround.plan import Plan
 from wardround.standardization import standardize, statistics_tally
-from wardround.tally import Tally
+from wardround.tally import MeansSpec, Tally, fixed_point
 from wardround.task import Batch, Task
 from wardround.vector import F32
 
 __all__ = ["TorchTrainer", "predict"]
+
+_LOSS = MeansSpec(names=("loss",))
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
@@ -39,12 +41,13 @@ class TorchTrainer:
     there is nothing; a run saves it with its checkpoints and sets it again to resume.
     """
 
-    __slots__ = ("_rows", "_weights", "_workspace", "data", "plan", "state", "task")
+    __slots__ = ("_batches", "_rows", "_weights", "_workspace", "data", "plan", "state", "task")
 
     def __init__(self, task: Task, plan: Plan, data: SiteData, workspace: Workspace | None = None) -> None:
         self.task, self.plan, self.data = task, plan, data
         self.state: SiteState | None = None
         self._workspace = workspace
+        self._batches: Batches | None = None
         self._rows: dict[Split, tuple[Statistics | None, Batch]] = {}
         self._weights: tuple[Tensor | None] | None = None
 
@@ -53,6 +56,15 @@ class TorchTrainer:
         if self._workspace is None:
             self._workspace = Workspace(self.task, self.plan)
         return self._workspace
+
+    @property
+    def batches(self) -> Batches:
+        """How the training rows are dealt out. Raises LocalError for a site that has none."""
+        if self._batches is None:
+            if len(self.data.train) == 0:
+                raise LocalError(f"site {self.data.site}: expected at least one training row, got none")
+            self._batches = Batches.of(self.plan.training, len(self.data.train))
+        return self._batches
 
     def fit(self, job: FitJob, model: F32) -> LocalResult:
         """Train from `model`, shape (d,). Raises LocalError, naming the site, when the task's code fails."""
@@ -63,15 +75,14 @@ class TorchTrainer:
         with foreign_code(f"site {job.site}: training in round {job.order.round}"):
             rows, weights = self.rows(Split.TRAIN, job.order.statistics), self.example_weights()
             lr = self.plan.training.lr_at(job.order.round, self.plan.rounds)
-            loss = workspace.train(rows, weights, model, seed=job.seed, lr=lr, state=self.state)
+            loss = workspace.train(rows, weights, self.batches, model, seed=job.seed, lr=lr, state=self.state)
             self.state = workspace.model.site_state()
             return self.result(loss, workspace.update(model, out))
 
     def result(self, loss: float, update: F32) -> LocalResult:
         """What a training with the summed `loss` made."""
-        n = len(self.data.train)
-        seen = Batches.of(self.plan.training, n).num_examples
-        return LocalResult(update=update, num_examples=n, tally=Tally.of_means(seen, {"loss": loss}))
+        counts = np.array([self.batches.num_examples, fixed_point(loss)], dtype=np.int64)
+        return LocalResult(update=update, num_examples=self.batches.rows, tally=Tally(_LOSS, counts))
 
     def evaluate(self, job: EvalJob, model: F32) -> Tally:
         """Count how good `model` is on the job's split; nothing is counted where the site has no such rows."""
@@ -91,15 +102,10 @@ class TorchTrainer:
         return statistics_tally(self.plan.data, self.data.train.x)
 
     def rows(self, split: Split, statistics: Statistics | None) -> Batch:
-        """The standardised rows of a split, kept for the next call with the same statistics.
-
-        Raises LocalError for a site without training rows.
-        """
+        """The standardised rows of a split, kept for the next call with the same statistics."""
         cached = self._rows.get(split)
         if cached is None or cached[0] != statistics:
             rows = self.data.split(split)
-            if split is Split.TRAIN and len(rows) == 0:
-                raise LocalError(f"site {self.data.site}: expected at least one training row, got none")
             batch = Batch(_tensor(standardize(self.plan.data, rows.x, statistics)), _tensor(rows.y))
             cached = self._rows[split] = (statistics, batch)
         return cached[1]

@@ -40,7 +40,15 @@ class Workspace:
         self._means: dict[int, Tensor] = {}
 
     def train(
-        self, rows: Batch, weights: Tensor | None, model: F32, *, seed: int, lr: float, state: SiteState | None = None
+        self,
+        rows: Batch,
+        weights: Tensor | None,
+        batches: Batches,
+        model: F32,
+        *,
+        seed: int,
+        lr: float,
+        state: SiteState | None = None,
     ) -> float:
         """Train `self.model` from `model` on `rows`; the sum of the loss of every row that was used.
 
@@ -54,11 +62,11 @@ class Workspace:
             if self.model.is_stochastic:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
                 torch.manual_seed(seed)
-            return self._train(rows, weights, seed, lr)
+            return self._train(rows, weights, batches, seed, lr)
 
-    def _train(self, rows: Batch, weights: Tensor | None, seed: int, lr: float) -> float:
-        training, module, task = self.plan.training, self.model.module, self.task
-        batches, seeds = Batches.of(training, len(rows.y)), seed_array(seed)
+    def _train(self, rows: Batch, weights: Tensor | None, batches: Batches, seed: int, lr: float) -> float:
+        module, task = self.model.module, self.task
+        seeds = seed_array(seed)
         at_once = steps_at_once(batches, rows.x[0].nbytes)
         total = 0.0
         for start in range(0, batches.steps, at_once):
@@ -70,8 +78,10 @@ class Workspace:
             for at, size in enumerate(batches.sizes(start, stop).tolist()):
                 batch = Batch(x[at], y[at]) if size == batches.batch_size else Batch(x[at][:size], y[at][:size])
                 losses = task.loss(module(batch.x), batch)
-                mean = self._mean(size) if w is None else w[at][:size] / w[at][:size].sum()
-                gradients = torch.autograd.grad((losses,), self.model.trained, (mean,), materialize_grads=True)
+                share = self._mean(size) if w is None else w[at][:size] / w[at][:size].sum()
+                # A scalar, since torch.autograd.grad imports sympy (0.7 s) when it is given the outputs' gradient.
+                mean = torch.dot(losses, share)
+                gradients = torch.autograd.grad((mean,), self.model.trained, materialize_grads=True)
                 self._step(lr, start + at + 1, gradients)
                 seen.append(losses.detach())
             total += float(torch.cat(seen).sum(dtype=torch.float64))
@@ -88,7 +98,7 @@ class Workspace:
         optimizer_step(training, lr, step, self._parameters, gradients, self._moments)
 
     def _mean(self, size: int) -> Tensor:
-        """The weights of a plain mean over `size` rows; backward through them needs no operation of its own."""
+        """The weights of a plain mean over `size` rows."""
         if size not in self._means:
             self._means[size] = torch.full((size,), 1.0 / size)
         return self._means[size]

@@ -104,7 +104,7 @@ class Blocks:
         training = self._plan.training
         trainers = [self._trainer_of(job.site) for job in jobs]
         rows = [trainer.rows(Split.TRAIN, job.order.statistics) for trainer, job in zip(trainers, jobs, strict=True)]
-        plans = [Batches.of(training, len(batch.y)) for batch in rows]
+        plans = [trainer.batches for trainer in trainers]
         order = sorted(range(len(jobs)), key=lambda client: -plans[client].steps)
         losses = self._train(
             BlockRows.of([rows[i] for i in order], [trainers[i].example_weights() for i in order]),

@@ -75,7 +75,7 @@ class Chain:
                 hidden = torch.baddbmm(parameters[bias].unsqueeze(1), hidden, transposed)
         with torch.enable_grad():
             losses = _losses(self._task, hidden.requires_grad_(), x, y)
-            (gradient,) = torch.autograd.grad((losses,), (hidden,), (share,))
+            (gradient,) = torch.autograd.grad((torch.dot(losses.view(-1), share.reshape(-1)),), (hidden,))
         for layer in reversed(range(len(self._layers))):
             weight, bias = self._layers[layer]
             torch.bmm(gradient.mT, inputs[layer], out=out[weight])
@@ -105,7 +105,8 @@ class Vmapped:
     ) -> tuple[Tensor, Tensors]:
         leaves = tuple(parameter.detach().requires_grad_() for parameter in parameters)
         losses = _losses(self._task, self._forward(leaves, x), x, y)
-        return losses.detach(), torch.autograd.grad((losses,), leaves, (share,), materialize_grads=True)
+        total = torch.dot(losses.view(-1), share.reshape(-1))
+        return losses.detach(), torch.autograd.grad((total,), leaves, materialize_grads=True)
 
 
 def stacked_gradient(task: Task, module: nn.Module) -> StackedGradient:
