@@ -61,15 +61,15 @@ def figure(shown: Figure) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
     """A table whose first column names the rows; a cell that begins like a number is set to the right."""
-    rows = [[str(cell) for cell in row] for row in rows]
-    numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(header))]
+    cells = [[str(cell) for cell in row] for row in rows]
+    numeric = [bool(cells) and all(_is_number(row[index]) for row in cells) for index in range(len(header))]
     shape = [' class="number"' if one else "" for one in numeric]
     head = "".join(f'<th scope="col"{s}>{text(h)}</th>' for h, s in zip(header, shape, strict=True))
     body = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>'
         + "".join(f"<td{s}>{text(cell)}</td>" for cell, s in zip(row[1:], shape[1:], strict=True))
         + "</tr>"
-        for row in rows
+        for row in cells
     )
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -18,11 +18,12 @@ class ReportedRun:
     """A run as its directory tells it. What is absent is left out of the report, with a sentence.
 
     `lines` are those of metrics.jsonl (see `record_line`), `differences` is `Heterogeneity.to_json()`, `stopped` says
-    why the run ended before its last planned round, `resumed` the rounds before which it was continued.
+    why the run ended before its last planned round, `resumed` the rounds before which it was continued. `info` is
+    absent when nothing was written to disk.
     """
 
     plan: Plan
-    info: RunInfo
+    info: RunInfo | None = None
     lines: Sequence[Json] = ()
     comparison: Comparison | None = None
     differences: Json | None = None

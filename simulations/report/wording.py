@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 from wardround.simulations.comparison import Estimate
 
-__all__ = ["LOWER_IS_BETTER", "METRICS", "count", "difference", "duration", "estimate", "interval", "metric", "number"]
+__all__ = [
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "count",
+    "difference",
+    "duration",
+    "estimate",
+    "interval",
+    "listed",
+    "metric",
+    "number",
+]
 
 METRICS = {
     "auc": "AUC",

@@ -1,0 +1,63 @@
+"""What the server could see, and what this run does not claim."""
+
+from collections.abc import Iterator
+
+from wardround.plan_sections import Standardize
+from wardround.simulations.report.markup import Section, text
+from wardround.simulations.report.run import ReportedRun
+
+__all__ = ["visibility"]
+
+
+def visibility(run: ReportedRun) -> Section:
+    """Plain words, from the plan's sections and from what a simulation is."""
+    body = "<h3>What the server of such a run can see</h3>" + _items(_seen(run))
+    body += "<h3>What this run does not claim</h3>" + _items(_not_claimed(run))
+    return Section(anchor="limits", title="What the server could see, and what is not claimed", body=body)
+
+
+def _items(sentences: Iterator[str]) -> str:
+    return '<ul class="plain">' + "".join(f"<li>{text(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _seen(run: ReportedRun) -> Iterator[str]:
+    plan = run.plan
+    if plan.protection.mode == "off":
+        yield (
+            "Every hospital's update, in the clear, in every round (protection is off). Rows do not leave a hospital, "
+            "but an update can give away much of the rows behind it (gradient inversion, Zhu et al. 2019)."
+        )
+    else:
+        yield f"Updates only as the plan's protection “{plan.protection.mode}” lets them be seen."
+    yield "How many training rows each hospital has, its summed training loss, and when it did not answer."
+    if plan.evaluation.every:
+        yield "Counts of how well the model does on each hospital's held-out rows (errors, histograms of scores)."
+    if plan.data.standardize is Standardize.FEDERATED:
+        yield "Sums of each number column and of its squares, per hospital, before the first round (standardisation)."
+    if plan.clipping.clip_norm is not None:
+        yield f"No update longer than {plan.clipping.clip_norm:g} (L2 norm): the hospital scales it down."
+
+
+def _not_claimed(run: ReportedRun) -> Iterator[str]:
+    plan = run.plan
+    if plan.privacy.mode == "off":
+        yield (
+            "Differential privacy: none. The released model may tell whether a patient was in the training data "
+            "(membership inference, Shokri et al. 2017)."
+        )
+    if plan.robust.rule == "off":
+        yield "Robustness: none. Updates are averaged; one hospital, by mistake or on purpose, can spoil the model."
+    yield (
+        "A network: this was a simulation. One process on one machine held all rows and played every hospital and the "
+        "server; nothing was sent, so nothing is shown about transport, identity or access."
+    )
+    if run.comparison is not None:
+        yield (
+            "That a federation could draw this report: the comparison with pooled data, and the per-hospital curves, "
+            "needed all test rows in one place."
+        )
+        yield (
+            "Performance elsewhere: test rows come from the same data as the training rows. If the plan was tuned after "
+            "looking at these figures, they are too good."
+        )
+    yield "Fitness for clinical use: this model has been validated by nobody."
