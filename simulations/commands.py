@@ -17,7 +17,7 @@ from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_source import find_plan
 
 if TYPE_CHECKING:
-    from wardround.simulations.simulate import Result
+    from wardround.simulations.result import Result
 
 __all__ = ["app"]
 
@@ -63,7 +63,7 @@ def simulate(
     from wardround.simulations.simulate import simulate as run
 
     try:
-        with show_progress(chosen, quiet=quiet, as_json=as_json) as progress:
+        with show_progress(chosen, quiet=quiet, as_json=as_json, report=not no_report) as progress:
             result = run(chosen, out=folder, observer=progress, resume=resume is not None, report=not no_report)
     except KeyboardInterrupt:
         _interrupted(folder)
@@ -99,7 +99,7 @@ def _summary(result: "Result", folder: Path) -> dict[str, Any]:
         "run": str(folder),
         "report": None if result.report_path is None else str(result.report_path),
         "rounds": len(result.rounds),
-        "metrics": result.metrics,
+        "metrics": dict(result.metrics),
         "comparison": {name: scores[name] for name in ("primary", "overall", "own", "sites") if name in scores},
     }
 
@@ -157,9 +157,14 @@ def predict(
 def report(run: Run) -> None:
     """Write a run's report again."""
     require("simulation")
-    from wardround.simulations.simulate import render_report
+    from wardround.simulations.run_directory import RunDirectory
+    from wardround.simulations.simulate import simulate as continue_run
 
-    typer.echo(f"wrote {render_report(run)}")
+    with RunDirectory.open(run) as directory:
+        latest, rounds = directory.latest(), directory.plan.rounds
+    if latest is None or (latest.state.round < rounds and not latest.state.stopped):
+        raise LocalError(f"{run}: expected a finished run; finish it with: wardround simulate --resume {run}")
+    typer.echo(f"wrote {continue_run(out=run, resume=True).report_path}")
 
 
 @app.command("export-flower")

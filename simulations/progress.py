@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonProgress", "LineProgress", "LiveProgress", "Progress", "show_progress"]
 
-AFTERWARDS = "each hospital alone, all rows pooled, and the report"
+_BASELINES = "each hospital alone, all rows pooled, then the report"
 
 
 class Progress:
@@ -46,14 +46,14 @@ class JsonProgress(Progress):
 class LineProgress(Progress):
     """One line of text per round."""
 
-    def __init__(self, out: TextIO, plan: Plan) -> None:
-        self._out, self._plan = out, plan
+    def __init__(self, out: TextIO, plan: Plan, *, report: bool = True) -> None:
+        self._out, self._plan, self._report = out, plan, report
 
     def round_done(self, record: RoundRecord, state: RunState) -> None:
         parts = (validation_text(record, self._plan), attendance_text(record), f"{record.seconds:.2f} s")
         text = "  ".join(part for part in parts if part)
         self._out.write(f"round {record.round}/{self._plan.rounds}  {text}\n")
-        if ending := ending_text(record, state, self._plan):
+        if ending := ending_text(record, state, self._plan, report=self._report):
             self._out.write(f"{ending}\n")
         self._out.flush()
 
@@ -61,11 +61,11 @@ class LineProgress(Progress):
 class LiveProgress(Progress):
     """A bar with the round, the last validation, the time left, and how many sites were there."""
 
-    def __init__(self, console: "Console", plan: Plan) -> None:
+    def __init__(self, console: "Console", plan: Plan, *, report: bool = True) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self._plan = plan
+        self._plan, self._report = plan, report
         self._validation = ""
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -94,21 +94,21 @@ class LiveProgress(Progress):
         self._validation = validation_text(record, self._plan) or self._validation
         text = "  ".join(part for part in (self._validation, attendance_text(record)) if part)
         self._bar.update(self._task, completed=record.round, state=text)
-        if ending := ending_text(record, state, self._plan):
+        if ending := ending_text(record, state, self._plan, report=self._report):
             self._bar.console.print(ending, highlight=False, markup=False)
 
 
-def show_progress(plan: Plan, *, quiet: bool = False, as_json: bool = False) -> Progress:
+def show_progress(plan: Plan, *, quiet: bool = False, as_json: bool = False, report: bool = True) -> Progress:
     """What suits standard output: JSON or nothing when asked for, a live bar on a terminal, lines elsewhere."""
     if quiet:
         return Progress()
     if as_json:
         return JsonProgress(sys.stdout)
     if not sys.stdout.isatty():
-        return LineProgress(sys.stdout, plan)
+        return LineProgress(sys.stdout, plan, report=report)
     from rich.console import Console
 
-    return LiveProgress(Console(), plan)
+    return LiveProgress(Console(), plan, report=report)
 
 
 def validation_text(record: RoundRecord, plan: Plan) -> str:
@@ -128,8 +128,10 @@ def attendance_text(record: RoundRecord) -> str:
     return f"{there}{why}{', round void' if record.void else ''}"
 
 
-def ending_text(record: RoundRecord, state: RunState, plan: Plan) -> str:
-    """What comes next after the last round; empty before it."""
-    if state.stopped:
-        return f"stopped after round {record.round}: {state.stopped}; now {AFTERWARDS}"
-    return f"now {AFTERWARDS}" if record.round == plan.rounds else ""
+def ending_text(record: RoundRecord, state: RunState, plan: Plan, *, report: bool) -> str:
+    """After the last round: why it was the last, if it was not planned to be, and what comes next."""
+    stopped = f"stopped after round {record.round}: {state.stopped}" if state.stopped else ""
+    if not (stopped or record.round == plan.rounds):
+        return ""
+    baselines = report and plan.simulation.baselines and plan.task.flower_app is None
+    return "; ".join(part for part in (stopped, f"now {_BASELINES}" if baselines else "") if part)

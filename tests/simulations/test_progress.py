@@ -73,9 +73,10 @@ def test_a_void_round_is_called_so() -> None:
 
 
 def test_the_end_says_what_comes_next() -> None:
-    assert lines(record(3))[-1] == "now each hospital alone, all rows pooled, and the report"
+    assert lines(record(3))[1:] == ["now each hospital alone, all rows pooled, then the report"]
     ending = lines(record(2), stopped="no better for 5 evaluations")[-1]
     assert ending.startswith("stopped after round 2: no better for 5 evaluations; now ")
+    assert len(lines(record(3), plan=PLAN.override(["simulation.baselines=false"]))) == 1
 
 
 def test_json_is_a_line_of_the_run_directory() -> None:
