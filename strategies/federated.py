@@ -46,7 +46,7 @@ def find_sites(grid: Grid, expected: int, timeout_s: float = 120.0) -> dict[Site
         time.sleep(0.2)
     content = _flower.pack_order(b"hello")
     found: dict[SiteId, int] = {}
-    for reply in grid.send_and_receive((Message(content, node, _flower.HELLO) for node in nodes), timeout=timeout_s):
+    for reply in grid.send_and_receive(_flower.requests(content, nodes, _flower.HELLO, "0"), timeout=timeout_s):
         node = reply.metadata.src_node_id
         if reply.has_error():
             raise RemoteError(f"node {node} did not give its site's name: {reply.error.reason}")

@@ -1,9 +1,8 @@
 """No protection: the server sees every update. Each site is a contribution of its own."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from flwr.app import Message
+import numpy as np
 from flwr.serverapp import Grid
 
 from wardround import _flower
@@ -14,7 +13,7 @@ from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.plan_sections import Weighting
 from wardround.strategies.records import Absence
-from wardround.vector import MemoryVector, squared_norm
+from wardround.vector import MemoryVector
 
 __all__ = ["Plain"]
 
@@ -46,8 +45,7 @@ class Plain:
         self._absences = {site: Absence(site=site, reason="no reply by the deadline") for site in self._cohort}
         site_of = {node: site for site, node in self._cohort.items()}
         content = _flower.pack_order(order.encode(), model)
-        kind, group = _MESSAGE_TYPES[order.kind], str(order.round)
-        requests = (Message(content, node, kind, group_id=group) for node in self._cohort.values())
+        requests = _flower.requests(content, self._cohort.values(), _MESSAGE_TYPES[order.kind], str(order.round))
         size = len(model) // 4 if model is not None and order.kind is OrderKind.FIT else 0
         for message in grid.send_and_receive(requests, timeout=self._plan.cohort.deadline_s):
             site = site_of.get(message.metadata.src_node_id)
@@ -77,7 +75,7 @@ class Plain:
             )
         if frame.vector.size != size:
             raise RemoteError(f"frame: expected {size} values, got {frame.vector.size}")
-        if not math.isfinite(squared_norm(frame.vector)):
+        if not np.isfinite(frame.vector).all():
             raise RemoteError("frame: expected finite values")
         if order.kind is OrderKind.FIT and not 0 < frame.weight <= self._max_weight():
             raise RemoteError(f"frame: expected a weight from 1 to {self._max_weight()}, got {frame.weight}")

@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import os
+from typing import Any
 
 import pytest
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -53,12 +54,34 @@ def test_orders_models_and_frames_survive_flowers_wire_form() -> None:
     assert _flower.read_frame(_flower.reply(message, b"some frame")) == b"some frame"
 
 
-def _deflated(record: object) -> tuple[bytes, dict[str, object]]:
+def _deflated(record: Any) -> tuple[bytes, Any]:
     """A record's bytes and its children, inflated the same way, as a SuperLink stores them."""
     children = {
         object_id: type(child).inflate(*_deflated(child)) for object_id, child in (record.children or {}).items()
     }
     return record.deflate(), children
+
+
+def plain(message: Message) -> dict[str, object]:
+    """All that a message is made of, without the moments when it was made."""
+    metadata = dict(message.metadata.__dict__)
+    for moment in ("_created_at", "_ttl"):
+        assert isinstance(metadata.pop(moment), int | float)
+    return {**metadata, "content": dict(message.content), "error": message.has_error(), "keys": set(message.__dict__)}
+
+
+def test_messages_made_without_checks_are_those_that_flwr_makes() -> None:
+    content = _flower.pack_order(b"order", b"\0" * 8)
+    made = list(_flower.requests(content, [5, 6, 7], "train", "3"))
+    assert [plain(m) for m in made] == [plain(Message(content, node, "train", group_id="3")) for node in (5, 6, 7)]
+    _flower.set_message_id(made[1], "9")
+    frame = b"some frame"
+    array = Array("uint8", (len(frame),), "wardround", frame)
+    expected = Message(RecordDict({"wardround.frame": ArrayRecord({"data": array})}), reply_to=made[1])
+    answer = _flower.reply(made[1], frame)
+    assert plain(answer) == plain(expected)
+    assert abs(answer.metadata.ttl - expected.metadata.ttl) < 1
+    assert answer.content.object_id == expected.content.object_id  # the same on the wire
 
 
 def test_what_is_missing_is_named() -> None:

@@ -16,8 +16,8 @@ I64 = NDArray[np.int64]
 
 
 def squared_norm(vector: F32) -> float:
-    """‖vector‖²; not finite exactly when some value of `vector` is not."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    """‖vector‖² of finite values; in float64 where float32 would overflow."""
+    with np.errstate(over="ignore"):
         square = float(np.dot(vector, vector))
     if math.isinf(square):
         wide = vector.astype(np.float64)

@@ -58,12 +58,13 @@ def clip_update(update: F32, clip_norm: float | None) -> F32:
 
     Raises ValueError for a non-finite update: a NaN passes a comparison of norms.
     """
-    square = squared_norm(update)
-    if not math.isfinite(square):
+    if not np.isfinite(update).all():
         bad = int(np.count_nonzero(~np.isfinite(update)))
         raise ValueError(f"expected a finite update, got {bad} non-finite values of {update.size}")
-    norm = math.sqrt(square)
-    if clip_norm is None or norm <= clip_norm:
+    if clip_norm is None:
+        return update
+    norm = math.sqrt(squared_norm(update))
+    if norm <= clip_norm:
         return update
     return update * np.float32(clip_norm / norm)
 

@@ -4,6 +4,7 @@ Source: McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks 
 Algorithm 1. Tolerates no Byzantine contribution: one bad vector moves the mean anywhere.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from wardround.contribution import Contribution, Evidence, Report, Verdict
 from wardround.errors import LocalError
 from wardround.strategies.rules.rule import Needs
-from wardround.vector import F32, F64, squared_norm
+from wardround.vector import F32, F64
 
 __all__ = ["Mean"]
 
@@ -40,14 +41,14 @@ class Mean:
             for chunk in contribution.vector.chunks(_BLOCK):
                 product = np.multiply(chunk, float(contribution.weight), out=scratch[: chunk.size])
                 total[start : start + chunk.size] += product
-                square += squared_norm(chunk)
+                square += float(np.dot(product, product))
                 start += chunk.size
             weights += contribution.weight
             lines.append(
                 Evidence(
                     members=contribution.members,
                     weight=float(contribution.weight),
-                    norm=float(np.sqrt(square)),
+                    norm=math.sqrt(square) / contribution.weight if contribution.weight else None,
                     verdict=Verdict.ACCEPTED,
                 )
             )
