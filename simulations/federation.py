@@ -47,14 +47,21 @@ def build_federation(plan: Plan, data: Any = None) -> tuple[SiteData, ...]:
 def with_inputs(plan: Plan, sites: Sequence[SiteData]) -> Plan:
     """The plan, with the shape of `sites`' inputs where it has neither columns nor image.
 
-    Sets `task.options.inputs` for X of shape (n, inputs), `data.image` (pixels as they are) for images.
+    Sets `task.options.inputs` for X of shape (n, inputs), and `data.image` for images with pixels from 0 to 1. Raises
+    PlanError for other images, and where `task.options.inputs` is set to something else.
     """
     if plan.data.columns or plan.data.image is not None or plan.data.source == "app":
         return plan
     shape = sites[0].train.x.shape[1:]
     if len(shape) == 3:
+        for site in sites:
+            if any(((rows.x < 0) | (rows.x > 1)).any() for rows in (site.train, site.validation, site.test)):
+                given = f"{{ shape = {list(shape)}, range = [black, white] }}"
+                raise PlanError("data.image", f"{given}, since pixels at {site.site} are not from 0 to 1")
         return replace(plan, data=replace(plan.data, image=Image(shape=shape, range=(0.0, 1.0))))
-    options = {**plan.task.options, "inputs": int(shape[0])}
+    options = {"inputs": int(shape[0]), **plan.task.options}
+    if options["inputs"] != shape[0]:
+        raise PlanError("task.options.inputs", f"{shape[0]}, the width of X", options["inputs"])
     return replace(plan, task=replace(plan.task, options=options))
 
 

@@ -28,6 +28,8 @@ def read_table(data: Data, path: Path, *, target: bool = True, extra: Iterable[s
     a missing column, a duplicate one, no rows; MissingExtraError without pyarrow.
     """
     wanted = [column.name for column in data.columns]
+    if not wanted:
+        raise LocalError(f"{path}: expected a plan with data.columns, to know what to read")
     name = data.target.name if target and data.target is not None else None
     wanted += [other for other in dict.fromkeys((*([name] if name else []), *extra)) if other not in wanted]
     numbers = {column.name for column in data.columns if column.type is ColumnType.NUMBER}

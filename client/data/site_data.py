@@ -32,7 +32,7 @@ class Rows:
 
     def take(self, index: NDArray[np.int64]) -> "Rows":
         """The rows at `index`, copied."""
-        return Rows(self.x[index], self.y[index])
+        return Rows(self.x.take(index, axis=0), self.y.take(index))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

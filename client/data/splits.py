@@ -1,5 +1,7 @@
 """The rows of one site, dealt out to training, validation and test."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from wardround.client.data.site_data import Rows, SiteData
@@ -25,12 +27,18 @@ def split_rows(plan: Plan, site: SiteId, rows: Rows) -> SiteData:
     rng = np.random.Generator(np.random.Philox(key=derive_seed(plan.seed, "split", site)))
     shuffled = rng.permutation(len(rows))
     order = shuffled[np.argsort(strata[shuffled], kind="stable")]  # stratum by stratum, each in random order
-    sizes = np.bincount(strata)
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    sizes = np.bincount(strata).tolist()
     test = _share(sizes, sizes, plan.data.test)
-    validation = _share(sizes, sizes - test, plan.data.validation)
-    part = (rank >= np.repeat(test, sizes)).astype(np.int64) + (rank >= np.repeat(test + validation, sizes))
-    test_rows, validation_rows, train_rows = (rows.take(np.sort(order[part == index])) for index in range(3))
+    left = [size - given for size, given in zip(sizes, test, strict=True)]
+    validation = _share(sizes, left, plan.data.validation)
+    parts: tuple[list[I64], list[I64], list[I64]] = ([], [], [])
+    start = 0
+    for size, *given in zip(sizes, test, validation, strict=True):
+        middle, end = start + given[0], start + sum(given)
+        for part, piece in zip(parts, (order[start:middle], order[middle:end], order[end : start + size]), strict=True):
+            part.append(piece)
+        start += size
+    test_rows, validation_rows, train_rows = (rows.take(np.sort(np.concatenate(part))) for part in parts)
     return SiteData(site=site, train=train_rows, validation=validation_rows, test=test_rows)
 
 
@@ -59,13 +67,13 @@ def _strata(rows: Rows) -> I64:
     return rank * _REGRESSION_STRATA // len(rows)
 
 
-def _share(sizes: I64, available: I64, share: float) -> I64:
+def _share(sizes: Sequence[int], available: Sequence[int], share: float) -> list[int]:
     """How many rows each stratum gives: `share` of its size by largest remainder, and one row at least stays."""
-    exact = sizes.astype(np.float64) * share
-    limit = np.maximum(available - 1, 0)
-    given = np.minimum(exact.astype(np.int64), limit)
-    wanted = round(float(exact.sum())) - int(given.sum())
-    open_ = np.flatnonzero(given < limit)
-    most_owed = open_[np.argsort(given[open_] - exact[open_], kind="stable")]
-    given[most_owed[: max(wanted, 0)]] += 1
+    exact = [size * share for size in sizes]
+    limit = [max(count - 1, 0) for count in available]
+    given = [min(int(value), most) for value, most in zip(exact, limit, strict=True)]
+    wanted = round(sum(exact)) - sum(given)
+    owed = sorted((given[i] - exact[i], i) for i in range(len(sizes)) if given[i] < limit[i])
+    for _, index in owed[: max(wanted, 0)]:
+        given[index] += 1
     return given

@@ -23,8 +23,9 @@ _STEPS = 100
 def assign(pool: Pool, partition: Partition, sites: int, seed: int) -> list[I64]:
     """Equal parts (to one row) of the rows sorted by `partition.column`, or by the first principal direction."""
     rng = np.random.Generator(np.random.Philox(key=seed))
-    score = _standardised(_first_direction(pool.rows.x) if pool.values is None else _column(partition, pool.values))
-    return deal_equally(pool, sites, lambda: np.argsort(score + _NOISE * rng.standard_normal(len(pool))), "")
+    score = _first_direction(pool.rows.x) if pool.values is None else _column(partition, pool.values)
+    noise = _NOISE * score.std()
+    return deal_equally(pool, sites, lambda: np.argsort(score + noise * rng.standard_normal(len(pool))), "")
 
 
 def _column(partition: Partition, values: NDArray[np.generic]) -> F64:
@@ -37,18 +38,18 @@ def _column(partition: Partition, values: NDArray[np.generic]) -> F64:
 
 
 def _first_direction(x: F32) -> F64:
-    """The projection of each row on the first principal direction, shape (n,), by power iteration on a sample."""
-    flat = _standardised(x.reshape(len(x), -1).astype(np.float64))
-    sample = flat[:: -(-len(flat) // _ROWS)]
+    """The projection of each row on the first principal direction of the standardised inputs, shape (n,).
+
+    Found by power iteration on at most 4096 evenly spaced rows.
+    """
+    flat = x.reshape(len(x), -1)
+    sample = flat[:: -(-len(flat) // _ROWS)].astype(np.float64)
+    spread = sample.std(axis=0)
+    spread[spread == 0] = 1.0
+    sample = (sample - sample.mean(axis=0)) / spread
     direction = np.linspace(1.0, 2.0, flat.shape[1])
     for _ in range(_STEPS):
         direction = sample.T @ (sample @ direction)
         direction /= np.linalg.norm(direction) or 1.0
-    projection: F64 = flat @ direction
+    projection: F64 = (flat @ (direction / spread).astype(np.float32)).astype(np.float64)
     return projection
-
-
-def _standardised(values: F64) -> F64:
-    spread = values.std(axis=0)
-    scaled: F64 = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return scaled

@@ -1,0 +1,232 @@
+"""Federations: from a data set, a file, arrays or torch data sets to the rows of each site."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from wardround.client.data.site_data import SiteData
+from wardround.errors import LocalError
+from wardround.orders import Split
+from wardround.plan import Plan, PlanError, load_plan, parse_plan
+from wardround.simulations.federation import build_federation, with_inputs
+from wardround.simulations.heterogeneity import describe_sites
+from wardround.simulations.plans import SHIPPED_PLANS, shipped_plan
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 4)), np.arange(60) % 2
+CLASSES = {"name": "y", "classes": ["no", "yes"]}
+
+
+def plan(sites: int = 3, partition: dict[str, Any] | None = None, **data: Any) -> Plan:
+    simulation = {"sites": sites, "partition": partition or {}}
+    section = {"source": "arrays", "target": CLASSES, "min_examples": 5, **data}
+    table = {"name": "x", "rounds": 1, "task": {"name": "t"}, "data": section, "simulation": simulation}
+    return parse_plan(table)
+
+
+def listed(x: Any, y: Any) -> list[list[float]]:
+    """Rows of inputs and target, sorted."""
+    rows: list[list[float]] = np.column_stack((x.astype(np.float32).reshape(len(x), -1), y)).tolist()
+    return sorted(rows)
+
+
+def everything(sites: tuple[SiteData, ...]) -> list[list[float]]:
+    """All rows of all sites, inputs and target, sorted."""
+    parts = [site.split(split) for site in sites for split in Split]
+    return listed(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+
+
+def test_arrays_are_dealt_out_whole() -> None:
+    sites = build_federation(plan(), (X, Y))
+    assert [site.site for site in sites] == ["site-01", "site-02", "site-03"]
+    assert everything(sites) == listed(X, Y)
+    assert all(site.train.x.dtype == np.float32 and site.train.y.dtype == np.int64 for site in sites)
+
+
+def test_the_same_plan_gives_the_same_federation() -> None:
+    one, other = build_federation(plan(), (X, Y)), build_federation(plan(), (X.copy(), Y.tolist()))
+    for a, b in zip(one, other, strict=True):
+        assert all(np.array_equal(a.split(split).x, b.split(split).x) for split in Split)
+    shifted = build_federation(plan().override(["seed=1"]), (X, Y))
+    assert not np.array_equal(one[0].train.x, shifted[0].train.x)
+
+
+def test_site_names_are_as_wide_as_the_federation() -> None:
+    sites = build_federation(plan(120, min_examples=2), (RNG.normal(size=(1200, 2)), np.arange(1200) % 2))
+    assert sites[0].site == "site-001" and sites[-1].site == "site-120"
+
+
+class Pairs(Dataset[tuple[torch.Tensor, int]]):
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(X[index]), int(Y[index])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Pairs(),
+        TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
+        [torch.from_numpy(X).requires_grad_(), torch.from_numpy(Y)],
+        (X, np.array(["no", "yes"] * 30)),
+    ],
+)
+def test_other_forms_of_the_same_data(given: Any) -> None:
+    assert everything(build_federation(plan(), given)) == everything(build_federation(plan(), (X, Y)))
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_a_mapping_names_the_sites(as_dataset: bool) -> None:
+    halves = {"north": (X[:30], Y[:30]), "south": (X[30:], Y[30:])}
+    data = {
+        name: TensorDataset(torch.from_numpy(x), torch.from_numpy(y)) if as_dataset else (x, y)
+        for name, (x, y) in halves.items()
+    }
+    north, south = build_federation(plan(2), data)
+    assert (north.site, south.site) == ("north", "south")
+    assert everything((south,)) == listed(X[30:], Y[30:])
+
+
+def test_columns_of_an_array_are_the_plans() -> None:
+    columns = [{"name": "age", "range": [0, 9]}, {"name": "sex", "type": "category", "categories": ["f", "m"]}]
+    x = np.array([[index % 10, "fm"[index % 2]] for index in range(60)], dtype=object)
+    sites = build_federation(plan(columns=columns), (x, Y))
+    assert sites[0].train.x.shape[1] == 3
+    rows = everything(sites)
+    assert all(row[0] % 2 == row[2] == row[3] and row[1] == 1 - row[2] for row in rows)
+
+
+def test_whole_numbers_are_indices_unless_the_classes_are_whole_numbers() -> None:
+    grades = {"name": "y", "classes": ["3", "1"]}
+    sites = build_federation(plan(target=grades), (np.arange(60)[:, None], np.where(Y, 1, 3)))
+    assert all(row[0] % 2 == row[1] for row in everything(sites))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((X, Y[:-1]), r"data: expected as many inputs as targets, got 59 and 60"),
+        ((X[:, 0], Y), r"data: expected X of shape \(n, inputs\) or .*, got \(60,\) and \(60,\)"),
+        ((X, Y + 1), r"data: expected y from 0 to 1, an index into data.target.classes, got 1 to 2"),
+        ((np.where(X == X[7, 1], np.nan, X), Y), r"data: expected finite float32 inputs, .* in 1 row, first in row 7"),
+        ((X.astype(str), Y), r"data: expected numbers of shape \(n, inputs\)"),
+        ({"north": (X, Y), "south": (X[:2], Y[:2])}, r"south: expected at least 5 rows \(data.min_examples\), got 2"),
+        (
+            {"north": (X, Y), "south": (X[:0], Y[:0])},
+            r"south: expected at least 5 rows .* got none .the site",
+        ),
+        ({"north": (X, Y), "south": (X, Y * 0)}, r"south: expected rows of at least two classes, got 'no' in all 60"),
+        (
+            {"north": (X, Y), "south": (X[:, :3], Y)},
+            r"south: expected inputs of shape \(4,\), as north has, got",
+        ),
+        ({"north": (X, Y), "south": (X, Y[:9])}, r"south: expected as many inputs as targets, got 9 and 60"),
+        ({"north": (X, Y), "south": 5}, r"south: expected a pair \(X, y\) or a map-style Dataset .*, got int"),
+        ({"north": (X, Y), 2: (X, Y)}, r"data: expected site names of 1 to 255 bytes of text, got 2"),
+        ({"north": (X, Y)}, r"plan.simulation.sites: expected 1, the number of sites in the data, got 2"),
+        (None, r'plan.data.source: expected "arrays" exactly when data are given'),
+        ([(np.zeros(2), 0), (np.zeros(3), 1), (np.zeros(3), 1)], r"data: expected .*, got list"),
+    ],
+)
+def test_bad_data_in_one_line(given: Any, message: str) -> None:
+    with pytest.raises(LocalError, match=message):
+        build_federation(plan(2), given)
+
+
+def test_data_beside_another_source_are_refused() -> None:
+    with pytest.raises(PlanError, match=r"data\.source"):
+        build_federation(load_plan(shipped_plan("digits")), (X, Y))
+
+
+def test_more_sites_than_rows_allow() -> None:
+    with pytest.raises(LocalError, match="expected 13 sites of at least 5 rows of two classes"):
+        build_federation(plan(13), (X, Y))
+
+
+CSV = "ward,age,y\n" + "".join(f"ward {i % 3},{i},{('no', 'yes')[i % 2]}\n" for i in range(60))
+
+
+def file_plan(folder: Path, **more: Any) -> Plan:
+    (folder / "rows.csv").write_text(CSV)
+    table = plan(3, {"kind": "column", "column": "ward"}, columns=[{"name": "age"}]).to_toml()
+    table = table.replace('source = "arrays"', 'source = "csv"\npath = "rows.csv"')
+    (folder / "plan.toml").write_text(table)
+    return load_plan(folder / "plan.toml").override([f"{key}={value}" for key, value in more.items()])
+
+
+def test_a_file_beside_the_plan_dealt_out_by_a_column(tmp_path: Path) -> None:
+    sites = build_federation(file_plan(tmp_path))
+    assert [site.site for site in sites] == ["ward 0", "ward 1", "ward 2"]
+    for number, site in enumerate(sites):
+        assert {row[0] % 3 for row in everything((site,))} == {number}
+    with pytest.raises(LocalError, match=r"simulation.sites: expected 3"):
+        build_federation(file_plan(tmp_path, **{"simulation.sites": 2}))
+    with pytest.raises(LocalError, match=r"expected a column 'wart'; did you mean 'ward'\?"):
+        build_federation(file_plan(tmp_path, **{"simulation.partition.column": "wart"}))
+
+
+def test_inputs_come_from_the_data_where_the_plan_has_none() -> None:
+    bare = plan()
+    sites = build_federation(bare, (X, Y))
+    assert with_inputs(bare, sites).task.options == {"inputs": 4}
+    assert with_inputs(with_inputs(bare, sites), sites) == with_inputs(bare, sites)
+    with pytest.raises(PlanError, match=r"task\.options\.inputs: expected 4, the width of X, got 5"):
+        with_inputs(bare.override(["task.options.inputs=5"]), sites)
+    pictures = build_federation(bare, (RNG.random((60, 1, 3, 2)), Y))
+    image = with_inputs(bare, pictures).data.image
+    assert image is not None and image.shape == (1, 3, 2) and image.range == (0, 1)
+    bytes_ = build_federation(bare, (RNG.integers(0, 256, (60, 1, 3, 2)), Y))
+    with pytest.raises(PlanError, match=r"data\.image: expected .* shape = \[1, 3, 2\]"):
+        with_inputs(bare, bytes_)
+    columns = plan(columns=[{"name": name} for name in "abcd"])
+    assert with_inputs(columns, sites) is columns
+
+
+@pytest.mark.parametrize("name", SHIPPED_PLANS)
+def test_shipped_plans_build(name: str) -> None:
+    shipped = load_plan(shipped_plan(name))
+    assert shipped.name == name and len(build_federation(shipped)) == shipped.simulation.sites
+
+
+def test_an_unknown_plan_is_refused_with_the_nearest() -> None:
+    assert set(SHIPPED_PLANS) == {"breast-cancer", "diabetes", "digits"}
+    with pytest.raises(LocalError, match="did you mean 'digits'"):
+        shipped_plan("digit")
+
+
+def test_profiles_against_a_plain_computation() -> None:
+    x, y = X + 5 * Y[:, None], Y
+    data = {"a": (x[:20], y[:20]), "b": (x[20:50], np.arange(30) % 5 // 4), "c": (x[50:], y[50:])}
+    sites = build_federation(plan(3), data)
+    found = describe_sites(plan(3), sites)
+    whole_x = np.concatenate([np.asarray(xs, dtype=np.float32) for xs, _ in data.values()]).astype(float)
+    whole_y = np.concatenate([ys for _, ys in data.values()])
+    assert found.labels == ("no", "yes") and found.label_counts == tuple(np.bincount(whole_y).tolist())
+    assert np.allclose(found.mean, whole_x.mean(axis=0)) and np.allclose(found.std, whole_x.std(axis=0))
+    for profile, (xs, ys) in zip(found.sites, data.values(), strict=True):
+        assert profile.n == len(ys) == profile.train + profile.validation + profile.test
+        assert np.allclose(profile.mean, xs.mean(axis=0), atol=1e-5)
+        assert np.allclose(profile.std, xs.std(axis=0), atol=1e-5)
+        assert profile.label_distance == pytest.approx(abs(ys.mean() - whole_y.mean()))
+        shift = (xs.mean(axis=0) - whole_x.mean(axis=0)) / whole_x.std(axis=0)
+        assert profile.input_distance == pytest.approx(np.sqrt((shift**2).mean()), rel=1e-4)
+
+
+def test_profiles_of_numbers_and_images() -> None:
+    shipped = load_plan(shipped_plan("diabetes"))
+    found = describe_sites(shipped, build_federation(shipped))
+    assert sum(found.label_counts) == 442 and found.labels[0] == "25 to 87"
+    assert all(100 <= count <= 120 for count in found.label_counts)
+    assert found.inputs[:3] == ("age", "sex: 1", "sex: 2") and found.mean[0] == pytest.approx(48.518, abs=1e-3)
+    ages = [site.mean[0] for site in found.sites]
+    assert ages == sorted(ages)
+    shipped = load_plan(shipped_plan("digits"))
+    found = describe_sites(shipped, build_federation(shipped))
+    assert found.inputs == ("intensity",) and len(found.mean) == 1
+    assert found.to_json()["sites"][0]["site"] == "site-01"
