@@ -12,7 +12,7 @@ from typing import Any
 
 from wardround.orders import Split
 from wardround.plan import Plan
-from wardround.plan_sections import Column, Data, Select
+from wardround.plan_sections import BatchNorm, Column, Data, Select
 from wardround.simulations.comparison import Comparison, Estimate, Model
 from wardround.simulations.heterogeneity import Heterogeneity
 from wardround.simulations.run_info import RunInfo
@@ -89,6 +89,8 @@ def _model(plan: Plan, released_round: int) -> Iterator[str]:
         yield f"- Predicts: {_plain(target.name)}, {_span(target.range, target.unit)}"
     chosen = ", the best on the validation rows" if plan.evaluation.select is Select.BEST else ""
     yield f"- Released: the model after round {released_round}{chosen} (`model.safetensors`)"
+    if plan.training.batch_norm is BatchNorm.LOCAL:
+        yield "- Running statistics of BatchNorm, if it has any, stay at each site; they are not in the file"
 
 
 def _results(
@@ -127,7 +129,8 @@ def _data(plan: Plan, sites: Heterogeneity | None) -> Iterator[str]:
         counts = {split: sum(getattr(site, split.value) for site in sites.sites) for split in Split}
         sizes = [site.n for site in sites.sites]
         parts = ", ".join(f"{count} {split.value}" for split, count in counts.items())
-        yield f"- Rows: {sum(sizes)} ({parts}); {min(sizes)} to {max(sizes)} at a site"
+        span = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else str(max(sizes))
+        yield f"- Rows: {sum(sizes)} ({parts}); {span} at a site"
         if data.target is not None and data.target.classes:
             labels = zip(sites.labels, sites.label_counts, strict=True)
             yield f"- Labels: {', '.join(f'{_plain(label)} {count}' for label, count in labels)}"
@@ -203,7 +206,8 @@ def _provenance(info: RunInfo, versions: Mapping[str, str]) -> Iterator[str]:
     if info.source_digest != info.plan_digest:
         yield f"- Digest of the plan as it was given, with other paths: `{info.source_digest}`"
     yield f"- Run: `{_plain(info.run_id)}`, started {_plain(info.created)} with wardround {_plain(info.version)}"
-    yield f"- Engine: {', '.join(f'{_plain(str(key))} {_plain(str(value))}' for key, value in info.engine.items())}"
+    engine = (f"{_plain(str(key))} {_plain(str(value))}" for key, value in info.engine.items() if value)
+    yield f"- Engine: {', '.join(engine)}"
     yield f"- Software: {', '.join(f'{name} {number}' for name, number in versions.items())}"
 
 

@@ -161,6 +161,11 @@ def test_names_cannot_break_the_page(name: str) -> None:
     assert "<" not in cell and "<script" not in page
 
 
+def test_a_model_of_which_the_sites_keep_a_part_is_marked() -> None:
+    assert "stay at each site" in card(parse_plan(PLAN + '[training]\nbatch_norm = "local"\n'))
+    assert "stay at each site" not in card()
+
+
 def test_a_regressor_and_an_image_are_described() -> None:
     text = """
 name = "digits"

@@ -22,8 +22,8 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def play(folder: Path, *kills: str) -> str:
-    done = subprocess.run([sys.executable, str(SCRIPT), str(folder), *kills], capture_output=True, text=True)
+def play(folder: Path, *kills: str, run: str = "loop") -> str:
+    done = subprocess.run([sys.executable, str(SCRIPT), run, str(folder), *kills], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -61,5 +61,18 @@ def test_before_every_call_that_changes_the_disk(folder: Path) -> None:
     kills = [f"call-{at}" for at in range(total)]
     play(folder, *kills)
     assert total >= 40
+    for kill in kills:
+        assert content(folder / kill) == content(folder / "none"), kill
+
+
+@pytest.mark.slow
+def test_ten_random_points_of_a_simulation(folder: Path) -> None:
+    """The whole of `simulate`: training, BatchNorm statistics that stay at the sites, results and model card."""
+    total_bytes, total_calls = map(int, play(folder, "none", run="simulate").split())
+    generator = random.Random(3)  # noqa: S311
+    kills = [f"byte-{at}" for at in generator.sample(range(total_bytes), 5)]
+    kills += [f"call-{at}" for at in generator.sample(range(total_calls), 5)]
+    play(folder, *kills, run="simulate")
+    assert {"model.safetensors", "model-card.md", "results.json"} < set(content(folder / "none"))
     for kill in kills:
         assert content(folder / kill) == content(folder / "none"), kill

@@ -1,18 +1,20 @@
-"""A small deterministic run over a run directory, killed where it is told: `tiny_run.py FOLDER KILL...`.
+"""A small deterministic run, killed where it is told: `tiny_run.py loop|simulate FOLDER KILL...`.
 
-For each KILL a run in FOLDER/KILL is started in a child, which kills itself (SIGKILL), and is then
-continued by a second child until it ends. KILL is `none`, `byte-N` (after N bytes have been written, in the
-middle of a write) or `call-N` (before the N-th call that changes the disk). Prints how many bytes and calls
-each first child came to; a child that is killed prints nothing.
+`loop` is a loop over a run directory in this file, `simulate` a real simulation of three sites. For each KILL a run
+in FOLDER/KILL is started in a child, which kills itself (SIGKILL), and is then continued by a second child until it
+ends. KILL is `none`, `byte-N` (after N bytes have been written, in the middle of a write) or `call-N` (before the
+N-th call that changes the disk). Prints how many bytes and calls each first child came to, if it was not killed.
 """
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from wardround.contribution import Evidence, Report, Verdict
 from wardround.orders import SiteId, Statistics
-from wardround.plan import parse_plan
+from wardround.plan import Plan, parse_plan
 from wardround.simulations.run_directory import RunDirectory
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord, RunState
 from wardround.tally import Tally
@@ -77,14 +79,18 @@ def record(state: RunState, seconds: float) -> RoundRecord:
     )
 
 
-def run(path: Path) -> None:
-    """Start the run in `path`, or continue it, to its end."""
-    if (path / "run.json").exists():
-        directory = RunDirectory.open(path)
-    else:
-        plan, created = parse_plan(PLAN), datetime(2026, 1, 1, tzinfo=UTC)
-        directory = RunDirectory.create(path, plan, {"executor": "flat"}, run_id="0" * 32, created=created)
-    with directory:
+def create(path: str | Path, plan: Plan, engine: Mapping[str, Any]) -> RunDirectory:
+    """A run directory that is the same whenever it is made."""
+    return _CREATE(path, plan, engine, run_id="0" * 32, created=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+_CREATE = RunDirectory.create
+
+
+def run_loop(path: Path) -> None:
+    """Start the loop in `path`, or continue it, to its end."""
+    begun = (path / "run.json").exists()
+    with RunDirectory.open(path) if begun else create(path, parse_plan(PLAN), {"executor": "flat"}) as directory:
         checkpoint = directory.latest()
         state = initial() if checkpoint is None else checkpoint.state
         moving: dict[SiteId, dict[str, Any]] = {site: {"mean": np.zeros(3, dtype=np.float32)} for site in SITES}
@@ -97,6 +103,63 @@ def run(path: Path) -> None:
             directory.round_done(record(state, time.perf_counter() - started), state)
         directory.write_model(LAYOUT, state.model, round=state.round, statistics=state.statistics)
         directory.write_text("model-card.md", "# tiny\n")
+
+
+SIMULATION = """
+name = "three hospitals"
+rounds = 4
+[task]
+code = "mine"
+entry = "normed:Task"
+[data]
+source = "arrays"
+target = { name = "ill", classes = ["no", "yes"] }
+columns = [{ name = "a", range = [0, 1] }, { name = "b", range = [0, 1] }]
+standardize = "federated"
+[training]
+lr = 0.05
+optimizer = "adam"
+batch_norm = "local"
+[server_optimizer]
+name = "fedadam"
+lr = 0.1
+[evaluation]
+select = "best"
+[simulation]
+sites = 3
+executor = "flat"
+workers = 1
+bootstrap = 20
+"""
+TASK = """
+from torch import nn
+from wardround.client.trainer.tasks.tabular import TabularClassifier
+
+class Task(TabularClassifier):
+    def model(self, seed):
+        return nn.Sequential(super().model(seed), nn.BatchNorm1d(2))
+"""
+
+
+def run_simulation(path: Path) -> None:
+    """Start a simulation in `path`, or continue it, to its end. Its sites keep their BatchNorm statistics."""
+    from wardround.simulations.simulate import simulate
+
+    bundle = path.parent / "mine"
+    if not bundle.exists():
+        bundle.mkdir()
+        (bundle / "normed.py").write_text(TASK)
+    generator = np.random.Generator(np.random.Philox(key=1))
+    x = generator.random((240, 2))
+    y = (x.sum(axis=1) + generator.normal(0, 0.3, 240) > 1).astype(np.int64)
+    setattr(RunDirectory, "create", create)  # noqa: B010
+    if (path / "run.json").exists():
+        simulate(out=path, data=(x, y), resume=True)
+    else:
+        simulate(parse_plan(SIMULATION, folder=path.parent), out=path, data=(x, y))
+
+
+RUNS = {"loop": run_loop, "simulate": run_simulation}
 
 
 class Killer:
@@ -134,6 +197,8 @@ def in_child(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -141,7 +206,9 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: Path, kills: list[str]) -> None:
+def main(run: Callable[[Path], None], folder: Path, kills: list[str]) -> None:
+    if run is run_simulation:
+        import_module("wardround.simulations.simulate")  # once, not in every child
     for kill in kills:
         path = folder / kill
         kind, _, at = kill.partition("-")
@@ -162,4 +229,4 @@ def main(folder: Path, kills: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(RUNS[sys.argv[1]], Path(sys.argv[2]), sys.argv[3:])
