@@ -116,8 +116,8 @@ def _told(run: ReportedRun) -> str:
     evaluated = [line for line in run.lines if line["validation"] is not None]
     if evaluated:
         told.append(
-            f"Validation uses {count(evaluated[-1]['validation']['n'], 'row')} that the hospitals held out; only counts "
-            "and sums left them."
+            f"Validation uses {count(evaluated[-1]['validation']['n'], 'row')} that the hospitals held out; only "
+            "counts and sums left them."
         )
     else:
         told.append("The model was not evaluated while it trained.")

@@ -192,9 +192,10 @@ def _histogram(values: Sequence[float], bins: int = 30) -> dict[str, Any]:
 def _table(sites: Sequence[Json]) -> str:
     head = ("hospital", "rows", "train", "validation", "test", "distance of labels", "distance of inputs")
     rows = [
-        (s["site"], s["n"], s["train"], s["validation"], s["test"], f"{s['label_distance']:.3f}", f"{s['input_distance']:.3f}")
-        for s in sites
-    ]  # fmt: skip
+        [site[name] for name in ("site", "n", "train", "validation", "test")]
+        + [f"{site[name]:.3f}" for name in ("label_distance", "input_distance")]
+        for site in sites
+    ]
     caption = (
         "Distances from all rows together: labels, total variation (0 the same, 1 disjoint); inputs, root mean square "
         "of standardised mean differences"

@@ -134,7 +134,7 @@ def _calibration_trace(one: Calibration, shares: bool) -> dict[str, Any]:
     most = max(one.count)
     trace: dict[str, Any] = {
         "type": "scatter",
-        "mode": "lines+markers",
+        "mode": "markers" if shares else "lines+markers",
         "name": LABELS[model],
         "x": short(one.predicted),
         "y": short(one.observed),

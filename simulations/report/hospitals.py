@@ -6,7 +6,7 @@ from typing import Any
 from wardround.simulations.comparison import Comparison, Estimate, Model
 from wardround.simulations.report.markup import Figure, Section, details, figure, plot_text, short, table, text
 from wardround.simulations.report.run import ReportedRun
-from wardround.simulations.report.style import COLORS, LABELS, SYMBOLS, plot_layout
+from wardround.simulations.report.style import COLORS, LABELS, MUTED, SYMBOLS, plot_layout
 from wardround.simulations.report.summary import scores_table_rows
 from wardround.simulations.report.wording import LOWER_IS_BETTER, count, difference, estimate, listed, metric, number
 
@@ -69,8 +69,8 @@ def _note(found: Comparison) -> str:
         return "No intervals were computed (simulation.bootstrap = 0)."
     note = (
         f"Intervals: 95 %, percentile bootstrap over test rows within each hospital "
-        f"({count(found.resamples, 'resample')}, the same for every model, so differences are paired). They do not include what another seed of training or "
-        "another split would change."
+        f"({count(found.resamples, 'resample')}, the same for every model, so differences are paired). They do not "
+        "include what another seed of training or another split would change."
     )
     if fewest < 50:
         note += (
@@ -78,7 +78,7 @@ def _note(found: Comparison) -> str:
             "best value means that no error was seen, not that none is possible."
         )
     if any(found.primary not in site.own.get(Model.FEDERATED, {}) for site in found.sites):
-        note += " A hospital whose test rows all have one class has no AUC and no mark."
+        note += " A hospital whose test rows lack a class has no AUC."
     return note
 
 
@@ -138,6 +138,8 @@ def _own(found: Comparison, unit: str) -> Figure:
             at, scores, sites = zip(*marks, strict=True)
             traces.append(_dots(model, name, at, scores, sites))
     layout, height = _listing(found, unit)
+    unmarked = [at for at, site in enumerate(found.sites) if name not in site.own.get(Model.FEDERATED, {})]
+    layout["annotations"] = [_remark(at, f"no {metric(name)}: a class is missing") for at in unmarked]
     return Figure(
         title="On each hospital's own test rows",
         label=f"Dot plot of {metric(name)} per hospital on its own test rows ({_models(found)}); numbers in the table",
@@ -145,6 +147,12 @@ def _own(found: Comparison, unit: str) -> Figure:
         layout=layout,
         height=height,
     )
+
+
+def _remark(at: int, words: str) -> dict[str, Any]:
+    """Words in place of a mark."""
+    font = {"size": 11, "color": MUTED}
+    return {"xref": "paper", "x": 0.02, "xanchor": "left", "y": at, "text": words, "showarrow": False, "font": font}
 
 
 def _everywhere(found: Comparison, unit: str) -> Figure:

@@ -86,15 +86,12 @@ def details(summary: str, body: str) -> str:
 
 def cards(found: Iterable[tuple[str, str, str, str]]) -> str:
     """Key figures: (style class, what, value, more), as text."""
-    return (
-        '<div class="cards">'
-        + "".join(
-            f'<div class="card {style}"><div class="what">{text(what)}</div><div class="value">{text(value)}</div>'
-            f'<div class="more">{text(more)}</div></div>'
-            for style, what, value, more in found
-        )
-        + "</div>"
+    shown = "".join(
+        f'<div class="card {style}"><div class="what">{text(what)}</div><div class="value">{text(value)}</div>'
+        f'<div class="more">{text(more)}</div></div>'
+        for style, what, value, more in found
     )
+    return f'<div class="cards">{shown}</div>' if shown else ""
 
 
 def key(entries: Iterable[tuple[str, str]]) -> str:

@@ -27,7 +27,7 @@ def summary(run: ReportedRun) -> str:
         headline, sub = _headline(run, found), _judged(found)
     else:
         headline, sub = _without_scores(run)
-    return f'<p class="headline">{headline}</p><p class="sub">{text(sub)}</p>{cards(_cards(run))}'
+    return f'<p class="headline">{headline}</p><p class="sub">{text(sub)}</p>{cards(_scores(run))}{cards(_effort(run))}'
 
 
 def last_validation(run: ReportedRun) -> Json | None:
@@ -88,22 +88,26 @@ def _without_scores(run: ReportedRun) -> tuple[str, str]:
     return f"{text(trained)}; the last evaluation, on {text(rows)}, found {text(reached)}.", reason
 
 
-def _cards(run: ReportedRun) -> Iterator[tuple[str, str, str, str]]:
+def _scores(run: ReportedRun) -> Iterator[tuple[str, str, str, str]]:
     found = run.comparison
-    if found is not None:
-        name = found.primary
-        for model, what in (
-            (Model.FEDERATED, "Federated"),
-            (Model.ALONE, "Alone, mean of hospitals" if found.alone_models > 1 else "Alone"),
-            (Model.POOLED, "All data pooled"),
-        ):
-            if (score := found.overall.get(model, {}).get(name)) is not None:
-                limits = interval(name, score)
-                yield model, f"{what}: {metric(name)}", number(name, score.value), f"95 %: {limits}" if limits else ""
-        gain = found.gain.get(Model.ALONE, {}).get(name)
-        if gain is not None:
-            shown, _, limits = difference(name, gain).partition(" (")
-            yield "", "Federated minus alone", shown, f"95 %: {limits.rstrip(')')}" if limits else ""
+    if found is None:
+        return
+    name = found.primary
+    for model, what in (
+        (Model.FEDERATED, "Federated"),
+        (Model.ALONE, "Alone, mean of hospitals" if found.alone_models > 1 else "Alone"),
+        (Model.POOLED, "All data pooled"),
+    ):
+        if (score := found.overall.get(model, {}).get(name)) is not None:
+            limits = interval(name, score)
+            yield model, f"{what}: {metric(name)}", number(name, score.value), f"95 %: {limits}" if limits else ""
+    gain = found.gain.get(Model.ALONE, {}).get(name)
+    if gain is not None:
+        shown, _, limits = difference(name, gain).partition(" (")
+        yield "", "Federated minus alone", shown, f"95 %: {limits.rstrip(')')}" if limits else ""
+
+
+def _effort(run: ReportedRun) -> Iterator[tuple[str, str, str, str]]:
     drawn = sum(len(line["cohort"]) for line in run.lines)
     absent = sum(len(line["absences"]) for line in run.lines)
     took = f"{100 * (1 - absent / drawn):.0f} % of the updates asked for came" if drawn else ""

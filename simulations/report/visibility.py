@@ -57,7 +57,7 @@ def _not_claimed(run: ReportedRun) -> Iterator[str]:
             "needed all test rows in one place."
         )
         yield (
-            "Performance elsewhere: test rows come from the same data as the training rows. If the plan was tuned after "
-            "looking at these figures, they are too good."
+            "Performance elsewhere: test rows come from the same data as the training rows. If the plan was tuned "
+            "after looking at these figures, they are too good."
         )
     yield "Fitness for clinical use: this model has been validated by nobody."

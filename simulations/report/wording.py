@@ -45,7 +45,9 @@ def number(name: str, value: float) -> str:
     """A metric's value: shares in per cent, errors with three digits, all else with three decimals."""
     if name in _SHARES:
         return f"{100 * value:.1f} %"
-    return f"{value:.3g}" if name in _UNBOUNDED and abs(value) < 1000 else f"{value:.3f}"
+    if name in _UNBOUNDED:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3f}"
 
 
 def interval(name: str, found: Estimate) -> str:
@@ -56,10 +58,10 @@ def interval(name: str, found: Estimate) -> str:
 
 
 def estimate(name: str, found: Estimate | None) -> str:
-    """`0.993 (0.971 to 0.998)`; a dash when there is none."""
+    """For a table, `0.993 (0.971–0.998)`; a dash when there is none."""
     if found is None:
         return "–"
-    limits = interval(name, found)
+    limits = interval(name, found).replace(" %", "").replace(" to ", "–")
     return number(name, found.value) + (f" ({limits})" if limits else "")
 
 
@@ -67,16 +69,17 @@ def difference(name: str, found: Estimate | None) -> str:
     """A signed difference with its interval; of shares, in percentage points."""
     if found is None:
         return "–"
-    limits = [found.low, found.high] if found.low is not None and found.high is not None else []
-    shown = [_signed(name, value) for value in (found.value, *limits) if value is not None]
-    return shown[0] if len(shown) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+    unit = " pp" if name in _SHARES else ""
+    shown = f"{_signed(name, found.value)}{unit}"
+    if found.low is None or found.high is None:
+        return shown
+    return f"{shown} ({_signed(name, found.low)} to {_signed(name, found.high)})"
 
 
 def _signed(name: str, value: float) -> str:
-    scaled, unit = (100 * value, " pp") if name in _SHARES else (value, "")
-    digits = f"{abs(scaled):.1f}" if name in _SHARES else number(name, abs(scaled))
-    sign = "" if float(digits) == 0 else "+" if scaled > 0 else "−"
-    return f"{sign}{digits}{unit}"
+    digits = number(name, abs(value)).removesuffix(" %")
+    sign = "" if not float(digits) else "+" if value > 0 else "−"
+    return f"{sign}{digits}"
 
 
 def count(n: int, noun: str, plural: str = "", *, spelled: bool = False) -> str:
