@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from wardround.client.data.site_data import SiteData
@@ -21,7 +22,7 @@ __all__ = ["Participants", "StatefulTrainer", "data_digest", "gather_app", "gath
 class StatefulTrainer(Trainer, Protocol):
     """A trainer whose site may keep something between rounds; a checkpoint carries it."""
 
-    state: Mapping[str, NDArray[Any]] | None
+    state: dict[str, NDArray[np.generic]] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Participants:
     task: Task | None = None
     data: tuple[SiteData, ...] = ()
 
-    def states(self) -> dict[SiteId, Mapping[str, NDArray[Any]]]:
+    def states(self) -> dict[SiteId, dict[str, NDArray[np.generic]]]:
         """What the sites keep between rounds; sites that keep nothing are left out."""
         return {site: trainer.state for site, trainer in self.trainers.items() if trainer.state}
 
@@ -43,7 +44,7 @@ class Participants:
         for site, state in states.items():
             if site not in self.trainers:
                 raise LocalError(f"checkpoint: expected the sites of this plan, got {site!r}")
-            self.trainers[site].state = state
+            self.trainers[site].state = dict(state)
 
 
 def gather_task(plan: Plan, data: tuple[SiteData, ...], task: Task | None = None) -> Participants:

@@ -1,9 +1,11 @@
 """A whole federation on this machine: data dealt out, rounds run, the result judged and written down."""
 
-from contextlib import ExitStack
+import gc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wardround.client.app import client_app
 from wardround.client.guard.guard import SiteGuard
@@ -12,8 +14,9 @@ from wardround.orders import Split
 from wardround.plan import Plan
 from wardround.plan_source import find_plan
 from wardround.simulations.baselines import TrainedModel, train_baselines
-from wardround.simulations.executors.calibration import EngineChoice, choose_engine, make_executor
+from wardround.simulations.executors.calibration import EngineChoice, calibrate, make_executor
 from wardround.simulations.executors.executor import Executor
+from wardround.simulations.executors.flat_loop import TrainerOf
 from wardround.simulations.federation import build_federation, with_inputs
 from wardround.simulations.grid import LocalGrid, LocalNode
 from wardround.simulations.heterogeneity import Heterogeneity, describe_sites
@@ -22,6 +25,8 @@ from wardround.simulations.model_card import model_card, software_versions
 from wardround.simulations.participants import Participants, data_digest, gather_app, gather_task
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
 from wardround.simulations.record_line import record_table
+from wardround.simulations.report.page import render
+from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.result import Result
 from wardround.simulations.run_directory import RunDirectory
 from wardround.state_store import MemoryStore
@@ -65,18 +70,16 @@ def simulate(
         elif not isinstance(plan, Plan):
             plan = find_plan(str(plan))
         plan, participants = _gather(plan, task, data)
-        engine, digest = None, data_digest(participants.data)
-        if directory is not None:
-            engine = _recorded_engine(directory, digest)
-        elif participants.task is not None:
-            engine = choose_engine(plan, participants.task, participants.trainers, participants.initial)
+        digest = data_digest(participants.data)
+        engine = _engine(plan, participants) if directory is None else _recorded_engine(directory, digest)
         if directory is None and out is not None:
             table = {**({} if engine is None else asdict(engine)), "data": digest}
             directory = stack.enter_context(RunDirectory.create(out, plan, table))
             plan = directory.plan
         executor = None
         if engine is not None and participants.task is not None:
-            executor = make_executor(engine, plan, participants.task, participants.trainers)
+            executor = make_executor(engine, participants.task, plan, _trainer_of(participants))
+        stack.enter_context(_still_objects())
         return _Run(plan, participants, executor, directory).finish(observer, report=report)
 
 
@@ -88,6 +91,29 @@ def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participant
     sites = build_federation(plan, data)
     plan = with_inputs(plan, sites)
     return plan, gather_task(plan, sites, task)
+
+
+def _trainer_of(participants: Participants) -> TrainerOf:
+    return cast(TrainerOf, participants.trainers.__getitem__)  # those of a task are TorchTrainers
+
+
+def _engine(plan: Plan, participants: Participants) -> EngineChoice | None:
+    """How a task's trainings are computed; a Flower app computes its own."""
+    if participants.task is None:
+        return None
+    sites = tuple(participants.trainers)
+    return calibrate(participants.task, plan, _trainer_of(participants), sites, participants.initial)
+
+
+@contextmanager
+def _still_objects() -> Iterator[None]:
+    """Keep the garbage collector from visiting the sites, which all live until the run is over."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _recorded_engine(directory: RunDirectory, digest: str) -> EngineChoice | None:
@@ -126,6 +152,7 @@ class _Run:
     ) -> None:
         self._plan, self._participants, self._directory = plan, participants, directory
         self._grid = local_grid(plan, participants, executor)
+        self._resumed: tuple[int, ...] = ()
 
     def finish(self, observer: Observer | None, *, report: bool) -> Result:
         """Run the rounds that are missing, judge the model, write everything down."""
@@ -165,19 +192,29 @@ class _Run:
         if checkpoint is None:
             return RunState(round=0, model=self._participants.initial)
         self._participants.restore(checkpoint.sites)
+        self._resumed = (checkpoint.state.round + 1,)
         return checkpoint.state
 
     def _judged(self, result: Result, *, report: bool) -> Result:
         """`result` beside its baselines, and everything that is written about it."""
         plan, task, data = self._plan, self._participants.task, self._participants.data
-        comparison, sites = None, None
+        sites = describe_sites(plan, data) if data else None
         if report and task is not None:
-            sites = describe_sites(plan, data)
-            simulation = plan.simulation
-            baselines = train_baselines(plan, task, data, self._participants.initial) if simulation.baselines else None
+            alone = train_baselines(plan, task, data, self._participants.initial) if plan.simulation.baselines else None
             federated = TrainedModel(model=result.model, statistics=result.statistics)
-            comparison = judge(plan, task, data, federated, baselines, self._participants.states())
-        result = replace(result, comparison=comparison)
+            result = replace(result, comparison=judge(plan, task, data, federated, alone, self._participants.states()))
+        run = ReportedRun(
+            plan=plan,
+            info=None if self._directory is None else self._directory.info,
+            lines=result.rounds,
+            comparison=result.comparison,
+            differences=None if sites is None else sites.to_json(),
+            released_round=result.round,
+            stopped=result.stopped,
+            resumed=self._resumed,
+            versions=software_versions(),
+        )
+        result = replace(result, report=render(run) if report else None)
         if self._directory is not None:
             _write(self._directory, result, sites)
         return result
@@ -198,3 +235,5 @@ def _write(directory: RunDirectory, result: Result, sites: Heterogeneity | None)
         versions=software_versions(),
     )
     directory.write_text("model-card.md", card)
+    if result.report is not None:
+        directory.write_text("report.html", result.report)

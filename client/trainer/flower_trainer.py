@@ -2,10 +2,9 @@
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
@@ -78,7 +77,7 @@ class FlowerTrainer:
         raise LocalError(f"site {self._site}: expected no request for statistics, since a Flower app has no columns")
 
     @property
-    def state(self) -> Mapping[str, NDArray[Any]] | None:
+    def state(self) -> dict[str, NDArray[np.generic]] | None:
         """What the app keeps in `Context.state` between rounds, None when nothing; for checkpoints.
 
         One array of bytes (protobuf, no pickle). Setting it continues from there, or raises ValueError.
@@ -88,7 +87,7 @@ class FlowerTrainer:
         return {_STATE: np.frombuffer(_flower.encode_records(self._context.state), dtype=np.uint8)}
 
     @state.setter
-    def state(self, state: Mapping[str, NDArray[Any]] | None) -> None:
+    def state(self, state: dict[str, NDArray[np.generic]] | None) -> None:
         self._context.state = RecordDict() if state is None else _flower.decode_records(state[_STATE].tobytes())
 
     def _call(self, kind: str, order: Order, seed: int, model: F32) -> RecordDict:
