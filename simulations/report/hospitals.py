@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wardround.simulations.comparison import Comparison, Estimate, Model
+from wardround.simulations.metrics import Kind
 from wardround.simulations.report.markup import Figure, Section, details, figure, plot_text, short, table, text
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.report.style import COLORS, LABELS, MUTED, SYMBOLS, plot_layout
@@ -72,7 +73,7 @@ def _note(found: Comparison) -> str:
         f"({count(found.resamples, 'resample')}, the same for every model, so differences are paired). They do not "
         "include what another seed of training or another split would change."
     )
-    if fewest < 50:
+    if fewest < 50 and found.kind is not Kind.REGRESSION:
         note += (
             f" The smallest hospital has {count(fewest, 'test row')}: with so few, an interval of zero width at the "
             "best value means that no error was seen, not that none is possible."

@@ -44,10 +44,12 @@ def metric(name: str, unit: str = "") -> str:
 def number(name: str, value: float) -> str:
     """A metric's value: shares in per cent, errors with three digits, all else with three decimals."""
     if name in _SHARES:
-        return f"{100 * value:.1f} %"
-    if name in _UNBOUNDED:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.3f}"
+        shown = f"{100 * value:.1f} %"
+    elif name in _UNBOUNDED:
+        shown = f"{value:#.3g}" if 0 < abs(value) < 100 else f"{value:.0f}"
+    else:
+        shown = f"{value:.3f}"
+    return shown.replace("-", "−")
 
 
 def interval(name: str, found: Estimate) -> str:
@@ -58,10 +60,12 @@ def interval(name: str, found: Estimate) -> str:
 
 
 def estimate(name: str, found: Estimate | None) -> str:
-    """For a table, `0.993 (0.971–0.998)`; a dash when there is none."""
+    """For a table: `0.993 (0.971–0.998)`, or `to` between negative limits; a dash when there is none."""
     if found is None:
         return "–"
-    limits = interval(name, found).replace(" %", "").replace(" to ", "–")
+    limits = interval(name, found).replace(" %", "")
+    if "−" not in limits:
+        limits = limits.replace(" to ", "–")
     return number(name, found.value) + (f" ({limits})" if limits else "")
 
 
