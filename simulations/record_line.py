@@ -2,7 +2,7 @@
 
     {"round", "void", "cohort": [site], "absences": [{"site", "reason"}], "lr", "update_norm",
      "train": {"n", "metrics": {name: value}} | null,
-     "validation": {"n", "metrics", "sites": {site: {"n", "metrics"}}} | null,
+     "validation": {"n", "metrics", "sites": {site: {"n", "metrics"}}, "absences": as above, if any} | null,
      "evidence": [{"members", "weight", "norm", "verdict", "reason"}],
      "seconds", "cpu_seconds", "simulated_seconds"}
 
@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 from wardround.contribution import Evidence, Verdict
-from wardround.strategies.records import EvaluationRecord, RoundRecord
+from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord
 from wardround.tally import Tally
 
 __all__ = ["COMPACT_ABOVE", "decode_lines", "encode_line", "record_table"]
@@ -39,7 +39,7 @@ def record_table(record: RoundRecord) -> dict[str, Any]:
         "round": record.round,
         "void": record.void,
         "cohort": record.cohort,
-        "absences": [{"site": absence.site, "reason": absence.reason} for absence in record.absences],
+        "absences": [_absence(absence) for absence in record.absences],
         "lr": record.lr,
         "update_norm": record.update_norm,
         "train": None if record.train is None else _counted(record.train),
@@ -82,7 +82,12 @@ def _validation(record: EvaluationRecord, evidence: tuple[Evidence, ...]) -> dic
     if len(sites) > COMPACT_ABOVE:
         named = {site for line in evidence for site in line.members}
         sites = {site: tally for site, tally in sites.items() if site in named}
-    return _counted(record.total) | {"sites": {site: _counted(tally) for site, tally in sites.items()}}
+    table = _counted(record.total) | {"sites": {site: _counted(tally) for site, tally in sites.items()}}
+    return table | {"absences": [_absence(absence) for absence in record.absences]} if record.absences else table
+
+
+def _absence(absence: Absence) -> dict[str, str]:
+    return {"site": absence.site, "reason": absence.reason}
 
 
 def _evidence(line: Evidence) -> dict[str, Any]:

@@ -168,7 +168,9 @@ class _Run:
             clock=self._grid.clock,
         )
         state = strategy.run(self._grid, self._start())
-        test = strategy.evaluate(self._grid, state, Split.TEST).total.metrics() if plan.data.test else {}
+        test = strategy.evaluate(self._grid, state, Split.TEST) if plan.data.test else None
+        for absence in () if test is None else test.absences:
+            raise LocalError(f"the model could not be tested; {absence.site}: {absence.reason}")
         released = strategy.released(state)
         best = released is state.best_model
         result = Result(
@@ -179,7 +181,7 @@ class _Run:
             round=state.best_round if best else state.round,
             stopped=state.stopped,
             rounds=lines.tables,
-            metrics=test,
+            metrics={} if test is None else test.total.metrics(),
             directory=None if directory is None else directory.path,
             task=self._participants.task,
         )

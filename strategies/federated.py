@@ -194,11 +194,10 @@ class FederatedStrategy(Strategy):
 
     def agree_on_statistics(self, grid: Grid, state: RunState) -> RunState:
         """Sum the sites' statistics once, before the first round; every site must take part."""
-        total = self._ask(grid, self._order(OrderKind.STATISTICS, 0, state), None, self._roster(grid)).total
-        if absences := self._protection.absences:
-            first = absences[0]
-            raise LocalError(f"standardisation needs every site; {first.site}: {first.reason}")
-        return replace(state, statistics=statistics_of(self._plan.data, total))
+        record = self._ask(grid, self._order(OrderKind.STATISTICS, 0, state), None, self._roster(grid))
+        for absence in record.absences:
+            raise LocalError(f"standardisation needs every site; {absence.site}: {absence.reason}")
+        return replace(state, statistics=statistics_of(self._plan.data, record.total))
 
     def evaluate(self, grid: Grid, state: RunState, split: Split) -> EvaluationRecord:
         """The released model's tallies on `split`, summed over all sites that answer."""
@@ -241,7 +240,8 @@ class FederatedStrategy(Strategy):
         if total is None:
             self._fail_if_nobody_could(sites)
             raise LocalError("no site answered")
-        return EvaluationRecord(total=total, sites=dict(sorted(each.items())))
+        absences = tuple(self._protection.absences)
+        return EvaluationRecord(total=total, sites=dict(sorted(each.items())), absences=absences)
 
     # -- pieces -----------------------------------------------------------------------------------
 

@@ -46,10 +46,11 @@ class Absence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord:
-    """An evaluation: the sum over sites, and each site's tally where the mode allows it to be seen."""
+    """An evaluation: the sum over the sites that answered, and each one's tally where the mode lets it be seen."""
 
     total: Tally
     sites: dict[SiteId, Tally] = field(default_factory=dict)
+    absences: tuple[Absence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

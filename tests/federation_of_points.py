@@ -6,6 +6,7 @@ import numpy as np
 
 from wardround.client.app import client_app
 from wardround.client.guard.guard import SiteGuard
+from wardround.errors import LocalError
 from wardround.orders import EvalJob, FitJob, LocalResult, SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.simulations.grid import LocalGrid, LocalNode
@@ -50,6 +51,8 @@ class PointTrainer:
         )
 
     def evaluate(self, job: EvalJob, model: F32) -> Tally:
+        if self.broken == "evaluate":
+            raise LocalError("no rows to look at")
         loss = float(((self.point.astype(np.float64) - model) ** 2).sum())
         return Tally.of_means(self.num_examples, {"loss": loss * self.num_examples})
 

@@ -139,6 +139,17 @@ def test_evaluations_are_sums_with_each_site_beside() -> None:
     np.testing.assert_array_equal(total.counts, record.total.counts)
 
 
+def test_a_site_that_cannot_be_evaluated_is_named() -> None:
+    federation = points(point_plan(rounds=1))
+    federation.trainers[2].broken = "evaluate"
+    federation.run()
+    record = federation.recorder.records[0].validation
+    assert record is not None
+    (absence,) = record.absences
+    assert absence.site == "site-2" and absence.failed and "no rows to look at" in absence.reason
+    assert record.total.n == 10 + 11 + 13
+
+
 def test_a_diverging_model_is_refused() -> None:
     federation = points(point_plan("server_optimizer.lr=1e30", rounds=9))
     with pytest.raises(LocalError, match=r"the new model is not finite; the model of round \d is kept"):
