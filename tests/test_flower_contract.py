@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.server.utils.validator import validate_message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -75,13 +76,24 @@ def test_messages_made_without_checks_are_those_that_flwr_makes() -> None:
     made = list(_flower.requests(content, [5, 6, 7], "train", "3"))
     assert [plain(m) for m in made] == [plain(Message(content, node, "train", group_id="3")) for node in (5, 6, 7)]
     _flower.set_message_id(made[1], "9")
+    made[1].metadata.delivered_at = "now"  # as a SuperLink does before it hands the message out
     frame = b"some frame"
     array = Array("uint8", (len(frame),), "wardround", frame)
     expected = Message(RecordDict({"wardround.frame": ArrayRecord({"data": array})}), reply_to=made[1])
     answer = _flower.reply(made[1], frame)
     assert plain(answer) == plain(expected)
     assert abs(answer.metadata.ttl - expected.metadata.ttl) < 1
+    _flower.set_message_id(answer, "10")
+    assert validate_message(answer, is_reply_message=True) == []
     assert answer.content.object_id == expected.content.object_id  # the same on the wire
+
+
+def test_a_request_is_fresh_though_the_first_of_its_cohort_was_sent_already() -> None:
+    requests = _flower.requests(_flower.pack_order(b"order"), [5, 6], "train", "3")
+    first = next(requests)
+    _flower.set_message_id(first, "9")
+    first.metadata.delivered_at = "now"
+    assert plain(next(requests)) == plain(Message(_flower.pack_order(b"order"), 6, "train", group_id="3"))
 
 
 def test_what_is_missing_is_named() -> None:

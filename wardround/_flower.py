@@ -97,9 +97,12 @@ def _array(data: bytes, dtype: str, items: int) -> ArrayRecord:
 
 
 def _message(metadata: Metadata, content: RecordDict, **changes: object) -> Message:
-    """A message whose metadata are a copy of `metadata` with `changes`, without flwr's checks."""
+    """A new message whose metadata are a copy of `metadata` with `changes`, without flwr's checks.
+
+    A SuperLink numbers a message and notes when it was delivered, and takes no message that has either already.
+    """
     copy, message = Metadata.__new__(Metadata), Message.__new__(Message)
-    copy.__dict__.update(metadata.__dict__, **changes)
+    copy.__dict__.update(metadata.__dict__, _message_id="", _delivered_at="", **changes)
     message.__dict__.update(_metadata=copy, _content=content, _error=None)
     return message
 
@@ -158,7 +161,6 @@ def reply(message: Message, frame: bytes) -> Message:
     return _message(
         asked,
         content,
-        _message_id="",
         _src_node_id=asked.dst_node_id,
         _dst_node_id=asked.src_node_id,
         _src_task_id=asked.dst_task_id,
