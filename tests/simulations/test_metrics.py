@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from sklearn import metrics as oracle
 
 from wardround.plan_sections import Target
@@ -28,6 +28,7 @@ def binary_rows(draw: st.DrawFn) -> tuple[F64, F64, list[int]]:
     return y, scores, [1, 1, *draw(st.lists(st.integers(0, 3), min_size=n - 2, max_size=n - 2))]
 
 
+@settings(max_examples=30)
 @given(binary_rows())
 def test_binary_metrics_are_those_of_scikit_learn(rows: tuple[F64, F64, list[int]]) -> None:
     y, probability, counts = rows
@@ -43,6 +44,7 @@ def test_binary_metrics_are_those_of_scikit_learn(rows: tuple[F64, F64, list[int
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
+@settings(max_examples=30)
 @given(binary_rows())
 def test_a_row_that_counts_twice_is_two_rows(rows: tuple[F64, F64, list[int]]) -> None:
     y, probability, counts = rows
@@ -51,6 +53,7 @@ def test_a_row_that_counts_twice_is_two_rows(rows: tuple[F64, F64, list[int]]) -
     assert weighted(Kind.BINARY, y, probability, counts) == pytest.approx(once, abs=1e-12)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_multiclass_metrics_are_those_of_scikit_learn(seed: int) -> None:
     generator = np.random.Generator(np.random.Philox(key=seed))
@@ -62,6 +65,7 @@ def test_multiclass_metrics_are_those_of_scikit_learn(seed: int) -> None:
     assert found["brier"] == pytest.approx(float(((predicted - np.eye(4)[y.astype(int)]) ** 2).sum(axis=1).mean()))
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_regression_metrics_are_those_of_scikit_learn(seed: int) -> None:
     generator = np.random.Generator(np.random.Philox(key=seed))
@@ -107,6 +111,7 @@ def test_the_tallys_histograms_agree_with_the_exact_metrics() -> None:
     assert binned["accuracy"] == exact["accuracy"]
 
 
+@settings(max_examples=30)
 @given(binary_rows())
 def test_the_roc_curve_encloses_the_auc(rows: tuple[F64, F64, list[int]]) -> None:
     y, probability, _ = rows
