@@ -38,7 +38,7 @@ class Task(Protocol):
         ...
 
     def loss(self, outputs: "Tensor", batch: Batch) -> "Tensor":
-        """The loss of each example, shape (n,); the trainer weighs and averages them.
+        """The loss of each example from its own row alone, shape (n,); the trainer weighs and averages them.
 
         Only torch operations that `torch.vmap` can batch, and no branches on values.
         """

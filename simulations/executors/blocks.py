@@ -66,7 +66,8 @@ class Blocks:
 
     A client takes the same batches in the same order as in FlatLoop; smaller batches are filled up with rows that
     do not count, and clients that have finished are left out of further steps. Updates agree with FlatLoop's to
-    rounding; their bits depend on `block_size` and on who is in the block, and on nothing else.
+    rounding (which Adam enlarges where a gradient is not much above its `eps`); their bits depend on `block_size` and
+    on who is in the block, and on nothing else.
     Raises LocalError, with the reason, for a model that cannot be trained in blocks.
     """
 
