@@ -20,7 +20,7 @@ def split_rows(plan: Plan, site: SiteId, rows: Rows) -> SiteData:
     """The site's rows split by `data.validation` and `data.test`; the same for the same plan seed, site and rows.
 
     Stratified by class (or quartile of a number to predict): each stratum gives its share, rounded by largest
-    remainder, and the last row of a stratum always trains. Raises LocalError as `check_site` does.
+    remainder, rare classes first, and the last row of a stratum always trains. Raises LocalError as `check_site` does.
     """
     check_site(plan.data, site, rows)
     strata = _strata(rows)
@@ -68,12 +68,19 @@ def _strata(rows: Rows) -> I64:
 
 
 def _share(sizes: Sequence[int], available: Sequence[int], share: float) -> list[int]:
-    """How many rows each stratum gives: `share` of its size by largest remainder, and one row at least stays."""
+    """How many rows each stratum gives: `share` of its size by largest remainder, and one row at least stays.
+
+    A stratum that would give none although half a row is due comes first, so that rare classes are seen.
+    """
     exact = [size * share for size in sizes]
     limit = [max(count - 1, 0) for count in available]
     given = [min(int(value), most) for value, most in zip(exact, limit, strict=True)]
     wanted = round(sum(exact)) - sum(given)
-    owed = sorted((given[i] - exact[i], i) for i in range(len(sizes)) if given[i] < limit[i])
-    for _, index in owed[: max(wanted, 0)]:
+    owed = sorted(
+        (not (given[i] == 0 and exact[i] >= 0.5), given[i] - exact[i], i)
+        for i in range(len(sizes))
+        if given[i] < limit[i]
+    )
+    for *_, index in owed[: max(wanted, 0)]:
         given[index] += 1
     return given

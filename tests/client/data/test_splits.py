@@ -60,6 +60,11 @@ def test_shares_are_exact_where_there_is_room() -> None:
     assert np.bincount(site.validation.y).tolist() == [9, 5, 1]
 
 
+def test_a_rare_class_is_seen_in_the_test() -> None:
+    site = split_rows(plan(), SITE, rows([0] * 99 + [1] * 3))
+    assert np.bincount(site.test.y).tolist() == [19, 1] and np.bincount(site.train.y)[1] == 2
+
+
 def test_a_split_depends_on_seed_and_site_only() -> None:
     pool = rows([0, 1] * 50)
     first = split_rows(plan(), SITE, pool)
