@@ -52,8 +52,9 @@ def figure(shown: Figure) -> str:
     spec = json.dumps({"data": shown.traces, "layout": shown.layout}, separators=(",", ":"), allow_nan=False)
     spec = spec.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     caption = f"<figcaption>{shown.caption}</figcaption>" if shown.caption else ""
+    heading = f"<h3>{text(shown.title)}</h3>" if shown.title else ""
     return (
-        f"<figure><h3>{text(shown.title)}</h3>"
+        f"<figure>{heading}"
         f'<div class="plot" role="img" aria-label="{text(shown.label)}" style="height:{shown.height}px"></div>'
         f'<script type="application/json">{spec}</script>{caption}</figure>'
     )
