@@ -25,7 +25,7 @@ def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     assert len(commands()) >= 9
     for command in commands():
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             shlex.split(command), cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"

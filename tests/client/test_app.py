@@ -49,7 +49,7 @@ def test_hello_says_the_name() -> None:
 
 def test_a_model_that_is_not_the_orders_is_refused() -> None:
     reply = ask(OrderKind.FIT, "train", claimed=np.ones(2, dtype="<f4").tobytes())
-    assert reply.has_error() and "SHA-256 is in the order" in reply.error.reason
+    assert reply.has_error() and "SHA-256 is in the order" in str(reply.error.reason)
 
 
 @pytest.mark.parametrize("model", [None, b"", b"123"])

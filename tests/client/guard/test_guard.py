@@ -96,7 +96,7 @@ def test_there_is_no_protocol_without_protection() -> None:
 def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], bound: float) -> None:
     update = np.array(values, dtype=np.float32)
     clipped = clip_update(update, bound).astype(np.float64)
-    norm = np.linalg.norm(update.astype(np.float64))
+    norm = float(np.linalg.norm(update.astype(np.float64)))
     assert np.linalg.norm(clipped) <= bound * (1 + 1e-5)
     if norm <= bound * (1 - 1e-5):
         np.testing.assert_array_equal(clipped, update)
