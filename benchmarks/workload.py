@@ -92,7 +92,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             cohort=10,
             samples=50,
             batch_size=10,
-            learning_rate=0.05,
+            learning_rate=0.1,
             input_shape=(3, 32, 32),
             classes=10,
             shapes=MappingProxyType(
@@ -142,15 +142,15 @@ def _tabular(workload: Workload, rng: np.random.Generator) -> tuple[F32, I64]:
 
 
 def _images(workload: Workload, rng: np.random.Generator) -> tuple[F32, I64]:
-    """A coarse random pattern per class, weak beside the noise."""
+    """A coarse random pattern per class beside noise; pixels from 0 to 1."""
     size = (workload.clients, workload.samples)
     channels, height, width = workload.input_shape
     coarse = rng.standard_normal((workload.classes, channels, height // 8, width // 8), dtype=np.float32)
     pattern = np.kron(coarse, np.ones((8, 8), dtype=np.float32))
     y = rng.integers(0, workload.classes, size=size)
     x = rng.standard_normal((*size, *workload.input_shape), dtype=np.float32)
-    x += np.float32(0.15) * pattern[y]
-    return x, y.astype(np.int64)
+    x += np.float32(0.4) * pattern[y]
+    return np.clip(np.float32(0.5) + np.float32(0.25) * x, 0, 1), y.astype(np.int64)
 
 
 def probe(x: F32, y: I64, samples: int = 2000) -> tuple[F32, I64]:
