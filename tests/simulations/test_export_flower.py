@@ -1,11 +1,13 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +165,7 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
     command = [str(programs / "flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1"]
     command += ["--port", str(http), "--control-api-address", f"127.0.0.1:{control}"]
     log = (tmp_path / "superlink.log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         for _ in range(600):
             assert process.poll() is None, (tmp_path / "superlink.log").read_text()
@@ -174,19 +176,25 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started and left running: a group of its own
+        process.wait()
         log.close()
 
 
 def flwr_run(app: Path, sites: int, environment: dict[str, str]) -> dict[str, Any]:
-    """Run the app on Ray and return the last line that our ServerApp printed."""
+    """Run the app on Ray and return the last line that our ServerApp printed.
+
+    Ray gives its own processes 30 seconds to start, whatever one sets; on a busy machine that takes another try.
+    """
     federation = f"num-supernodes={sites} client-resources-num-cpus=1"
     command = ["flwr", "run", str(app), "--stream", "--federation-config", federation]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    for _ in range(5):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        if "The current node timed out during startup" not in done.stdout:
+            break
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"run"')]
     assert lines, done.stdout + done.stderr
     last: dict[str, Any] = json.loads(lines[-1])
