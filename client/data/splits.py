@@ -38,8 +38,14 @@ def split_rows(plan: Plan, site: SiteId, rows: Rows) -> SiteData:
         for part, piece in zip(parts, (order[start:middle], order[middle:end], order[end : start + size]), strict=True):
             part.append(piece)
         start += size
-    test_rows, validation_rows, train_rows = (rows.take(np.sort(np.concatenate(part))) for part in parts)
-    return SiteData(site=site, train=train_rows, validation=validation_rows, test=test_rows)
+    ordered = rows.take(np.concatenate([np.sort(np.concatenate(part)) for part in parts]))  # one copy, three views
+    first, second = sum(test), sum(test) + sum(validation)
+    return SiteData(
+        site=site,
+        train=Rows(ordered.x[second:], ordered.y[second:]),
+        validation=Rows(ordered.x[first:second], ordered.y[first:second]),
+        test=Rows(ordered.x[:first], ordered.y[:first]),
+    )
 
 
 def check_site(data: Data, site: SiteId, rows: Rows) -> None:
