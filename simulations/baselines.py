@@ -9,9 +9,13 @@ own.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Event
 
 import numpy as np
+import torch
 
 from wardround.client.data.site_data import Rows, SiteData
 from wardround.client.trainer.flat_model import SiteState
@@ -20,6 +24,7 @@ from wardround.client.trainer.workspace import Workspace
 from wardround.orders import EvalJob, FitJob, Order, OrderKind, SiteId, Split, Statistics, derive_seed
 from wardround.plan import Plan
 from wardround.plan_sections import Select, Standardize
+from wardround.simulations.executors.flat_loop import one_thread
 from wardround.standardization import statistics_of
 from wardround.task import Task
 from wardround.vector import F32
@@ -62,21 +67,39 @@ def train_baselines(
     sites: Sequence[SiteData],
     initial: F32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    workers: int = 1,
 ) -> Baselines:
-    """Train every judged hospital alone, then the pool, from `initial`, shape (d,). Deterministic for the plan's seed.
+    """Train the pool and every judged hospital alone, from `initial`, shape (d,), on `workers` threads.
 
+    The bits do not depend on `workers`, which must be 1 for a model that draws random numbers while it trains.
     `progress` is told how many trainings of all are done. Raises LocalError when the task's code fails.
     """
-    judged = [site for site in judged_sites(plan, sites) if len(site.train)]
-    workspace, total = Workspace(task, plan), len(judged) + 1
-    alone = {}
-    for done, site in enumerate(judged):
-        progress(done, total)
-        alone[site.site] = _train(plan, task, site, initial, workspace)
-    progress(len(judged), total)
-    pooled = _train(plan, task, _pool(sites), initial, workspace)
-    progress(total, total)
-    return Baselines(alone=alone, pooled=pooled)
+    datas = [_pool(sites), *(site for site in judged_sites(plan, sites) if len(site.train))]
+    workspaces: SimpleQueue[Workspace] = SimpleQueue()
+    for _ in range(workers):
+        workspaces.put(Workspace(task, plan))
+    stop = Event()
+
+    def train(data: SiteData) -> TrainedModel:
+        workspace = workspaces.get()
+        try:
+            return _train(plan, task, data, initial, workspace, stop)
+        finally:
+            workspaces.put(workspace)
+
+    found: list[TrainedModel] = []
+    with one_thread(), ThreadPoolExecutor(workers, "baseline", lambda: torch.set_num_threads(1)) as pool:
+        try:
+            for model in pool.map(train, datas):
+                found.append(model)
+                progress(len(found), len(datas))
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    pooled, *alone = found
+    return Baselines(alone={data.site: model for data, model in zip(datas[1:], alone, strict=True)}, pooled=pooled)
 
 
 def _pool(sites: Sequence[SiteData]) -> SiteData:
@@ -92,13 +115,15 @@ def _pool(sites: Sequence[SiteData]) -> SiteData:
     return SiteData(site=SiteId("all sites together"), train=train, validation=validation, test=validation)
 
 
-def _train(plan: Plan, task: Task, data: SiteData, initial: F32, workspace: Workspace) -> TrainedModel:
+def _train(plan: Plan, task: Task, data: SiteData, initial: F32, workspace: Workspace, stop: Event) -> TrainedModel:
     trainer = TorchTrainer(task, plan, data, workspace)
     federated = plan.data.standardize is Standardize.FEDERATED
     statistics = statistics_of(plan.data, trainer.statistics()) if federated else None
     steering, model, update = Steering.of(plan, data), initial.copy(), np.empty_like(initial)
     best = None
     for round_number in range(1, plan.rounds + 1):
+        if stop.is_set():
+            break
         order = Order(
             run_id="", plan_digest="", kind=OrderKind.FIT, round=round_number, split=Split.VALIDATION,
             statistics=statistics,

@@ -32,7 +32,7 @@ def discrimination(run: ReportedRun) -> Section | None:
         "likeliest class.",
         Kind.REGRESSION: "Rows are ordered by prediction and put into ten groups of equal size.",
     }[found.kind]
-    told += f" All {count(found.test_rows, 'test row')} of all hospitals are taken together."
+    told += f" All {count(found.test_rows, 'test row')} that were judged are taken together."
     body = (
         f"<p>{text(told)}</p><div class='{'triple' if len(plots) > 2 else 'pair'}'>{''.join(map(figure, plots))}</div>"
     )

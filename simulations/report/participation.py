@@ -95,8 +95,8 @@ def _heat_map(sites: Sequence[str], lines: Sequence[Json]) -> Figure:
         "x": [line["round"] for line in lines],
         "z": z,
         "text": [
-            [f"{plot_text(site, 60)}<br>{names[state]}{reason}" for state, reason in zip(row, why, strict=True)]
-            for site, row, why in zip(sites, z, hover, strict=True)
+            [f"{plot_text(site, 60)}<br>{names[state]}{reason}" for state, reason in zip(states, why, strict=True)]
+            for site, states, why in zip(sites, z, hover, strict=True)
         ],
         "hovertemplate": "round %{x}<br>%{text}<extra></extra>",
         "colorscale": [[edge / 5, color] for at, color in enumerate(colors) for edge in (at, at + 1)],
@@ -106,10 +106,11 @@ def _heat_map(sites: Sequence[str], lines: Sequence[Json]) -> Figure:
         "xgap": 1 if len(lines) <= 120 else 0,
         "ygap": 1,
     }
-    row = 24 if len(sites) <= 40 else 14
+    dull = all(state == _TOOK_PART for row in z for state in row)
+    row = 14 if dull or len(sites) > 40 else 24
     axis: dict[str, Any] = {"autorange": "reversed", "showgrid": False, "ticks": ""}
     axis |= {"tickvals": list(range(len(sites))), "ticktext": [plot_text(site) for site in sites]}
-    if len(sites) > 40:
+    if row < 20:
         axis["tickfont"] = {"size": 10}
     return Figure(
         title="",

@@ -65,10 +65,19 @@ def _unit(run: ReportedRun) -> str:
 
 
 def _judged(found: Comparison) -> str:
-    better = "Lower is better. " if found.primary in LOWER_IS_BETTER else ""
+    name = found.primary
+    better = "Lower is better. " if name in LOWER_IS_BETTER else ""
     rows = count(found.test_rows, "test row")
     where = "" if len(found.sites) < 2 else f" of {count(len(found.sites), 'hospital')}"
-    return f"{better}Every model is judged on the same {rows}{where}, on which none was trained."
+    told = f"{better}Every model is judged on the same {rows}{where}, on which none was trained."
+    own = {model: scores[name] for model, scores in found.own.items() if name in scores}
+    if Model.ALONE in own and len(found.sites) > 1:
+        told += (
+            f" On its own hospital's test rows only, a model trained alone reaches "
+            f"{number(name, own[Model.ALONE].value)} on average, the federated model "
+            f"{number(name, own[Model.FEDERATED].value)}."
+        )
+    return told
 
 
 def _without_scores(run: ReportedRun) -> tuple[str, str]:

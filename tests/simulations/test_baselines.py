@@ -12,6 +12,7 @@ from tests.sites_of_rows import INPUTS, rows_of, rows_plan
 from wardround.client.data.site_data import SiteData
 from wardround.client.trainer.bundle import load_task
 from wardround.client.trainer.flat_model import initial_vector
+from wardround.client.trainer.torch_trainer import TorchTrainer
 from wardround.orders import SiteId
 from wardround.plan import Plan
 from wardround.simulations import baselines, judgement
@@ -90,10 +91,34 @@ def test_baselines_are_deterministic_and_leave_the_first_model_alone() -> None:
     assert (first.alone[SiteId("a")].model != other.alone[SiteId("a")].model).any()
 
 
+def test_threads_change_no_bit() -> None:
+    plan = replace(plan_of(), training=replace(plan_of().training, batch_size=7))
+    sites, initial = [site(f"h{k}", k) for k in range(5)], first_model(plan)
+    one = train_baselines(plan, load_task(plan), sites, initial)
+    two = train_baselines(plan, load_task(plan), sites, initial, workers=2)
+    assert list(one.alone) == list(two.alone)
+    assert all((one.alone[s.site].model == two.alone[s.site].model).all() for s in sites)
+    assert one.pooled is not None and two.pooled is not None
+    assert (one.pooled.model == two.pooled.model).all()
+
+
+def test_an_interruption_ends_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, sites, trained = plan_of(rounds=2000), [site(f"h{k}", k) for k in range(30)], []
+    original = TorchTrainer.fit_in
+    monkeypatch.setattr(TorchTrainer, "fit_in", lambda *given: (trained.append(1), original(*given))[1])
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_baselines(plan, load_task(plan), sites, first_model(plan), interrupt)
+    assert len(trained) < 2 * 2000 + 1
+
+
 def test_progress_is_told() -> None:
     plan, seen = plan_of(rounds=1), []
     train_baselines(plan, load_task(plan), [site("a", 1), site("b", 2)], first_model(plan), lambda *at: seen.append(at))
-    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def overfitting() -> SiteData:
