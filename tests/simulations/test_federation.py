@@ -12,9 +12,9 @@ from wardround.client.data.site_data import SiteData
 from wardround.errors import LocalError
 from wardround.orders import Split
 from wardround.plan import Plan, PlanError, load_plan, parse_plan
+from wardround.plan_source import find_plan, shipped_plans
 from wardround.simulations.federation import build_federation, with_inputs
 from wardround.simulations.heterogeneity import describe_sites
-from wardround.simulations.plans import SHIPPED_PLANS, shipped_plan
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 4)), np.arange(60) % 2
@@ -141,7 +141,7 @@ def test_bad_data_in_one_line(given: Any, message: str) -> None:
 
 def test_data_beside_another_source_are_refused() -> None:
     with pytest.raises(PlanError, match=r"data\.source"):
-        build_federation(load_plan(shipped_plan("digits")), (X, Y))
+        build_federation(find_plan("digits"), (X, Y))
 
 
 def test_more_sites_than_rows_allow() -> None:
@@ -188,16 +188,16 @@ def test_inputs_come_from_the_data_where_the_plan_has_none() -> None:
     assert with_inputs(columns, sites) is columns
 
 
-@pytest.mark.parametrize("name", SHIPPED_PLANS)
+@pytest.mark.parametrize("name", shipped_plans())
 def test_shipped_plans_build(name: str) -> None:
-    shipped = load_plan(shipped_plan(name))
+    shipped = find_plan(name)
     assert shipped.name == name and len(build_federation(shipped)) == shipped.simulation.sites
 
 
 def test_an_unknown_plan_is_refused_with_the_nearest() -> None:
-    assert set(SHIPPED_PLANS) == {"breast-cancer", "diabetes", "digits"}
+    assert set(shipped_plans()) == {"breast-cancer", "diabetes", "digits"}
     with pytest.raises(LocalError, match="did you mean 'digits'"):
-        shipped_plan("digit")
+        find_plan("digit")
 
 
 def test_profiles_against_a_plain_computation() -> None:
@@ -219,14 +219,14 @@ def test_profiles_against_a_plain_computation() -> None:
 
 
 def test_profiles_of_numbers_and_images() -> None:
-    shipped = load_plan(shipped_plan("diabetes"))
+    shipped = find_plan("diabetes")
     found = describe_sites(shipped, build_federation(shipped))
     assert sum(found.label_counts) == 442 and found.labels[0] == "25 to 87"
     assert all(100 <= count <= 120 for count in found.label_counts)
     assert found.inputs[:3] == ("age", "sex: 1", "sex: 2") and found.mean[0] == pytest.approx(48.518, abs=1e-3)
     ages = [site.mean[0] for site in found.sites]
     assert ages == sorted(ages)
-    shipped = load_plan(shipped_plan("digits"))
+    shipped = find_plan("digits")
     found = describe_sites(shipped, build_federation(shipped))
     assert found.inputs == ("intensity",) and len(found.mean) == 1
     assert found.to_json()["sites"][0]["site"] == "site-01"
