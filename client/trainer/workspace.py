@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wardround.client.trainer.batches import Batches, seed_array
 from wardround.client.trainer.flat_model import FlatModel, SiteState
+from wardround.client.trainer.gradient import gradients_of
 from wardround.client.trainer.local_optimizer import num_moments, optimizer_step
 from wardround.plan import Plan
 from wardround.task import Batch, Task
@@ -65,7 +66,7 @@ class Workspace:
             return self._train(rows, weights, batches, seed, lr)
 
     def _train(self, rows: Batch, weights: Tensor | None, batches: Batches, seed: int, lr: float) -> float:
-        module, task = self.model.module, self.task
+        module, task, trained = self.model.module, self.task, tuple(self.model.trained)
         seeds = seed_array(seed)
         at_once = steps_at_once(batches, rows.x[0].nbytes)
         total = 0.0
@@ -79,10 +80,7 @@ class Workspace:
                 batch = Batch(x[at], y[at]) if size == batches.batch_size else Batch(x[at][:size], y[at][:size])
                 losses = task.loss(module(batch.x), batch)
                 share = self._mean(size) if w is None else w[at][:size] / w[at][:size].sum()
-                # A scalar, since torch.autograd.grad imports sympy (0.7 s) when it is given the outputs' gradient.
-                mean = torch.dot(losses, share)
-                gradients = torch.autograd.grad((mean,), self.model.trained, materialize_grads=True)
-                self._step(lr, start + at + 1, gradients)
+                self._step(lr, start + at + 1, gradients_of(losses, share, trained))
                 seen.append(losses.detach())
             total += float(torch.cat(seen).sum(dtype=torch.float64))
         return total

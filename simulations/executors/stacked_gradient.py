@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from wardround.client.trainer.gradient import gradients_of
 from wardround.client.trainer.local_optimizer import Tensors
 from wardround.task import Batch, Task
 
@@ -75,7 +76,7 @@ class Chain:
                 hidden = torch.baddbmm(parameters[bias].unsqueeze(1), hidden, transposed)
         with torch.enable_grad():
             losses = _losses(self._task, hidden.requires_grad_(), x, y)
-            (gradient,) = torch.autograd.grad((torch.dot(losses.view(-1), share.reshape(-1)),), (hidden,))
+            (gradient,) = gradients_of(losses, share, (hidden,))
         for layer in reversed(range(len(self._layers))):
             weight, bias = self._layers[layer]
             torch.bmm(gradient.mT, inputs[layer], out=out[weight])
@@ -105,8 +106,7 @@ class Vmapped:
     ) -> tuple[Tensor, Tensors]:
         leaves = tuple(parameter.detach().requires_grad_() for parameter in parameters)
         losses = _losses(self._task, self._forward(leaves, x), x, y)
-        total = torch.dot(losses.view(-1), share.reshape(-1))
-        return losses.detach(), torch.autograd.grad((total,), leaves, materialize_grads=True)
+        return losses.detach(), gradients_of(losses, share, leaves)
 
 
 def stacked_gradient(task: Task, module: nn.Module) -> StackedGradient:
