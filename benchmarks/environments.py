@@ -33,7 +33,8 @@ def ensure(peer: str) -> Path:
         raise SystemExit(f"environments: expected one of {', '.join(PEERS)}, got {peer!r}")
     folder = HERE / f".venv-{peer}"
     stamp = folder / "requirements.sha256"
-    wanted = hashlib.sha256(requirements(peer).read_bytes() + sys.version.encode()).hexdigest()
+    pins = [line for line in requirements(peer).read_text().splitlines() if not line.startswith("#")]
+    wanted = hashlib.sha256("\n".join([sys.version, *pins]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted and python_of(peer).exists():
         return python_of(peer)
     print(f"environments: installing {peer} into {folder.relative_to(HERE.parent)}", file=sys.stderr, flush=True)

@@ -25,9 +25,16 @@ from wardround.strategies.records import RoundRecord, RunState
 from wardround.tally import Tally, TallySpec
 from wardround.task import Batch, Task
 
+MLP: dict[str, object] = {
+    "name": "tabular-classifier",
+    "model": "mlp",
+    "hidden": [64, 32],
+    "options": {"inputs": 30},
+}
 MODELS: dict[str, dict[str, object]] = {
-    "mlp": {"name": "tabular-classifier", "model": "mlp", "hidden": [64, 32], "options": {"inputs": 30}},
-    "wide": {"name": "tabular-classifier", "model": "mlp", "hidden": [256, 256], "options": {"inputs": 30}},
+    "mlp": MLP,
+    "many": MLP,
+    "wide": {**MLP, "hidden": [256, 256]},
     "logistic": {"name": "tabular-classifier", "model": "logistic", "options": {"inputs": 30}},
     "cnn": {
         "name": "image-classifier",

@@ -11,7 +11,7 @@ This file imports numpy and nothing else: it is read in the peers' environments 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -53,37 +53,34 @@ def _convolution(name: str, inputs: int, outputs: int, kernel: int) -> dict[str,
     return {f"{name}.weight": (outputs, inputs, kernel, kernel), f"{name}.bias": (outputs,)}
 
 
-def _tabular_workload(name: str, layers: Mapping[str, tuple[int, ...]]) -> Workload:
-    return Workload(
-        name=name,
-        clients=1000,
-        cohort=100,
-        samples=200,
-        batch_size=20,
-        learning_rate=0.1,
-        input_shape=(30,),
-        classes=2,
-        shapes=MappingProxyType(dict(layers)),
-    )
-
+_MLP = Workload(
+    name="mlp",
+    clients=1000,
+    cohort=100,
+    samples=200,
+    batch_size=20,
+    learning_rate=0.1,
+    input_shape=(30,),
+    classes=2,
+    shapes=MappingProxyType({**_linear("fc1", 30, 64), **_linear("fc2", 64, 32), **_linear("fc3", 32, 2)}),
+)
 
 # The CNN is the two-convolution network of pfl-research's CIFAR-10 benchmark without its dropout: 3x3 kernels
 # without padding, one 2x2 max pool, 64 * 14 * 14 = 12,544 features into a dense layer: 1,626,442 parameters.
 # Data for 100 clients (61 MB) stand for the federation: its size changes nothing in a round.
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
-        "mlp": _tabular_workload("mlp", {**_linear("fc1", 30, 64), **_linear("fc2", 64, 32), **_linear("fc3", 32, 2)}),
-        "logistic": _tabular_workload("logistic", _linear("fc", 30, 2)),
-        # A federation whose clients' updates would fill 3 GB if they were kept: for the memory of a large cohort.
-        "wide": Workload(
+        "mlp": _MLP,
+        "logistic": replace(_MLP, name="logistic", shapes=MappingProxyType(_linear("fc", 30, 2))),
+        # For the memory of a large cohort: if the updates of all its clients were kept, those of the MLP would fill
+        # 165 MB, those of the wide one 3 GB.
+        "many": replace(_MLP, name="many", clients=10_000, cohort=10, samples=20),
+        "wide": replace(
+            _MLP,
             name="wide",
             clients=10_000,
             cohort=10,
             samples=20,
-            batch_size=20,
-            learning_rate=0.1,
-            input_shape=(30,),
-            classes=2,
             shapes=MappingProxyType({**_linear("fc1", 30, 256), **_linear("fc2", 256, 256), **_linear("fc3", 256, 2)}),
         ),
         "cnn": Workload(
