@@ -8,7 +8,7 @@ for (const plot of plots) {
   const spec = JSON.parse(plot.nextElementSibling.textContent);
   Plotly.newPlot(plot, spec.data, spec.layout, config);
 }
-// a page of paper is narrower than most windows, and what is closed cannot be opened on it
+// paper is narrower than most windows, and what is closed cannot be opened on it; the plan is left to plan.toml
 addEventListener("beforeprint", () => {
   document.querySelectorAll("details").forEach((one) => { one.open = true; });
   for (const plot of plots) Plotly.relayout(plot, { width: Math.min(plot.clientWidth, 680) });

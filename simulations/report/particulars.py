@@ -41,6 +41,6 @@ def _rows(run: ReportedRun) -> Iterator[tuple[str, str]]:
     yield "time in rounds", duration(sum(line["seconds"] for line in run.lines))
     yield "CPU time in rounds", duration(sum(line["cpu_seconds"] for line in run.lines))
     simulated = [line["simulated_seconds"] for line in run.lines if line["simulated_seconds"] is not None]
-    if simulated:
+    if any(simulated):
         yield "time on the simulated clock", duration(sum(simulated))
     yield "software", ", ".join(f"{name} {version}" for name, version in run.versions.items())
