@@ -177,5 +177,7 @@ def export_flower(
     require("simulation")
     from wardround.simulations.export_flower import export
 
-    export(find_plan(plan).override(settings or ()), folder)
-    typer.echo(f"wrote {folder}; run it with: flwr run {folder}")
+    chosen = find_plan(plan).override(settings or ())
+    export(chosen, folder)
+    sites = f"num-supernodes={chosen.simulation.sites} client-resources-num-cpus=1"
+    typer.echo(f'wrote {folder}; run it with: flwr run {folder} --stream --federation-config "{sites}"')

@@ -39,9 +39,9 @@ On a SuperLink of your own, named in Flower's `config.toml`, with {sites} SuperN
 
     flwr run . NAME --stream
 
-Each run makes a directory (plan, metrics, checkpoints, model) in `{runs}`, for `wardround compare` and `wardround
-predict`; `--run-config "out='FOLDER'"` says another place. The plan's data file, if it has one, is read at the absolute
-path in `plan.toml`, on every machine.
+Each run makes a directory (plan, metrics, checkpoints, model) in `{runs}`, for `wardround report`, `compare` and
+`predict`; `--run-config "out='FOLDER'"` says another place. The plan's data file, if it has one, is read at the
+absolute path in `plan.toml`, on every machine.
 """
 
 _CLIENT = '''"""What Flower runs for a site."""

@@ -3,6 +3,7 @@
 import json
 import os
 from base64 import b64decode
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from wardround.client.guard.guard import SiteGuard
 from wardround.errors import LocalError
 from wardround.orders import Split
 from wardround.plan import Plan, load_plan
+from wardround.simulations.executors.calibration import EngineChoice
 from wardround.simulations.federation import build_federation
-from wardround.simulations.participants import Participants, StatefulTrainer, gather_app, gather_task
+from wardround.simulations.participants import Participants, StatefulTrainer, data_digest, gather_app, gather_task
 from wardround.simulations.run_directory import RunDirectory
 from wardround.state_store import MemoryStore
 from wardround.strategies.federated import FederatedStrategy
@@ -34,6 +36,7 @@ LEFT_OUT = "left-out.json"
 """Files of the code bundle that Flower would not carry: path to Base64."""
 
 _STATE = "wardround.site"
+_ENGINE = EngineChoice(executor="flat", block_size=1, workers=1, reason="stock Flower calls one client after another")
 
 
 def client_app_for(plan_path: Path) -> ClientApp:
@@ -102,8 +105,8 @@ def _load(plan_path: Path) -> Plan:
 def server_app_for(plan_path: Path) -> ServerApp:
     """The plan's round loop as a ServerApp.
 
-    It makes a run directory in the run config's `out`, and prints a line of JSON per round, and a last one with the
-    figures on the test rows.
+    It makes a run directory in the run config's `out`, which `wardround report` finishes, and prints a line of JSON
+    per round, and a last one with the figures on the test rows.
     """
     app = ServerApp()
 
@@ -111,7 +114,9 @@ def server_app_for(plan_path: Path) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         plan, name = _load(plan_path), f"run-{context.run_id}"
         participants = _participants(plan)
-        with RunDirectory.create(Path(str(context.run_config["out"])) / name, plan, {"executor": "flower"}) as run:
+        engine = {} if participants.task is None else asdict(_ENGINE)
+        engine["data"] = data_digest(participants.data)
+        with RunDirectory.create(Path(str(context.run_config["out"])) / name, plan, engine) as run:
             strategy = FederatedStrategy(
                 plan,
                 run_id=run.info.run_id,

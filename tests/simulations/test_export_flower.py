@@ -228,6 +228,11 @@ def test_one_plan_on_both_executors_and_on_stock_flower(tmp_path: Path, flower: 
                 assert ours[part]["n"] == theirs[part]["n"] > 0
                 assert ours[part]["metrics"] == pytest.approx(theirs[part]["metrics"], abs=1e-4)
 
+    finished = simulate(out=run, resume=True)  # as `wardround report` does: nothing is left to train
+    assert finished.report_path == run / "report.html" and finished.report_path.exists()
+    assert finished.metrics == pytest.approx(last["test"])
+    np.testing.assert_array_equal(finished.model, model)
+
     counts = Counter(tuple(line.split()) for line in messages.read_text().splitlines())
     expected = {"query.hello": 1, "query.statistics": 1, "train": 2, "evaluate": 2 + 1}  # the last on the test rows
     assert counts == {(str(site), kind): count for site in range(4) for kind, count in expected.items()}
