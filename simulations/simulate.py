@@ -80,7 +80,8 @@ def simulate(
         if engine is not None and participants.task is not None:
             executor = make_executor(engine, participants.task, plan, _trainer_of(participants))
         stack.enter_context(_still_objects())
-        return _Run(plan, participants, executor, directory).finish(observer, report=report)
+        workers = 1 if engine is None else engine.workers
+        return _Run(plan, participants, executor, directory, workers).finish(observer, report=report)
 
 
 def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participants]:
@@ -148,9 +149,14 @@ class _Run:
     """One run, from its last finished round to its report."""
 
     def __init__(
-        self, plan: Plan, participants: Participants, executor: Executor | None, directory: RunDirectory | None
+        self,
+        plan: Plan,
+        participants: Participants,
+        executor: Executor | None,
+        directory: RunDirectory | None,
+        workers: int,
     ) -> None:
-        self._plan, self._participants, self._directory = plan, participants, directory
+        self._plan, self._participants, self._directory, self._workers = plan, participants, directory, workers
         self._grid = local_grid(plan, participants, executor)
         self._resumed: tuple[int, ...] = ()
 
@@ -202,7 +208,9 @@ class _Run:
         plan, task, data = self._plan, self._participants.task, self._participants.data
         sites = describe_sites(plan, data) if data else None
         if report and task is not None:
-            alone = train_baselines(plan, task, data, self._participants.initial) if plan.simulation.baselines else None
+            alone = None
+            if plan.simulation.baselines:
+                alone = train_baselines(plan, task, data, self._participants.initial, workers=self._workers)
             federated = TrainedModel(model=result.model, statistics=result.statistics)
             result = replace(result, comparison=judge(plan, task, data, federated, alone, self._participants.states()))
         run = ReportedRun(
