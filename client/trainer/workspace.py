@@ -14,14 +14,12 @@ from wardround.plan import Plan
 from wardround.task import Batch, Task
 from wardround.vector import F32
 
-__all__ = ["Workspace", "steps_at_once"]
+__all__ = ["Workspace"]
 
-_GATHERED_BYTES = 8 << 20
-
-
-def steps_at_once(batches: Batches, row_bytes: int) -> int:
-    """For how many steps the batches are gathered in one go."""
-    return max(1, min(batches.steps, _GATHERED_BYTES // (batches.batch_size * max(row_bytes, 1))))
+_GATHERED_BYTES = 32 << 20
+"""Batches are gathered for many steps in one go, up to this size."""
+_SCORED_BYTES = 1 << 20
+"""Rows are scored in pieces of this size: a convolution's activations are many times as large."""
 
 
 class Workspace:
@@ -37,7 +35,8 @@ class Workspace:
         self._parameters = self.model.trained_views(self.model.vector)
         self._state = torch.zeros(num_moments(plan.training), self.model.layout.size)
         self._moments = [self.model.trained_views(row) for row in self._state]
-        self._global = torch.empty(self.model.layout.size if plan.training.proximal_mu else 0)
+        self._global, self._drift = torch.empty(2, self.model.layout.size)
+        self._drifts = self.model.trained_views(self._drift)
         self._means: dict[int, Tensor] = {}
 
     def train(
@@ -68,7 +67,7 @@ class Workspace:
     def _train(self, rows: Batch, weights: Tensor | None, batches: Batches, seed: int, lr: float) -> float:
         module, task, trained = self.model.module, self.task, tuple(self.model.trained)
         seeds = seed_array(seed)
-        at_once = steps_at_once(batches, rows.x[0].nbytes)
+        at_once = max(1, _GATHERED_BYTES // max(1, batches.batch_size * rows.x[0].nbytes))
         total = 0.0
         for start in range(0, batches.steps, at_once):
             stop = min(start + at_once, batches.steps)
@@ -88,8 +87,8 @@ class Workspace:
     def _step(self, lr: float, step: int, gradients: tuple[Tensor, ...]) -> None:
         training = self.plan.training
         if training.proximal_mu:  # Li et al. 2020, the gradient of ½ mu ‖w − w_global‖²
-            drift = self.model.trained_views(self.model.vector - self._global)
-            gradients = torch._foreach_add(gradients, drift, alpha=training.proximal_mu)
+            torch.sub(self.model.vector, self._global, out=self._drift)
+            gradients = torch._foreach_add(gradients, self._drifts, alpha=training.proximal_mu)
         if training.gradient_clip_norm is not None:
             norm = torch.stack(torch._foreach_norm(gradients)).norm()
             gradients = torch._foreach_mul(gradients, (training.gradient_clip_norm / norm).clamp(max=1.0))
@@ -105,8 +104,9 @@ class Workspace:
     def _gather(values: Tensor, index: Tensor, batches: Batches) -> tuple[Tensor, ...]:
         return values.index_select(0, index).reshape(-1, batches.batch_size, *values.shape[1:]).unbind(0)
 
-    def outputs(self, x: Tensor, at_once: int = 1024) -> list[Tensor]:
-        """The loaded model's outputs for rows `x`, in pieces of at most `at_once` rows."""
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """The loaded model's outputs for rows `x`, in order, in pieces."""
+        at_once = max(1, min(1024, _SCORED_BYTES * len(x) // max(1, x.nbytes)))
         with torch.inference_mode():
             return [self.model.module(part) for part in torch.split(x, at_once)]
 

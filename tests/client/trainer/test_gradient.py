@@ -1,10 +1,12 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
 from wardround.client.trainer.gradient import gradients_of
+from wardround.errors import LocalError
 
 
 def test_gradients_are_those_of_torch_autograd_grad() -> None:
@@ -23,6 +25,12 @@ def test_what_is_not_used_has_gradient_zero() -> None:
     used, idle = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
     first, second = gradients_of(used * 2, torch.tensor([1.0, 0.0, 3.0]), (used, idle))
     assert first.tolist() == [2.0, 0.0, 6.0] and second.tolist() == [0.0, 0.0]
+
+
+def test_a_mean_in_place_of_the_losses_is_refused() -> None:
+    used = torch.ones(3, requires_grad=True)
+    with pytest.raises(LocalError, match=r"a loss for each row, shape \(3,\), got \(\)"):
+        gradients_of((used * 2).mean(), torch.ones(3), (used,))
 
 
 def test_sympy_is_not_imported() -> None:
