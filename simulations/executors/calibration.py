@@ -104,7 +104,9 @@ def _workers(plan: Plan, model: FlatModel, cores: int | None) -> int:
         if asked > 1:
             raise PlanError("simulation.workers", "1, since the model draws random numbers (dropout)", asked)
         return 1
-    return asked or min(cores or len(os.sched_getaffinity(0)), plan.cohort_size)
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or min(cores, plan.cohort_size)
 
 
 def _faster(flat: EngineChoice, blocks: EngineChoice, flat_s: float, blocks_s: float, obstacle: str) -> EngineChoice:
