@@ -28,9 +28,14 @@ class Faults:
         self._dropout = plan.simulation.dropout
         self._stragglers = plan.simulation.stragglers
 
+    @property
+    def possible(self) -> bool:
+        """Whether the plan has any."""
+        return bool(self._dropout or self._stragglers.fraction)
+
     def fate(self, site: SiteId, round_number: int) -> Fate:
         """The fate of `site` in training round `round_number`."""
-        if not self._dropout and not self._stragglers.fraction:
+        if not self.possible:
             return Fate()
         seed = derive_seed(self._plan_seed, "faults", site, round_number)
         vanish, slow, length = np.random.Generator(np.random.Philox(key=seed)).random(3)

@@ -38,18 +38,18 @@ def record_table(record: RoundRecord) -> dict[str, Any]:
     table: dict[str, Any] = {
         "round": record.round,
         "void": record.void,
-        "cohort": record.cohort,
+        "cohort": list(record.cohort),
         "absences": [_absence(absence) for absence in record.absences],
         "lr": record.lr,
         "update_norm": record.update_norm,
-        "train": None if record.train is None else _counted(record.train),
-        "validation": None if record.validation is None else _validation(record.validation, evidence),
+        "train": None if record.train is None else _finite(_counted(record.train)),
+        "validation": None if record.validation is None else _finite(_validation(record.validation, evidence)),
         "evidence": [_evidence(line) for line in evidence],
         "seconds": record.seconds,
         "cpu_seconds": record.cpu_seconds,
         "simulated_seconds": record.simulated_seconds,
     }
-    return {name: _finite(value) for name, value in table.items()}
+    return {name: None if _is_odd(value) else value for name, value in table.items()}
 
 
 def decode_lines(data: bytes) -> tuple[list[dict[str, Any]], list[int]]:
@@ -92,12 +92,17 @@ def _absence(absence: Absence) -> dict[str, str]:
 
 def _evidence(line: Evidence) -> dict[str, Any]:
     return {
-        "members": line.members,
+        "members": list(line.members),
         "weight": line.weight,
-        "norm": line.norm,
+        "norm": None if _is_odd(line.norm) else line.norm,
         "verdict": line.verdict.value,
         "reason": line.reason,
     }
+
+
+def _is_odd(value: object) -> bool:
+    """Whether `value` is a number that JSON cannot hold."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _finite(value: Any) -> Any:
@@ -106,4 +111,4 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if _is_odd(value) else value

@@ -17,6 +17,7 @@ from wardround.vector import MemoryVector
 
 __all__ = ["Plain"]
 
+_MOST_EXAMPLES = 1 << 32
 _MESSAGE_TYPES = {
     OrderKind.STATISTICS: _flower.STATISTICS,
     OrderKind.FIT: "train",
@@ -28,7 +29,9 @@ class Plain:
     """Sends an order to each member of the cohort and checks each reply before anything is made of it."""
 
     def __init__(self, plan: Plan) -> None:
+        cohort = plan.cohort
         self._plan = plan
+        self._max_weight = 1 if cohort.weighting is Weighting.UNIFORM else cohort.weight_cap or _MOST_EXAMPLES
         self._cohort: Mapping[SiteId, int] = {}
         self._absences: dict[SiteId, Absence] = {}
 
@@ -77,11 +80,5 @@ class Plain:
             raise RemoteError(f"frame: expected {size} values, got {frame.vector.size}")
         if not np.isfinite(frame.vector).all():
             raise RemoteError("frame: expected finite values")
-        if order.kind is OrderKind.FIT and not 0 < frame.weight <= self._max_weight():
-            raise RemoteError(f"frame: expected a weight from 1 to {self._max_weight()}, got {frame.weight}")
-
-    def _max_weight(self) -> int:
-        cohort = self._plan.cohort
-        if cohort.weighting is Weighting.UNIFORM:
-            return 1
-        return cohort.weight_cap or 1 << 32
+        if order.kind is OrderKind.FIT and not 0 < frame.weight <= self._max_weight:
+            raise RemoteError(f"frame: expected a weight from 1 to {self._max_weight}, got {frame.weight}")

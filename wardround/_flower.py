@@ -157,17 +157,17 @@ def reply(message: Message, frame: bytes) -> Message:
     """The answer to `message` that carries `frame`."""
     content = _NO_RECORDS.copy()
     content.__dict__["_data"][_FRAME] = _array(frame, "uint8", len(frame))
-    asked, now = message.metadata, time.time()
+    asked, now = message.metadata.__dict__, time.time()
     return _message(
-        asked,
+        message.metadata,
         content,
-        _src_node_id=asked.dst_node_id,
-        _dst_node_id=asked.src_node_id,
-        _src_task_id=asked.dst_task_id,
-        _dst_task_id=asked.src_task_id,
-        _reply_to_message_id=asked.message_id,
+        _src_node_id=asked["_dst_node_id"],
+        _dst_node_id=asked["_src_node_id"],
+        _src_task_id=asked["_dst_task_id"],
+        _dst_task_id=asked["_src_task_id"],
+        _reply_to_message_id=asked["_message_id"],
         _created_at=now,
-        _ttl=asked.created_at + asked.ttl - now,
+        _ttl=asked["_created_at"] + asked["_ttl"] - now,
     )
 
 

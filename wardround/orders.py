@@ -123,12 +123,13 @@ class LocalResult:
     tally: Tally
 
 
+@lru_cache(maxsize=1 << 14)  # executor and guard ask for the same ones
 def derive_seed(seed: int, *parts: str | int) -> int:
     """A 63-bit seed for one purpose, from the plan's seed and the purpose's name (SHA-256).
 
     For what needs reproducibility and no secrecy: shuffles, partitions, cohorts. Never for noise, masks or keys.
     """
-    text = "\x1f".join(str(part) for part in (seed, *parts))
+    text = "\x1f".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

@@ -53,6 +53,20 @@ def test_keeps_no_contribution() -> None:
     np.testing.assert_array_equal(vector, np.ones(4, np.float32))
 
 
+def test_vectors_that_come_in_small_pieces() -> None:
+    class Pieces:
+        size = 5
+
+        def chunks(self, floats: int = 1) -> Iterator[F32]:
+            yield np.array([1, 2], np.float32)
+            yield np.array([3, 4, 5], np.float32)
+
+    pieces = Contribution(members=(SiteId("a"),), weight=2, vector=Pieces(), tally=Tally.of_means(2, {}))
+    vector, report = Mean().apply([pieces, contribution(np.ones(5, np.float32), 2)])
+    np.testing.assert_array_equal(vector, np.array([1, 1.5, 2, 2.5, 3], np.float32))
+    assert report.lines[0].norm == pytest.approx(np.sqrt(55))
+
+
 def test_nothing_to_average() -> None:
     with pytest.raises(LocalError, match="at least one contribution"):
         Mean().apply([])
