@@ -298,6 +298,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def write(findings: Findings, begin: dict[str, Any], output: Path) -> None:
+    """Everything found so far, as JSON."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    gates = [{**asdict(gate), "passed": gate.passed} for gate in findings.gates]
+    output.write_text(json.dumps({"machine": begin, "gates": gates, "runs": findings.runs}, indent=1) + "\n")
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -316,13 +323,13 @@ def main() -> int:
     for party in args.parties:
         interpreter(party)  # installs what is missing before anything is timed
     findings, begin = Findings(), machine()
+    if begin["load_average"] > 0.5:
+        progress(f"load average {begin['load_average']:.1f}: other work is running, and figures will show it")
     for name in args.sections:
         SECTIONS[name](findings, args)
+        write(findings, begin, args.output)
     for gate in findings.gates:
         print(gate)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    gates = [{**asdict(gate), "passed": gate.passed} for gate in findings.gates]
-    args.output.write_text(json.dumps({"machine": begin, "gates": gates, "runs": findings.runs}, indent=1) + "\n")
     print(f"wrote {args.output}")
     return 0 if all(gate.passed for gate in findings.gates) else 1
 
