@@ -1,5 +1,6 @@
 """A run that is killed anywhere and continued ends as one that was left alone, bit for bit."""
 
+import hashlib
 import json
 import os
 import random
@@ -29,8 +30,12 @@ def play(folder: Path, *kills: str, run: str = "loop") -> str:
 
 
 def content(run: Path) -> dict[str, object]:
-    """Every file of a run; metrics without the times, which no two runs share."""
-    files: dict[str, object] = {p.relative_to(run).as_posix(): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    """The digest of every file of a run; metrics without the times, which no two runs share and the report tells."""
+    files: dict[str, object] = {
+        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "report.html"
+    }
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     files["metrics.jsonl"] = [{key: line[key] for key in line if "seconds" not in key} for line in lines]
     return files
@@ -70,9 +75,11 @@ def test_ten_random_points_of_a_simulation(folder: Path) -> None:
     """The whole of `simulate`: training, BatchNorm statistics that stay at the sites, results and model card."""
     total_bytes, total_calls = map(int, play(folder, "none", run="simulate").split())
     generator = random.Random(3)  # noqa: S311
-    kills = [f"byte-{at}" for at in generator.sample(range(total_bytes), 5)]
+    before_report = total_bytes - (folder / "none" / "report.html").stat().st_size  # the report is written last
+    kills = [f"byte-{at}" for at in (*generator.sample(range(before_report), 5), total_bytes - 1000)]
     kills += [f"call-{at}" for at in generator.sample(range(total_calls), 5)]
     play(folder, *kills, run="simulate")
     assert {"model.safetensors", "model-card.md", "results.json"} < set(content(folder / "none"))
     for kill in kills:
         assert content(folder / kill) == content(folder / "none"), kill
+        assert (folder / kill / "report.html").stat().st_size > 1 << 20
