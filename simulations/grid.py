@@ -112,9 +112,7 @@ class LocalGrid(Grid):
         """Replies in the order of the messages, made one by one as they are asked for."""
         messages = iter(messages)
         waited_s = 0.0
-        for is_train, group in itertools.groupby(
-            messages, key=lambda message: message.metadata.message_type == "train"
-        ):
+        for (is_train, _), group in itertools.groupby(messages, key=_kind):
             if not is_train:
                 yield from map(self._deliver, group)
                 continue
@@ -139,41 +137,44 @@ class LocalGrid(Grid):
     def _train(self, block: list[Message], timeout: float | None) -> Iterator[tuple[Message, float]]:
         """Replies of a block, each with its simulated delay; a lost site's work is not computed."""
         if not self._faults.possible:
-            self._prefetch(block)
-            yield from ((self._deliver(message), 0.0) for message in block)
+            for message, _ in zip(block, self._prefetch(block), strict=True):
+                yield self._deliver(message), 0.0
             return
         order = Order.decode(_flower.read_order(block[0]))
         fates = [self._faults.fate(self._nodes[message.metadata.dst_node_id].site, order.round) for message in block]
         lost = [fate.gone or (timeout is not None and fate.delay_s > timeout) for fate in fates]
-        self._prefetch([message for message, is_lost in zip(block, lost, strict=True) if not is_lost])
-        # results are valid until the next block begins, and every one is sent before that
+        prefetched = self._prefetch([message for message, is_lost in zip(block, lost, strict=True) if not is_lost])
         for message, fate, is_lost in zip(block, fates, lost, strict=True):
             if not is_lost:
+                next(prefetched)
                 yield self._deliver(message), fate.delay_s
             elif fate.gone:
                 yield _flower.gone_reply(message, "dropped out (simulated)"), timeout or 0.0
             else:
-                yield (
-                    _flower.gone_reply(message, f"late by {fate.delay_s - (timeout or 0):.0f} s (simulated)"),
-                    timeout or 0,
-                )
+                reason = f"late by {fate.delay_s - (timeout or 0):.0f} s (simulated)"
+                yield _flower.gone_reply(message, reason), timeout or 0.0
 
-    def _prefetch(self, block: list[Message]) -> None:
-        """Compute the block's trainings. Messages of one block carry one order and one model."""
+    def _prefetch(self, block: list[Message]) -> Iterator[None]:
+        """Hold each message's result at its node, one at a step, while the executor may compute those behind it.
+
+        The messages carry one order and one model. A result is valid until the next block begins.
+        """
         if self._executor is None or not block:
+            yield from itertools.repeat(None, len(block))
             return
-        data = _flower.read_order(block[0])
-        order = Order.decode(data)
-        first = block[0].content
-        nodes = [
-            self._nodes[message.metadata.dst_node_id]
-            for message in block
-            if message.content is first or _flower.read_order(message) == data
-        ]
+        order = Order.decode(_flower.read_order(block[0]))
+        nodes = [self._nodes[message.metadata.dst_node_id] for message in block]
         jobs = [fit_job(self._plan, order, node.site) for node in nodes]
-        model = np.frombuffer(_flower.read_model(block[0]), dtype="<f4")
-        try:
-            for node, job, result in zip(nodes, jobs, self._executor.fit(jobs, model), strict=True):
-                node.trainer.hold(job, result)
-        except WardroundError as error:
-            raise LocalError(f"round {order.round}: {error}") from error
+        results = self._executor.fit(jobs, np.frombuffer(_flower.read_model(block[0]), dtype="<f4"))
+        for node, job in zip(nodes, jobs, strict=True):
+            try:
+                node.trainer.hold(job, next(results))
+            except WardroundError as error:
+                raise LocalError(f"round {order.round}: {error}") from error
+            yield
+
+
+def _kind(message: Message) -> tuple[bool, int]:
+    """Messages that can be answered as a block: trainings with the same content."""
+    is_train = message.metadata.message_type == "train"
+    return is_train, id(message.content) if is_train else 0

@@ -63,16 +63,19 @@ class FlatLoop:
         """A result for each job, in order. A result's update is valid until the next block begins."""
         jobs = iter(jobs)
         while block := list(islice(jobs, self._block_size)):
+            if self._pool is not None:
+                yield from self._threaded(self._pool, block, model)
+                continue
             with one_thread():
-                results = self._block(block, model)
+                results = [self._train(job, model, row) for job, row in zip(block, self._rows, strict=False)]
             yield from results
 
-    def _block(self, block: list[FitJob], model: F32) -> list[LocalResult]:
-        if self._pool is None:
-            return [self._train(job, model, row) for job, row in zip(block, self._rows, strict=False)]
-        futures = [self._pool.submit(self._train, job, model, row) for job, row in zip(block, self._rows, strict=False)]
+    def _threaded(self, pool: ThreadPoolExecutor, block: list[FitJob], model: F32) -> Iterator[LocalResult]:
+        """The results in order, each as soon as it is there: the threads go on while the caller works on it."""
+        futures = [pool.submit(self._train, job, model, row) for job, row in zip(block, self._rows, strict=False)]
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                yield future.result()
         finally:
             for future in futures:  # after a failure: leave no thread at work on the rows
                 if not future.cancel():
