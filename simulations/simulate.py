@@ -206,6 +206,8 @@ class _Run:
     def _judged(self, result: Result, *, report: bool) -> Result:
         """`result` beside its baselines, and everything that is written about it."""
         plan, task, data = self._plan, self._participants.task, self._participants.data
+        if not report and self._directory is None:
+            return result  # nothing more is asked for
         sites = describe_sites(plan, data) if data else None
         if report and task is not None:
             alone = None
@@ -213,18 +215,19 @@ class _Run:
                 alone = train_baselines(plan, task, data, self._participants.initial, workers=self._workers)
             federated = TrainedModel(model=result.model, statistics=result.statistics)
             result = replace(result, comparison=judge(plan, task, data, federated, alone, self._participants.states()))
-        run = ReportedRun(
-            plan=plan,
-            info=None if self._directory is None else self._directory.info,
-            lines=result.rounds,
-            comparison=result.comparison,
-            differences=None if sites is None else sites.to_json(),
-            released_round=result.round,
-            stopped=result.stopped,
-            resumed=self._resumed,
-            versions=software_versions(),
-        )
-        result = replace(result, report=render(run) if report else None)
+        if report:
+            run = ReportedRun(
+                plan=plan,
+                info=None if self._directory is None else self._directory.info,
+                lines=result.rounds,
+                comparison=result.comparison,
+                differences=None if sites is None else sites.to_json(),
+                released_round=result.round,
+                stopped=result.stopped,
+                resumed=self._resumed,
+                versions=software_versions(),
+            )
+            result = replace(result, report=render(run))
         if self._directory is not None:
             _write(self._directory, result, sites)
         return result
