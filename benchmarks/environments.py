@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, beside this file: ``python benchmarks/environments.py [pfl] [flwr]``.
+"""A virtual environment for each peer, beside this file: ``python benchmarks/environments.py [pfl] [flwr] [byzfl]``.
 
 Quick when the environment is there and its requirements have not changed. pip's own settings decide where
 packages come from. ``torch`` is pinned in every file: an open range would bring a CUDA build of several GB.
@@ -14,7 +14,9 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("pfl", "flwr")
+PEERS = ("pfl", "flwr", "byzfl")
+ALONE = ("byzfl",)
+"""Peers that ask for more than what is used of them: their file is complete, and nothing else is installed."""
 
 
 def requirements(peer: str) -> Path:
@@ -41,6 +43,7 @@ def ensure(peer: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     pip = [str(python_of(peer)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--no-deps"] if peer in ALONE else []
     subprocess.run([*pip, "--requirement", str(requirements(peer))], check=True)
     stamp.write_text(wanted)
     return python_of(peer)

@@ -12,13 +12,14 @@ from wardround.errors import LocalError
 from wardround.orders import SiteId, Statistics
 from wardround.simulations.tensor_file import decode_tensors, encode_tensors
 from wardround.strategies.records import RunState
+from wardround.strategies.reputation import Reputation
 
 __all__ = ["Checkpoint", "SiteArrays", "decode_checkpoint", "encode_checkpoint"]
 
 SiteArrays = Mapping[SiteId, Mapping[str, NDArray[Any]]]
 """What stays at each site between rounds, by site and name: running statistics of BatchNorm kept local."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +35,15 @@ class Checkpoint:
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The checkpoint's file; equal checkpoints have equal bytes. Arrays keep their bits and types.
 
-    Tensors: `model`, `best_model`, `optimizer.<name>`, `site.<number>.<name>`; numbers are places in the
-    metadata's list of sites.
+    Tensors: `model`, `best_model`, `optimizer.<name>`, `memory.<name>`, `site.<number>.<name>`; numbers are places in
+    the metadata's list of sites.
     """
     state = checkpoint.state
     tensors: dict[str, NDArray[Any]] = {"model": state.model}
     if state.best_model is not None:
         tensors["best_model"] = state.best_model
     tensors |= {f"optimizer.{name}": array for name, array in state.optimizer.items()}
+    tensors |= {f"memory.{name}": array for name, array in state.rule_memory.items()}
     for number, arrays in enumerate(checkpoint.sites.values()):
         tensors |= {f"site.{number}.{name}": array for name, array in arrays.items()}
     metadata = {
@@ -55,6 +57,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
         "evaluations_without_gain": state.evaluations_without_gain,
         "void_rounds": state.void_rounds,
         "stopped": state.stopped,
+        "reputation": state.reputation.to_json(),
         "sites": list(checkpoint.sites),
     }
     return encode_tensors(tensors, metadata)
@@ -68,6 +71,7 @@ def decode_checkpoint(data: bytes, where: str) -> Checkpoint:
     try:
         statistics = metadata["statistics"]
         optimizer = {name[10:]: array for name, array in tensors.items() if name.startswith("optimizer.")}
+        memory = {name[7:]: array for name, array in tensors.items() if name.startswith("memory.")}
         sites: dict[SiteId, dict[str, NDArray[Any]]] = {site: {} for site in metadata["sites"]}
         for name, array in tensors.items():
             if name.startswith("site."):
@@ -77,6 +81,8 @@ def decode_checkpoint(data: bytes, where: str) -> Checkpoint:
             round=metadata["round"],
             model=_vector(tensors["model"]),
             optimizer=optimizer,
+            rule_memory=memory,
+            reputation=Reputation.from_json(metadata["reputation"]),
             statistics=None if statistics is None else decode(Statistics, statistics),
             best_round=metadata["best_round"],
             best_loss=metadata["best_loss"],

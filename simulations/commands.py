@@ -12,14 +12,14 @@ import typer
 from wardround.decoding import encode
 from wardround.errors import LocalError
 from wardround.extras import require
-from wardround.plan import load_plan
+from wardround.plan import Plan, load_plan
 from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_source import find_plan
 
 if TYPE_CHECKING:
     from wardround.simulations.result import Result
 
-__all__ = ["app"]
+__all__ = ["Json", "Run", "app", "free_folder", "run_and_show"]
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -45,26 +45,43 @@ def simulate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Json = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Leave out the report.")] = False,
+    attack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Let sites attack; `wardround rules` lists the attacks.")
+    ] = None,
+    attackers: Annotated[
+        int | None, typer.Option(metavar="F", min=1, help="How many do.  [default: robust.num_byzantine, at least 1]")
+    ] = None,
 ) -> None:
     """Train a federation of hospitals on this machine."""
     overrides = [*(settings or ()), *(f"{k}={v}" for k, v in (("rounds", rounds), ("seed", seed)) if v is not None)]
+    if attackers is not None and attack is None:
+        raise click.UsageError("--attackers needs --attack NAME")
     if resume is not None:
-        if plan is not None or out is not None or overrides:
-            raise click.UsageError("a run continues as it was begun: --resume takes no PLAN, --set or --out")
+        if plan is not None or out is not None or overrides or attack is not None:
+            raise click.UsageError("a run continues as it was begun: --resume takes no PLAN, --set, --attack or --out")
         chosen, folder = load_plan(resume / "plan.toml"), resume
     elif plan is not None:
         chosen = find_plan(plan).override(overrides)
-        folder = out or _free_folder(chosen.name)
+        if attack is not None:
+            lying = attackers or max(1, chosen.robust.num_byzantine)
+            chosen = chosen.override([f'simulation.attack.name="{attack}"', f"simulation.attack.attackers={lying}"])
+        folder = out or free_folder(chosen.name)
     else:
         raise click.UsageError("expected PLAN or --resume RUN")
     require("simulation")
+    run_and_show(chosen, folder, resume=resume is not None, quiet=quiet, as_json=as_json, no_report=no_report)
 
+
+def run_and_show(plan: Plan, folder: Path, *, resume: bool, quiet: bool, as_json: bool, no_report: bool) -> None:
+    """Run `plan` in `folder`, or continue the run there, with progress; print the result."""
     from wardround.simulations.progress import show_progress
     from wardround.simulations.simulate import simulate as run
 
     try:
-        with show_progress(chosen, quiet=quiet, as_json=as_json, report=not no_report) as progress:
-            result = run(chosen, out=folder, observer=progress, resume=resume is not None, report=not no_report)
+        with show_progress(plan, quiet=quiet, as_json=as_json, report=not no_report) as progress:
+            result = run(
+                plan, out=folder, observer=progress, resume=resume, report=not no_report, on_tuning=progress.tuning
+            )
     except KeyboardInterrupt:
         _interrupted(folder)
     if as_json:
@@ -73,7 +90,7 @@ def simulate(
         _print_result(result, folder)
 
 
-def _free_folder(name: str) -> Path:
+def free_folder(name: str) -> Path:
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     return next(path for n in count(1) if not (path := Path("runs") / f"{stem}-{n}").exists())
 

@@ -71,6 +71,9 @@ def export(plan: Plan, folder: Path) -> None:
     """
     if plan.data.source == "arrays":
         raise PlanError("data.source", "a data set or a file, since arrays exist in Python only", plan.data.source)
+    if plan.simulation.attack.attackers or plan.robust.root_examples:
+        wrong = "simulation.attack.attackers" if plan.simulation.attack.attackers else "robust.root_examples"
+        raise PlanError(wrong, "0, since only wardround's own simulation plays attackers and the server's own rows")
     for name, lost in (
         ("dropout", plan.simulation.dropout),
         ("stragglers.fraction", plan.simulation.stragglers.fraction),

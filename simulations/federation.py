@@ -8,7 +8,7 @@ import numpy as np
 
 from wardround.client.data.encoding import encode_rows, encode_table
 from wardround.client.data.files import read_table
-from wardround.client.data.site_data import SiteData
+from wardround.client.data.site_data import Rows, SiteData
 from wardround.client.data.splits import split_rows
 from wardround.client.data.table import Table
 from wardround.errors import LocalError
@@ -21,7 +21,7 @@ from wardround.simulations.partitions.partition import GROUP, Assign, Pool, refu
 from wardround.simulations.python_data import table_of
 from wardround.vector import I64
 
-__all__ = ["build_federation", "with_inputs"]
+__all__ = ["build_federation", "server_rows", "with_inputs"]
 
 _MAX_SITE_BYTES = 255
 
@@ -77,15 +77,40 @@ def _table(plan: Plan) -> Table:
     return table
 
 
+def server_rows(plan: Plan, data: Any = None) -> Rows | None:
+    """The `robust.root_examples` rows that the server holds and no site has; None when there are none.
+
+    Raises PlanError where there is no pool of rows to take them from.
+    """
+    if not plan.robust.root_examples:
+        return None
+    if isinstance(data, Mapping):
+        raise PlanError("robust.root_examples", "data that the simulation deals out, which the server takes from")
+    rows = encode_table(plan.data, _table(plan) if data is None else table_of(plan.data, data, "data")).rows
+    return rows.take(_at_server(plan, len(rows))[0])
+
+
+def _at_server(plan: Plan, rows: int) -> tuple[I64, I64]:
+    """Which rows the server holds, and which are left for the sites."""
+    wanted = plan.robust.root_examples
+    if not wanted:
+        return np.empty(0, dtype=np.int64), np.arange(rows)
+    if wanted >= rows:
+        raise PlanError("robust.root_examples", f"fewer than the {rows} rows of the data", wanted)
+    order = np.random.Generator(np.random.Philox(key=derive_seed(plan.seed, "root rows"))).permutation(rows)
+    return np.sort(order[:wanted]), np.sort(order[wanted:])
+
+
 def _deal(plan: Plan, table: Table) -> tuple[SiteData, ...]:
     partition, sites = plan.simulation.partition, plan.simulation.sites
     encoded = encode_table(plan.data, table)
-    rows = encoded.rows
+    _, left = _at_server(plan, len(encoded.rows))
+    rows = encoded.rows if len(left) == len(encoded.rows) else encoded.rows.take(left)
     pool = Pool(
         rows=rows,
         min_examples=plan.data.min_examples,
         two_classes=rows.y.dtype == np.int64 and not plan.data.allow_single_class,
-        values=None if partition.column is None else table.column(partition.column)[encoded.kept],
+        values=None if partition.column is None else table.column(partition.column)[encoded.kept][left],
     )
     if partition.kind == "column":
         names = [SiteId(name) for name in site_names(pool, partition)]

@@ -28,7 +28,7 @@ from wardround.state_store import MemoryStore
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain
 from wardround.strategies.records import RoundRecord, RunState
-from wardround.strategies.rules.mean import Mean
+from wardround.strategies.rules.build import build_rule
 
 __all__ = ["LEFT_OUT", "client_app_for", "server_app_for"]
 
@@ -121,7 +121,7 @@ def server_app_for(plan_path: Path) -> ServerApp:
                 plan,
                 run_id=run.info.run_id,
                 protection=Plain(plan),
-                rule=Mean(),
+                rule=build_rule(plan.robust),
                 num_parameters=participants.layout.num_parameters,
                 observers=[run, _Printer()],
             )

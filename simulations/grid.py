@@ -1,9 +1,10 @@
 """A Flower Grid inside one process: every site's ClientApp is called, its training computed in blocks."""
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -14,13 +15,18 @@ from flwr.supercore.run import Run
 from wardround import _flower
 from wardround.client.guard.guard import fit_job
 from wardround.errors import LocalError, WardroundError
-from wardround.orders import Order, SiteId
+from wardround.frames import decode_frame
+from wardround.orders import LocalResult, Order, SiteId
 from wardround.plan import Plan
+from wardround.simulations.attacks.adversary import Adversary
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.faults import Faults
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
+from wardround.vector import F32
 
 __all__ = ["LocalGrid", "LocalNode"]
+
+Prefetch = Callable[[list[Message]], Iterator[None]]
 
 _RUN_ID = 1
 _SERVER_NODE = 1
@@ -44,9 +50,15 @@ class LocalGrid(Grid):
     guard included, and finds its result prefetched. At most one block of updates exists at any moment.
     """
 
-    def __init__(self, plan: Plan, nodes: Sequence[LocalNode], executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        nodes: Sequence[LocalNode],
+        executor: Executor | None = None,
+        adversary: Adversary | None = None,
+    ) -> None:
         _flower.set_identity(run_id=_RUN_ID, node_id=_SERVER_NODE)
-        self._plan, self._executor, self._faults = plan, executor, Faults(plan)
+        self._plan, self._executor, self._faults, self._adversary = plan, executor, Faults(plan), adversary
         self._nodes = {_FIRST_NODE + node.partition: node for node in nodes}
         self._contexts = {
             node_id: Context(
@@ -116,11 +128,9 @@ class LocalGrid(Grid):
             if not is_train:
                 yield from map(self._deliver, group)
                 continue
-            size = self._executor.block_size if self._executor else 1
-            while block := list(itertools.islice(group, size)):
-                for reply, delay_s in self._train(block, timeout):
-                    waited_s = max(waited_s, delay_s)
-                    yield reply
+            for reply, delay_s in self._train(group, timeout):
+                waited_s = max(waited_s, delay_s)
+                yield reply
         self._clock_s += waited_s
 
     # -- delivery ---------------------------------------------------------------------------------
@@ -134,16 +144,62 @@ class LocalGrid(Grid):
         self.delivered[node.site, metadata.message_type] += 1
         return node.app(message, self._contexts[node_id])
 
-    def _train(self, block: list[Message], timeout: float | None) -> Iterator[tuple[Message, float]]:
+    def _train(self, messages: Iterator[Message], timeout: float | None) -> Iterator[tuple[Message, float]]:
+        """Replies to training requests of one content, each with its simulated delay: honest sites, then attackers."""
+        if self._adversary is None:
+            yield from self._in_blocks(messages, timeout, self._prefetch)
+            return
+        asked = list(messages)
+        order = Order.decode(_flower.read_order(asked[0]))
+        liars = self._adversary.begin(order)
+        by_role: dict[bool, list[Message]] = {True: [], False: []}
+        for message in asked:
+            by_role[self._nodes[message.metadata.dst_node_id].site in liars].append(message)
+        honest: list[F32] = []
+        for reply, delay_s in self._in_blocks(iter(by_role[False]), timeout, self._prefetch):
+            if self._adversary.attack.knows_others and not reply.has_error():
+                honest.append(decode_frame(_flower.read_frame(reply)).vector)
+            yield reply, delay_s
+        if by_role[True]:
+            crafted = functools.partial(self._craft, order, self._adversary, honest)
+            yield from self._in_blocks(iter(by_role[True]), timeout, crafted, whole=True)
+
+    def _in_blocks(
+        self, messages: Iterator[Message], timeout: float | None, prefetch: Prefetch, *, whole: bool = False
+    ) -> Iterator[tuple[Message, float]]:
+        size = None if whole else self._executor.block_size if self._executor else 1
+        while block := list(itertools.islice(messages, size)):
+            yield from self._train_block(block, timeout, prefetch)
+
+    def _craft(self, order: Order, adversary: Adversary, honest: list[F32], block: list[Message]) -> Iterator[None]:
+        """Hold what each attacker sends at its node; all are made together, once all have trained."""
+        own: list[LocalResult] = []
+        model = np.frombuffer(_flower.read_model(block[0]), dtype="<f4") if block else np.empty(0, np.float32)
+        nodes = [self._nodes[message.metadata.dst_node_id] for message in block]
+        jobs = [fit_job(self._plan, order, node.site) for node in nodes]
+        size = self._executor.block_size if self._executor else 1
+        for at in range(0, len(block), size):
+            for _, node, job in zip(self._prefetch(block[at : at + size]), nodes[at:], jobs[at:], strict=False):
+                result = node.trainer.fit(job, model)
+                own.append(replace(result, update=result.update.copy()))
+        for node, job, result in zip(
+            nodes, jobs, adversary.craft(order, own, honest, model) if own else (), strict=True
+        ):
+            node.trainer.hold(job, result)
+            yield
+
+    def _train_block(
+        self, block: list[Message], timeout: float | None, prefetch: Prefetch
+    ) -> Iterator[tuple[Message, float]]:
         """Replies of a block, each with its simulated delay; a lost site's work is not computed."""
         if not self._faults.possible:
-            for message, _ in zip(block, self._prefetch(block), strict=True):
+            for message, _ in zip(block, prefetch(block), strict=True):
                 yield self._deliver(message), 0.0
             return
         order = Order.decode(_flower.read_order(block[0]))
         fates = [self._faults.fate(self._nodes[message.metadata.dst_node_id].site, order.round) for message in block]
         lost = [fate.gone or (timeout is not None and fate.delay_s > timeout) for fate in fates]
-        prefetched = self._prefetch([message for message, is_lost in zip(block, lost, strict=True) if not is_lost])
+        prefetched = prefetch([message for message, is_lost in zip(block, lost, strict=True) if not is_lost])
         for message, fate, is_lost in zip(block, fates, lost, strict=True):
             if not is_lost:
                 next(prefetched)

@@ -28,6 +28,9 @@ class Progress:
     ) -> None:
         return None
 
+    def tuning(self, done: int, total: int, last: str) -> None:
+        """A trial run of `robust.rule = "auto"` is over; in the end `last` says which rule was chosen."""
+
     def round_done(self, record: RoundRecord, state: RunState) -> None:
         """A round is over."""
 
@@ -48,6 +51,10 @@ class LineProgress(Progress):
 
     def __init__(self, out: TextIO, plan: Plan, *, report: bool = True) -> None:
         self._out, self._plan, self._report = out, plan, report
+
+    def tuning(self, done: int, total: int, last: str) -> None:
+        self._out.write(f"choosing a rule {done}/{total}  {last}\n")
+        self._out.flush()
 
     def round_done(self, record: RoundRecord, state: RunState) -> None:
         parts = (validation_text(record, self._plan), attendance_text(record), f"{record.seconds:.2f} s")
@@ -86,6 +93,13 @@ class LiveProgress(Progress):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def tuning(self, done: int, total: int, last: str) -> None:
+        if done == total:
+            self._bar.console.print(f"chose the rule {last}", highlight=False, markup=False)
+            self._bar.reset(self._task, description="round", total=self._plan.rounds, state="")
+        else:
+            self._bar.update(self._task, description="choosing a rule", completed=done, total=total, state=last)
 
     def round_done(self, record: RoundRecord, state: RunState) -> None:
         if not self._started:  # a resumed run begins in the middle

@@ -3,8 +3,9 @@
     {"round", "void", "cohort": [site], "absences": [{"site", "reason"}], "lr", "update_norm",
      "train": {"n", "metrics": {name: value}} | null,
      "validation": {"n", "metrics", "sites": {site: {"n", "metrics"}}, "absences": as above, if any} | null,
-     "evidence": [{"members", "weight", "norm", "verdict", "reason"}],
-     "seconds", "cpu_seconds", "simulated_seconds"}
+     "evidence": [{"members", "weight", "norm", "cosine", "score", "verdict", "reason", "flags": [detector]}],
+     "aggregation": why the rule gave nothing, or "", "reputation": {site: suspicion above 0},
+     "quarantined": [site], "notes": [sentence], "seconds", "cpu_seconds", "simulated_seconds"}
 
 Numbers round-trip; what is not finite is null. Of more than `COMPACT_ABOVE` sites, only what is not
 plainly accepted (another verdict, or a reason) is in `evidence`, and only its members are in
@@ -32,7 +33,7 @@ def encode_line(record: RoundRecord) -> bytes:
 
 def record_table(record: RoundRecord) -> dict[str, Any]:
     """What the line of `record` decodes to."""
-    evidence = record.report.lines
+    evidence, reputation = record.report.lines, record.reputation
     if len(record.cohort) > COMPACT_ABOVE:
         evidence = tuple(line for line in evidence if line.verdict is not Verdict.ACCEPTED or line.reason)
     table: dict[str, Any] = {
@@ -45,6 +46,10 @@ def record_table(record: RoundRecord) -> dict[str, Any]:
         "train": None if record.train is None else _finite(_counted(record.train)),
         "validation": None if record.validation is None else _finite(_validation(record.validation, evidence)),
         "evidence": [_evidence(line) for line in evidence],
+        "aggregation": record.reason,
+        "reputation": {site: one.suspicion for site, one in reputation.standings.items() if one.suspicion > 0},
+        "quarantined": list(reputation.quarantined),
+        "notes": list(reputation.notes),
         "seconds": record.seconds,
         "cpu_seconds": record.cpu_seconds,
         "simulated_seconds": record.simulated_seconds,
@@ -95,8 +100,11 @@ def _evidence(line: Evidence) -> dict[str, Any]:
         "members": list(line.members),
         "weight": line.weight,
         "norm": None if _is_odd(line.norm) else line.norm,
+        "cosine": line.cosine,
+        "score": line.score,
         "verdict": line.verdict.value,
         "reason": line.reason,
+        "flags": list(line.flags),
     }
 
 

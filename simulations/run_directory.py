@@ -2,6 +2,7 @@
 
     run.json                          which run this is; its presence makes the folder a run directory
     plan.toml, code/                  the plan and its code bundle
+    audit.jsonl                       who was quarantined and released, when and why (audit_log.py)
     metrics.jsonl                     a line per round (record_line.py)
     checkpoints/round-000001.safetensors
     model.safetensors, model-card.md, results.json, report.html
@@ -16,6 +17,7 @@ beyond the last checkpoint, or torn, is cut when the directory is opened, and th
 """
 
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -32,6 +34,7 @@ from wardround import __version__
 from wardround.errors import LocalError
 from wardround.orders import Statistics
 from wardround.plan import Plan
+from wardround.simulations.audit_log import AUDIT_FILE, AuditLog
 from wardround.simulations.checkpoint import Checkpoint, SiteArrays, decode_checkpoint, encode_checkpoint
 from wardround.simulations.durable_file import (
     TEMPORARY,
@@ -46,7 +49,7 @@ from wardround.simulations.run_info import INFO_FILE, PLAN_FILE, RunInfo, encode
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.vector import F32, Layout
 
-__all__ = ["METRICS_FILE", "MODEL_FILE", "RunDirectory", "kept_rounds", "read_lines"]
+__all__ = ["METRICS_FILE", "MODEL_FILE", "RunDirectory", "first_suspicions", "kept_rounds", "read_lines"]
 
 METRICS_FILE = "metrics.jsonl"
 MODEL_FILE = "model.safetensors"
@@ -55,10 +58,21 @@ _CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.safetensors")
 _KEEP_LAST = 3
 
 
-def kept_rounds(rounds: Iterable[int], best: int, keep_every: int | None) -> set[int]:
-    """The rounds whose checkpoints stay: the last three, the best, and every `keep_every`-th."""
+def kept_rounds(rounds: Iterable[int], best: int, keep_every: int | None, clean: Iterable[int] = ()) -> set[int]:
+    """The rounds whose checkpoints stay: the last three, the best, every `keep_every`-th, and the `clean` ones."""
     rounds = sorted(rounds)
-    return {r for r in rounds if r in rounds[-_KEEP_LAST:] or r == best or (keep_every and r % keep_every == 0)}
+    kept = {best, *clean, *rounds[-_KEEP_LAST:]}
+    return {r for r in rounds if r in kept or (keep_every and r % keep_every == 0)}
+
+
+def first_suspicions(lines: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Site → the first round in which its contribution was refused or flagged, from lines of metrics.jsonl."""
+    found: dict[str, int] = {}
+    for line in lines:
+        for one in line["evidence"]:
+            if one["verdict"] == "refused" or one.get("flags"):
+                found = dict.fromkeys(one["members"], line["round"]) | found
+    return found
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
@@ -81,7 +95,10 @@ class RunDirectory:
     def __init__(self, path: Path, plan: Plan, info: RunInfo, lock: int, *, keep_every: int | None = None) -> None:
         self.path, self.plan, self.info = path, plan, info
         self.rounds, self._length = 0, 0
+        self.suspicions: dict[str, int] = {}
+        """Site → the first round in which it was suspicious; the checkpoint before is kept for `run replay`."""
         self.site_arrays: Callable[[], SiteArrays] | None = None
+        self.audit = AuditLog(path)
         self._lock, self._keep_every = lock, keep_every
 
     @classmethod
@@ -94,6 +111,7 @@ class RunDirectory:
         run_id: str | None = None,
         created: datetime | None = None,
         keep_every: int | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> "RunDirectory":
         """Start a run in `path`, a new or empty folder; its parents are made.
 
@@ -121,6 +139,7 @@ class RunDirectory:
                     version=__version__,
                     created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
                     engine=dict(engine),
+                    origin=None if origin is None else dict(origin),
                 )
                 (path / _CHECKPOINTS).mkdir(exist_ok=True)
                 read_stored_plan(path, info)
@@ -193,11 +212,33 @@ class RunDirectory:
         sites = self.site_arrays() if self.site_arrays is not None else {}
         checkpoint = Checkpoint(run_id=self.info.run_id, plan_digest=self.info.plan_digest, state=state, sites=sites)
         with self._writing():
+            self.audit.quarantined(record.reputation, record.round)
             length = extend_file(self.path / METRICS_FILE, self._length, encode_line(record))
             replace_file(self._checkpoint_path(state.round), encode_checkpoint(checkpoint))
             self._length = length
             self.rounds = state.round
+            suspicious = (site for line in record.report.lines if line.suspicious for site in line.members)
+            self.suspicions = dict.fromkeys(suspicious, record.round) | self.suspicions
             self._prune(state.best_round)
+
+    def adopt(self, lines: Iterable[Mapping[str, Any]], checkpoint: Checkpoint) -> None:
+        """Begin where another run was after `checkpoint`, with the `lines` of its rounds until then.
+
+        Raises ValueError unless this run has no round yet and there is a line for each.
+        """
+        lines = list(lines)
+        if self.rounds or not 0 < checkpoint.state.round == len(lines):
+            raise ValueError(f"expected a new run and {checkpoint.state.round} lines, got {len(lines)}")
+        own = replace(checkpoint, run_id=self.info.run_id, plan_digest=self.info.plan_digest)
+        text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
+        with self._writing():
+            self._length = extend_file(self.path / METRICS_FILE, 0, text.encode())
+            replace_file(self._checkpoint_path(len(lines)), encode_checkpoint(own))
+        self.rounds, self.suspicions = len(lines), first_suspicions(lines)
+
+    def kept(self) -> list[int]:
+        """The rounds whose checkpoints are there, in order."""
+        return self._checkpoint_rounds()
 
     def write_model(self, layout: Layout, model: F32, *, round: int, statistics: Statistics | None) -> None:
         """Write model.safetensors: `model`, shape (layout.size,), as it was after `round`."""
@@ -220,7 +261,7 @@ class RunDirectory:
         if (
             not name
             or name != Path(name).name
-            or name in (INFO_FILE, PLAN_FILE, METRICS_FILE, _CODE, _CHECKPOINTS, _LOCK)
+            or name in (INFO_FILE, PLAN_FILE, METRICS_FILE, AUDIT_FILE, _CODE, _CHECKPOINTS, _LOCK)
         ):
             raise ValueError(f"expected the plain name of a file that is not the run's own, got {name!r}")
         with self._writing():
@@ -247,6 +288,8 @@ class RunDirectory:
                 f"got {len(lines)} whole ones; restore the file, or start a new run"
             )
         self._length = ends[self.rounds - 1] if self.rounds else 0
+        self.suspicions = first_suspicions(lines[: self.rounds])
+        self.audit.repair(self.rounds)
         if self._length < len(data):
             extend_file(path, self._length, b"")
         if latest is not None:
@@ -254,7 +297,8 @@ class RunDirectory:
 
     def _prune(self, best: int) -> None:
         rounds = self._checkpoint_rounds()
-        for round_number in set(rounds) - kept_rounds(rounds, best, self._keep_every):
+        clean = {first - 1 for first in self.suspicions.values()}
+        for round_number in set(rounds) - kept_rounds(rounds, best, self._keep_every, clean):
             self._checkpoint_path(round_number).unlink()
 
     def _writing(self) -> AbstractContextManager[None]:

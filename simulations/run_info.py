@@ -21,7 +21,8 @@ class RunInfo:
     """`plan_digest` is that of the stored plan, `source_digest` that of the plan that was given.
 
     They differ when a relative path had to be rewritten. `engine` is what computed (executor, block_size,
-    workers): the same engine gives the same bits. `created` is ISO 8601, UTC.
+    workers): the same engine gives the same bits. `created` is ISO 8601, UTC. `origin` says of which run this one
+    repeats rounds (`run_id`), `without` which sites and `from_round`; None for any other.
     """
 
     run_id: str
@@ -30,6 +31,7 @@ class RunInfo:
     version: str
     created: str
     engine: Mapping[str, Any]
+    origin: Mapping[str, Any] | None = None
 
 
 def encode_info(info: RunInfo) -> bytes:

@@ -1,23 +1,30 @@
 """A whole federation on this machine: data dealt out, rounds run, the result judged and written down."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+from numpy.typing import NDArray
+
 from wardround.client.app import client_app
-from wardround.client.guard.guard import SiteGuard
+from wardround.client.guard.guard import Guard, SiteGuard
 from wardround.errors import LocalError
-from wardround.orders import Split
-from wardround.plan import Plan
+from wardround.orders import SiteId, Split
+from wardround.plan import Plan, PlanError
+from wardround.plan_robust import AUTO
 from wardround.plan_source import find_plan
+from wardround.simulations.attacks.adversary import ATTACKERS, Adversary
+from wardround.simulations.attacks.gather import gather_adversary
+from wardround.simulations.attacks.rogue_guard import RogueGuard
 from wardround.simulations.baselines import TrainedModel, train_baselines
+from wardround.simulations.checkpoint import SiteArrays
 from wardround.simulations.executors.calibration import EngineChoice, calibrate, make_executor
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.executors.flat_loop import TrainerOf
-from wardround.simulations.federation import build_federation, with_inputs
+from wardround.simulations.federation import build_federation, server_rows, with_inputs
 from wardround.simulations.grid import LocalGrid, LocalNode
 from wardround.simulations.heterogeneity import Heterogeneity, describe_sites
 from wardround.simulations.judgement import judge
@@ -25,18 +32,22 @@ from wardround.simulations.model_card import model_card, software_versions
 from wardround.simulations.participants import Participants, data_digest, gather_app, gather_task
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
 from wardround.simulations.record_line import record_table
+from wardround.simulations.redteam.auto import resolve_auto
+from wardround.simulations.redteam.results_folder import write_table
 from wardround.simulations.report.page import render
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.result import Result
 from wardround.simulations.run_directory import RunDirectory
+from wardround.simulations.server_root import SERVER, ServerRoot
 from wardround.state_store import MemoryStore
+from wardround.strategies.composition import check
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain
 from wardround.strategies.records import Observer, RoundRecord, RunState
-from wardround.strategies.rules.mean import Mean
+from wardround.strategies.rules.build import build_rule
 from wardround.task import Task
 
-__all__ = ["local_grid", "simulate"]
+__all__ = ["local_grid", "settled_engine", "simulate"]
 
 
 def simulate(
@@ -48,13 +59,15 @@ def simulate(
     observer: Observer | None = None,
     resume: bool = False,
     report: bool = True,
+    on_tuning: Callable[[int, int, str], None] = lambda done, total, last: None,
 ) -> Result:
     """Train a plan's federation on this machine and judge the model.
 
     `plan` is a Plan, a file or a shipped plan's name. `task` replaces the plan's task; `data` holds arrays for a plan
     with `data.source = "arrays"`: a pair (X, y), a torch Dataset, or a mapping from site names to either. `out` is a
     new folder for the run directory; without it nothing is written. `resume=True` continues the run in `out`, which
-    has its own copy of the plan. `report=False` leaves out the baselines and report.html.
+    has its own copy of the plan. `report=False` leaves out the baselines and report.html. `on_tuning` is told of the
+    trial runs by which `robust.rule = "auto"` is resolved (see `resolve_auto`).
 
     Raises LocalError (PlanError for the plan) for whatever does not fit; a run directory keeps its finished rounds.
     """
@@ -69,6 +82,13 @@ def simulate(
             raise LocalError("expected a plan, or the folder of a run to resume")
         elif not isinstance(plan, Plan):
             plan = find_plan(str(plan))
+        tuned = None
+        if plan.robust.rule == AUTO:
+            if task is not None:
+                raise PlanError("robust.rule", 'a rule by name for a task given from Python, not "auto"', AUTO)
+            tuned = resolve_auto(plan, data, on_tuning)
+            plan = tuned.plan
+        check(plan)
         plan, participants = _gather(plan, task, data)
         digest = data_digest(participants.data)
         engine = _engine(plan, participants) if directory is None else _recorded_engine(directory, digest)
@@ -76,12 +96,13 @@ def simulate(
             table = {**({} if engine is None else asdict(engine)), "data": digest}
             directory = stack.enter_context(RunDirectory.create(out, plan, table))
             plan = directory.plan
-        executor = None
-        if engine is not None and participants.task is not None:
-            executor = make_executor(engine, participants.task, plan, _trainer_of(participants))
+            if tuned is not None:
+                write_table(directory.path, tuned.table)
+        root = None
+        if participants.task is not None and (rows := server_rows(plan, data)) is not None:
+            root = ServerRoot(participants.task, plan, rows)
         stack.enter_context(_still_objects())
-        workers = 1 if engine is None else engine.workers
-        return _Run(plan, participants, executor, directory, workers).finish(observer, report=report)
+        return _Run(plan, participants, engine, directory, root).finish(observer, report=report)
 
 
 def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participants]:
@@ -92,6 +113,14 @@ def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participant
     sites = build_federation(plan, data)
     plan = with_inputs(plan, sites)
     return plan, gather_task(plan, sites, task)
+
+
+def settled_engine(plan: Plan, data: Any = None) -> EngineChoice:
+    """How a simulation of `plan`, which has a task, would be computed; found out by a short trial."""
+    engine = _engine(*_gather(plan, None, data))
+    if engine is None:
+        raise LocalError("expected a plan with a task, since a Flower app computes its own training")
+    return engine
 
 
 def _trainer_of(participants: Participants) -> TrainerOf:
@@ -124,15 +153,21 @@ def _recorded_engine(directory: RunDirectory, digest: str) -> EngineChoice | Non
     return EngineChoice(**table) if table else None
 
 
-def local_grid(plan: Plan, participants: Participants, executor: Executor | None = None) -> LocalGrid:
-    """Every site behind its guard, on one grid."""
+def local_grid(
+    plan: Plan,
+    participants: Participants,
+    executor: Executor | None = None,
+    adversary: Adversary | None = None,
+) -> LocalGrid:
+    """Every site behind its guard, on one grid; attackers behind guards of their own."""
     digest = plan.digest
     nodes = []
     for partition, (site, trainer) in enumerate(participants.trainers.items()):
         prefetched = PrefetchedTrainer(trainer)
-        guard = SiteGuard(plan, site, MemoryStore(), plan_digest=digest)
+        honest = SiteGuard(plan, site, MemoryStore(), plan_digest=digest)
+        guard: Guard = RogueGuard(plan, honest) if adversary is not None and site in adversary.sites else honest
         nodes.append(LocalNode(site=site, app=client_app(prefetched, guard), trainer=prefetched, partition=partition))
-    return LocalGrid(plan, nodes, executor)
+    return LocalGrid(plan, nodes, executor, adversary)
 
 
 class _Lines:
@@ -152,12 +187,18 @@ class _Run:
         self,
         plan: Plan,
         participants: Participants,
-        executor: Executor | None,
+        engine: EngineChoice | None,
         directory: RunDirectory | None,
-        workers: int,
+        root: ServerRoot | None,
     ) -> None:
-        self._plan, self._participants, self._directory, self._workers = plan, participants, directory, workers
-        self._grid = local_grid(plan, participants, executor)
+        self._plan, self._participants, self._directory, self._root = plan, participants, directory, root
+        self._workers = 1 if engine is None else engine.workers
+        self._rule = build_rule(plan.robust)
+        self._adversary, trainer_of = gather_adversary(plan, participants, self._rule)
+        executor = None
+        if engine is not None and participants.task is not None:
+            executor = make_executor(engine, participants.task, plan, trainer_of)
+        self._grid = local_grid(plan, participants, executor, self._adversary)
         self._resumed: tuple[int, ...] = ()
 
     def finish(self, observer: Observer | None, *, report: bool) -> Result:
@@ -168,11 +209,14 @@ class _Run:
             plan,
             run_id="in memory" if directory is None else directory.info.run_id,
             protection=Plain(plan),
-            rule=Mean(),
+            rule=self._rule,
             num_parameters=self._participants.layout.num_parameters,
             observers=[item for item in (directory, lines, observer) if item is not None],
             clock=self._grid.clock,
+            root=self._root,
         )
+        if self._adversary is not None:
+            self._adversary.context = lambda: strategy.context
         state = strategy.run(self._grid, self._start())
         test = strategy.evaluate(self._grid, state, Split.TEST) if plan.data.test else None
         for absence in () if test is None else test.absences:
@@ -196,12 +240,30 @@ class _Run:
     def _start(self) -> RunState:
         checkpoint = None if self._directory is None else self._directory.latest()
         if self._directory is not None:
-            self._directory.site_arrays = self._participants.states
+            self._directory.site_arrays = self._kept
         if checkpoint is None:
             return RunState(round=0, model=self._participants.initial)
-        self._participants.restore(checkpoint.sites)
-        self._resumed = (checkpoint.state.round + 1,)
-        return checkpoint.state
+        states = dict(checkpoint.sites)
+        attackers, server = states.pop(ATTACKERS, None), states.pop(SERVER, None)
+        if self._adversary is not None and attackers:
+            self._adversary.memory = attackers
+        if self._root is not None:
+            self._root.trainer.state = dict(server) if server else None
+        self._participants.restore(states)
+        state = checkpoint.state
+        self._resumed = (state.round + 1,)
+        for site in () if self._directory is None else self._directory.audit.out_of_quarantine(state.round):
+            state = replace(state, reputation=state.reputation.release(site))
+        return state
+
+    def _kept(self) -> SiteArrays:
+        """What sites, attackers and the server's own training keep between rounds."""
+        kept: dict[SiteId, Mapping[str, NDArray[Any]]] = dict(self._participants.states())
+        if self._adversary is not None and self._adversary.memory:
+            kept[ATTACKERS] = self._adversary.memory
+        if self._root is not None and self._root.trainer.state:
+            kept[SERVER] = self._root.trainer.state
+        return kept
 
     def _judged(self, result: Result, *, report: bool) -> Result:
         """`result` beside its baselines, and everything that is written about it."""
@@ -226,6 +288,7 @@ class _Run:
                 stopped=result.stopped,
                 resumed=self._resumed,
                 versions=software_versions(),
+                attackers=() if self._adversary is None else self._adversary.sites,
             )
             result = replace(result, report=render(run))
         if self._directory is not None:

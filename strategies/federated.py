@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import NoReturn
 
 import numpy as np
@@ -14,19 +13,24 @@ from flwr.serverapp.strategy import Result, Strategy
 from wardround import _flower
 from wardround.contribution import Contribution, Report
 from wardround.errors import LocalError, RemoteError
-from wardround.orders import Order, OrderKind, SiteId, Split, digest
+from wardround.orders import Order, OrderKind, SiteId, Split, derive_seed, digest
 from wardround.plan import Plan
+from wardround.plan_robust import OFF
 from wardround.plan_sections import Select, Standardize
 from wardround.standardization import statistics_of
 from wardround.strategies.cohort import draw_cohort
+from wardround.strategies.composition import least_replies, quarantine_threshold
 from wardround.strategies.protection import Protection
 from wardround.strategies.records import EvaluationRecord, Observer, RoundRecord, RunState
-from wardround.strategies.rules.rule import Needs, Rule
+from wardround.strategies.rules.rule import RoundContext, Rule
 from wardround.strategies.server_optimizer import ServerStep
 from wardround.tally import Tally
 from wardround.vector import F32
 
-__all__ = ["FederatedStrategy", "find_sites"]
+__all__ = ["FederatedStrategy", "RootUpdate", "find_sites"]
+
+RootUpdate = Callable[[Order, F32], F32]
+"""What the server's own rows make of the model in a round: an update, shape (d,)."""
 
 _MAX_VOID_ROUNDS = 5
 _MAX_SITES_IN_DETAIL = 200
@@ -73,8 +77,13 @@ class FederatedStrategy(Strategy):
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] | None = None,
         plan_digest: str | None = None,
+        root: RootUpdate | None = None,
     ) -> None:
-        self._plan, self._run_id = plan, run_id
+        self._plan, self._run_id, self._root = plan, run_id, root
+        self._min_replies = least_replies(plan)
+        self._quarantine_at = quarantine_threshold(plan)
+        self.context: RoundContext | None = None
+        """What the rule is told in the round at work."""
         self._plan_digest = plan_digest or plan.digest
         self._protection, self._rule = protection, rule
         self._step = ServerStep(settings=plan.server_optimizer, num_parameters=num_parameters)
@@ -128,31 +137,40 @@ class FederatedStrategy(Strategy):
         started, cpu = time.perf_counter(), time.process_time()
         simulated = self._clock() if self._clock else 0.0
         number = state.round + 1
-        cohort = self._draw(grid, self._plan.cohort_size, "fit", number)
+        cohort = self._draw(grid, state, self._plan.cohort_size, "fit", number)
         model = state.model.astype("<f4", copy=False).tobytes()
         order = self._order(OrderKind.FIT, number, state, model)
+        self.context = context = self._context(state, order)
         self._protection.open(grid, cohort)
         tallies: list[Tally] = []
         contributions = self._counted(self._protection.collect(grid, order, model), tallies)
-        update, report = self._combined(contributions)
+        aggregate = self._rule.apply(contributions, context)
         absences = tuple(self._protection.absences)
         self._fail_if_nobody_could(cohort)
-        void = update is None or len(cohort) - len(absences) < self._plan.min_replies
-        if update is None or void:
-            after = replace(state, round=number, void_rounds=state.void_rounds + 1)
+        usable = len(cohort) - len(absences) - aggregate.report.refused
+        reason = aggregate.reason
+        if usable < self._min_replies:
+            reason = f"{usable} usable updates of {len(cohort)}, and {self._min_replies} are needed"
+        after = replace(state, round=number, rule_memory=aggregate.memory)
+        update = None if reason else aggregate.vector
+        if update is None:
+            after = replace(after, void_rounds=state.void_rounds + 1)
         else:
-            after = self._updated(state, number, update)
+            after = self._updated(after, state, update)
+        after = self._reputed(after, aggregate.report)
         after, validation = self._validated(grid, after)
         record = RoundRecord(
             round=number,
             cohort=tuple(cohort),
             absences=absences,
-            void=void,
+            void=update is None,
             lr=self._plan.training.lr_at(number, self._plan.rounds),
-            update_norm=0.0 if update is None or void else float(np.linalg.norm(update.astype(np.float64))),
+            update_norm=0.0 if update is None else float(np.linalg.norm(update.astype(np.float64))),
             train=_total(tallies),
             validation=validation,
-            report=report,
+            report=aggregate.report,
+            reason=reason,
+            reputation=after.reputation,
             seconds=time.perf_counter() - started,
             cpu_seconds=time.process_time() - cpu,
             simulated_seconds=self._clock() - simulated if self._clock else None,
@@ -160,29 +178,44 @@ class FederatedStrategy(Strategy):
         for observer in self._observers:
             observer.round_done(record, after)
         if after.void_rounds >= _MAX_VOID_ROUNDS:
-            raise LocalError(
-                f"{after.void_rounds} rounds in a row missed their quorum of {self._plan.min_replies} of {len(cohort)} "
-                f"sites; last: {absences[0].site}: {absences[0].reason}"
-            )
+            raise LocalError(f"{after.void_rounds} rounds in a row were void; last: {_why_void(record)}")
         return after
 
-    def _updated(self, state: RunState, number: int, update: F32) -> RunState:
-        model, memory = self._step.apply(state.model, update, state.optimizer)
+    def _context(self, state: RunState, order: Order) -> RoundContext:
+        root = {} if self._root is None else {"root": self._root(order, state.model)}
+        return RoundContext(
+            size=state.model.size,
+            round=order.round,
+            seed=derive_seed(self._plan.seed, "rule", order.round),
+            memory=state.rule_memory,
+            references=root,
+            model=state.model,
+        )
+
+    def _reputed(self, state: RunState, report: Report) -> RunState:
+        """The state with what the round's evidence makes of its sites' reputation; a plain mean has none."""
+        settings = self._plan.robust
+        if settings.rule == OFF:
+            return state
+        reputation = state.reputation.after(
+            report,
+            state.round,
+            settings.quarantine,
+            threshold=self._quarantine_at,
+            sites=self._plan.simulation.sites - len(self._plan.cohort.without),
+            num_byzantine=settings.num_byzantine,
+            least=self._min_replies,
+        )
+        return replace(state, reputation=reputation)
+
+    def _updated(self, after: RunState, before: RunState, update: F32) -> RunState:
+        model, memory = self._step.apply(before.model, update, before.optimizer)
         if not np.isfinite(model).all():
             raise LocalError(
-                f"round {number}: the new model is not finite; the model of round {state.round} is kept. "
+                f"round {after.round}: the new model is not finite; the model of round {before.round} is kept. "
                 "Lower training.lr or server_optimizer.lr"
             )
-        return replace(state, round=number, model=model, optimizer=memory, void_rounds=0)
-
-    def _combined(self, contributions: Iterable[Contribution]) -> tuple[F32 | None, Report]:
-        """What the rule makes of the contributions; no vector when there are none."""
-        contributions = iter(contributions)
-        first = next(contributions, None)
-        if first is None:
-            return None, Report()
-        rest = chain((first,), contributions)
-        return self._rule.apply(rest if self._rule.needs is Needs.SUM else list(rest))
+        return replace(after, model=model, optimizer=memory, void_rounds=0)
 
     def _fail_if_nobody_could(self, asked: Mapping[SiteId, int]) -> None:
         """A site that fails is left out; when all fail, something is wrong with the run itself."""
@@ -201,14 +234,14 @@ class FederatedStrategy(Strategy):
 
     def evaluate(self, grid: Grid, state: RunState, split: Split) -> EvaluationRecord:
         """The released model's tallies on `split`, summed over all sites that answer."""
-        return self._evaluate(grid, state, self.released(state), split, self._roster(grid))
+        return self._evaluate(grid, state, self.released(state), split, self._asked(grid, state))
 
     def _validated(self, grid: Grid, state: RunState) -> tuple[RunState, EvaluationRecord | None]:
         settings = self._plan.evaluation
         last = state.round >= self._plan.rounds
         if not settings.every or self._plan.data.validation == 0 or (state.round % settings.every and not last):
             return state, None
-        sites = self._draw(grid, settings.sites or len(self._roster(grid)), "evaluate", state.round)
+        sites = self._draw(grid, state, settings.sites or len(self._roster(grid)), "evaluate", state.round)
         record = self._evaluate(grid, state, state.model, Split.VALIDATION, sites)
         loss = record.total.metrics().get("loss")
         if loss is None:
@@ -260,11 +293,19 @@ class FederatedStrategy(Strategy):
 
     def _roster(self, grid: Grid) -> Mapping[SiteId, int]:
         if self._sites is None:
-            self._sites = find_sites(grid, self._plan.simulation.sites)
+            found, without = find_sites(grid, self._plan.simulation.sites), set(self._plan.cohort.without)
+            if unknown := sorted(without - set(found)):
+                raise LocalError(f"cohort.without: expected sites of this federation, got {unknown[0]!r}")
+            self._sites = {site: node for site, node in found.items() if site not in without}
         return self._sites
 
-    def _draw(self, grid: Grid, size: int, *purpose: str | int) -> dict[SiteId, int]:
-        roster = self._roster(grid)
+    def _asked(self, grid: Grid, state: RunState) -> Mapping[SiteId, int]:
+        """The sites that are not in quarantine."""
+        quarantined = state.reputation.quarantined
+        return {site: node for site, node in self._roster(grid).items() if site not in quarantined}
+
+    def _draw(self, grid: Grid, state: RunState, size: int, *purpose: str | int) -> dict[SiteId, int]:
+        roster = self._asked(grid, state)
         return {site: roster[site] for site in draw_cohort(tuple(roster), size, self._plan.seed, *purpose)}
 
     @staticmethod
@@ -307,6 +348,13 @@ class FederatedStrategy(Strategy):
     @staticmethod
     def _whole_rounds_only() -> NoReturn:
         raise LocalError("FederatedStrategy runs whole rounds: call start()")
+
+
+def _why_void(record: RoundRecord) -> str:
+    """The reason of a void round, with the first site's own."""
+    sites = [f"{absence.site}: {absence.reason}" for absence in record.absences]
+    sites += [f"{', '.join(line.members)}: {line.reason}" for line in record.report.lines if line.reason]
+    return "; ".join((record.reason, *sites[:1]))
 
 
 def _total(tallies: Sequence[Tally]) -> Tally | None:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from wardround.contribution import Report
 from wardround.orders import SiteId, Statistics
+from wardround.strategies.reputation import Reputation
+from wardround.strategies.rules.rule import Memory
 from wardround.tally import Tally
 from wardround.vector import F32
 
@@ -21,6 +23,9 @@ class RunState:
     round: int
     model: F32
     optimizer: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    rule_memory: Memory = field(default_factory=dict)
+    """What the rule and the detectors keep between rounds."""
+    reputation: Reputation = field(default_factory=Reputation)
     statistics: Statistics | None = None
     best_round: int = 0
     best_loss: float | None = None
@@ -55,7 +60,7 @@ class EvaluationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
-    """One round. `void`: too few updates came, the model is unchanged."""
+    """One round. `void`: too few usable updates came, the model is unchanged; `reason` says why."""
 
     round: int
     cohort: tuple[SiteId, ...]
@@ -68,6 +73,9 @@ class RoundRecord:
     report: Report
     seconds: float
     cpu_seconds: float
+    reason: str = ""
+    reputation: Reputation = field(default_factory=Reputation)
+    """Of the sites, after this round."""
     simulated_seconds: float | None = None
 
 

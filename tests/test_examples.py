@@ -1,10 +1,16 @@
 """The examples run, and show what they say."""
 
+import importlib
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, RecordDict
 
+from tests.grid_of_apps import GridOfApps
+from tests.simulations.test_export_flower import flower  # noqa: F401  (a fixture)
 from wardround.plan import load_plan
 from wardround.simulations.simulate import simulate
 
@@ -45,3 +51,50 @@ def test_arrays_go_in_and_predictions_come_out(capsys: pytest.CaptureFixture[str
     risk = made["result"].predict([[81.0, 95.0, 4.2], [20.0, 140.0, 0.9]])
     assert risk[0, 1] > 0.8 and risk[1, 1] < 0.2
     assert capsys.readouterr().out.startswith("<Result of 'from-arrays': 15 rounds; test ")
+
+
+def accuracy_of(printed: str) -> float:
+    [line] = [line for line in printed.splitlines() if line.startswith("accuracy ")]
+    return float(line.removeprefix("accuracy "))
+
+
+def test_one_line_protects_a_flower_app_from_an_attacker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "flower-robust")
+    client, server = (importlib.import_module(f"robust_wards.{part}_app") for part in ("client", "server"))
+
+    def run(attackers: int, robust: bool) -> str:
+        config: dict[str, bool | float | int | str] = {
+            "learning-rate": 0.5,
+            "num-server-rounds": 5,
+            "attackers": attackers,
+            "robust": robust,
+        }
+        context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
+        server.main(GridOfApps(client.app, 5, config), context)
+        return capsys.readouterr().out
+
+    try:
+        for robust in (False, True):
+            assert accuracy_of(run(attackers=0, robust=robust)) > 0.95
+        assert accuracy_of(run(attackers=1, robust=False)) < 0.2
+        printed = run(attackers=1, robust=True)
+        assert accuracy_of(printed) > 0.95
+        assert "node 100: down-weighted, cosine to the aggregate -" in printed
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "robust_wards"]:
+            del sys.modules[name]
+
+
+@pytest.mark.slow
+def test_the_protected_flower_app_runs_with_flwr_run(flower: dict[str, str]) -> None:  # noqa: F811
+    settings = "num-supernodes=5 client-resources-num-cpus=1"
+    command = ["flwr", "run", str(EXAMPLES / "flower-robust"), "--stream", "--federation-config", settings]
+    for _ in range(5):  # Ray gives its own processes 30 seconds to start; on a busy machine that takes another try
+        done = subprocess.run(command, env=flower, capture_output=True, text=True, timeout=600)
+        if "The current node timed out during startup" not in done.stdout:
+            break
+    assert "accuracy " in done.stdout, done.stdout + done.stderr
+    assert accuracy_of(done.stdout) > 0.95
+    assert done.stdout.count("to the aggregate") == 5

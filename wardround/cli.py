@@ -14,11 +14,15 @@ from wardround.errors import WardroundError
 __all__ = ["COMMANDS", "main"]
 
 _PLANS, _SIMULATIONS = "wardround.plan_commands", "wardround.simulations.commands"
+_ROBUSTNESS, _RULES = "wardround.simulations.robustness_commands", "wardround.strategies.rules.commands"
 
 COMMANDS = {
     "plan": (_PLANS, "Check, show and start plans."),
     "list": (_PLANS, "List installed tasks, data sets, partitions and plans."),
     "simulate": (_SIMULATIONS, "Train a federation of hospitals on this machine."),
+    "redteam": (_ROBUSTNESS, "Attack a simulated federation, to see which rule holds."),
+    "run": (_ROBUSTNESS, "What became of a run's sites: evidence, release, retraining without a site."),
+    "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
     "predict": (_SIMULATIONS, "Apply a run's model to the rows of a file."),
     "report": (_SIMULATIONS, "Write a run's report again."),

@@ -25,19 +25,39 @@ class Contribution:
 
 
 class Verdict(StrEnum):
+    """What became of a contribution."""
+
     ACCEPTED = "accepted"
+    DOWN_WEIGHTED = "down-weighted"
+    """The rule gave it less than half of an equal share."""
     REJECTED = "rejected"
+    """The rule took nothing of it."""
+    REFUSED = "refused"
+    """The rule never saw it: no honest site sends such a vector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A line of the report: one contribution, how long its vector was, what became of it and why."""
+    """A line of the report: one contribution, what was measured of it, what became of it and why.
+
+    `weight` is what the rule gave it, relative to the other lines. `norm` is the vector's L2 norm, `cosine` that of
+    its angle to the aggregate, `score` what the rule judged it by (each rule says what; higher is more suspicious).
+    `flags` names the detectors that found it suspicious. What was not measured is None.
+    """
 
     members: tuple[SiteId, ...]
     weight: float
     norm: float | None
     verdict: Verdict
     reason: str = ""
+    cosine: float | None = None
+    score: float | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether it counts against its members: refused, or flagged by a detector."""
+        return self.verdict is Verdict.REFUSED or bool(self.flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +65,8 @@ class Report:
     """What a rule did, a line for each contribution."""
 
     lines: tuple[Evidence, ...] = ()
+
+    @property
+    def refused(self) -> int:
+        """How many contributions the rule never saw."""
+        return sum(line.verdict is Verdict.REFUSED for line in self.lines)

@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from wardround.decoding import PlanError, check_bounds, decode, encode, fields_of, key
+from wardround.plan_robust import OFF, Robust
 from wardround.plan_sections import (
     Clipping,
     Cohort,
@@ -22,16 +23,19 @@ from wardround.plan_sections import (
     Evaluation,
     Privacy,
     Protection,
-    Robust,
     Select,
     ServerOptimizer,
-    Simulation,
     TaskSection,
     Training,
+    Weighting,
 )
-from wardround.registry import nearest
+from wardround.plan_simulation import Simulation
+from wardround.registry import load, names, nearest
 
 __all__ = ["Plan", "PlanError", "load_plan", "parse_plan"]
+
+_CHECKS = "wardround.plan_checks"
+"""What is checked beyond single sections, registered since it lies in packages that this one does not import."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +85,14 @@ class Plan:
         sites, cohort = self.simulation.sites, self.cohort
         if cohort.size is not None and cohort.size > sites:
             raise PlanError("cohort.size", f"at most the federation's {sites} sites (simulation.sites)", cohort.size)
-        if cohort.min_replies is not None and cohort.min_replies > (cohort.size or sites):
-            raise PlanError("cohort.min_replies", f"at most the cohort of {cohort.size or sites}", cohort.min_replies)
+        if cohort.min_replies is not None and cohort.min_replies > self.cohort_size:
+            raise PlanError("cohort.min_replies", f"at most the cohort of {self.cohort_size}", cohort.min_replies)
+
+        if cohort.without and len(cohort.without) >= sites:
+            raise PlanError("cohort.without", f"fewer than all {sites} sites", cohort.without)
+        left = sites - len(cohort.without)
+        if cohort.size is not None and cohort.size > left:
+            raise PlanError("cohort.size", f"at most the {left} sites that are left (cohort.without)", cohort.size)
 
         loses = self.simulation.dropout > 0 or (self.simulation.stragglers.fraction > 0 and cohort.deadline_s)
         if loses and cohort.min_replies is None:
@@ -93,12 +103,12 @@ class Plan:
     @property
     def cohort_size(self) -> int:
         """How many sites are drawn for a round."""
-        return self.cohort.size or self.simulation.sites
+        return self.cohort.size or self.simulation.sites - len(self.cohort.without)
 
     @property
-    def min_replies(self) -> int:
-        """How many updates a round needs to count."""
-        return self.cohort.min_replies or self.cohort_size
+    def weighting(self) -> Weighting:
+        """How updates are weighted: a robust rule takes no site's word for its number of examples."""
+        return self.cohort.weighting if self.robust.rule == OFF else Weighting.UNIFORM
 
     def canonical(self) -> bytes:
         """The plan's canonical form: JSON with sorted keys and every key that has a value."""
@@ -133,9 +143,10 @@ def _toml_value(text: str) -> Any:
     if not text:
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
+    return text if value != value else value  # `nan`, which no number of a plan may be, is the name of an attack
 
 
 def _assign(table: dict[str, Any], path: str, value: Any) -> None:
@@ -172,7 +183,10 @@ def parse_plan(text: str | Mapping[str, Any], *, folder: Path | None = None) -> 
         table = text
     folder = folder or Path()
     plan = _decode_plan(table)
-    return replace(plan, folder=folder, code_files=_code_files(plan.task.code, folder))
+    plan = replace(plan, folder=folder, code_files=_code_files(plan.task.code, folder))
+    for check in names(_CHECKS):
+        load(_CHECKS, check)(plan)
+    return plan
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -14,21 +14,16 @@ __all__ = [
     "ColumnType",
     "Data",
     "Evaluation",
-    "ExecutorChoice",
     "Image",
     "Missing",
     "Optimizer",
-    "Partition",
     "Privacy",
     "Protection",
-    "Robust",
     "Schedule",
     "Select",
     "ServerOptimizer",
     "ServerOptimizerName",
-    "Simulation",
     "Standardize",
-    "Stragglers",
     "Target",
     "TaskSection",
     "Training",
@@ -89,12 +84,6 @@ class ServerOptimizerName(StrEnum):
 class Select(StrEnum):
     LAST = "last"
     BEST = "best"
-
-
-class ExecutorChoice(StrEnum):
-    AUTO = "auto"
-    FLAT = "flat"
-    BLOCKS = "blocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,8 +251,12 @@ class Cohort:
 
     size: int | None = key(None, doc="sites drawn for each round; absent: all", ge=1)
     min_replies: int | None = key(
-        None, doc="updates needed by the deadline for the round to count; absent: every drawn site's", ge=1
+        None,
+        doc="usable updates needed by the deadline for the round to count; absent: every drawn site's, less "
+        "`robust.num_byzantine` as far as the rule allows",
+        ge=1,
     )
+    without: tuple[str, ...] = key((), doc="sites that are left out of everything, by name")
     deadline_s: float | None = key(None, doc="how long the server waits for updates", unit="s", gt=0)
     weighting: Weighting = key(
         Weighting.EXAMPLES,
@@ -275,6 +268,8 @@ class Cohort:
         check_bounds(self)
         if (self.weighting is Weighting.CAPPED) != (self.weight_cap is not None):
             raise PlanError("weight_cap", 'a number exactly when weighting = "capped"', self.weight_cap)
+        if len(set(self.without)) != len(self.without):
+            raise PlanError("without", "every site once", self.without)
         if self.size is not None and self.min_replies is not None and self.min_replies > self.size:
             raise PlanError("min_replies", f"at most cohort.size = {self.size}", self.min_replies)
 
@@ -371,16 +366,6 @@ class Protection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Robust:
-    """[robust]: what protects the model from bad updates."""
-
-    rule: str = key("off", doc="`off`: the weighted mean; nothing else is available in this version")
-
-    def __post_init__(self) -> None:
-        _only_off("rule", self.rule, "robust aggregation")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptimizer:
     """[server_optimizer]: how the averaged update changes the model (Reddi et al. 2021, Algorithm 2)."""
 
@@ -409,52 +394,3 @@ class Evaluation:
         check_bounds(self)
         if self.every == 0 and (self.patience is not None or self.select is Select.BEST):
             raise PlanError("every", 'at least 1, since patience or select = "best" needs evaluations', self.every)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """How a simulation deals one data set out to its sites."""
-
-    kind: str = key("iid", doc="registered partition", choices=lambda: names("wardround.partitions"))
-    alpha: float = key(
-        0.5, doc="`dirichlet`: concentration of labels; `quantity`: of sizes; smaller is more uneven", gt=0
-    )
-    column: str | None = key(None, doc="`column`: its values name the sites; `feature-shift`: the column to sort by")
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-        if self.kind == "column" and self.column is None:
-            raise PlanError("column", "the column whose values name the sites")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stragglers:
-    """Simulated slow sites."""
-
-    fraction: float = key(0.0, doc="share of a cohort that is slow in a round", ge=0, le=1)
-    delay_s: float = key(60.0, doc="mean extra delay of a slow site (exponentially distributed)", unit="s", gt=0)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Simulation:
-    """[simulation]: the federation that one machine plays."""
-
-    sites: int = key(10, doc="how many sites", ge=1)
-    partition: Partition = key(Partition, doc="how the data set is dealt out to them")
-    executor: ExecutorChoice = key(
-        ExecutorChoice.AUTO,
-        doc="`flat`: one client after another; `blocks`: many at once; `auto`: the faster, by a trial",
-    )
-    workers: int = key(0, doc="threads that train; 0: one per core", ge=0)
-    block_size: int = key(0, doc="clients in a block; 0: bounded by `memory_mib`", ge=0)
-    memory_mib: int = key(512, doc="memory that a block of clients may take", unit="MiB", ge=16)
-    dropout: float = key(0.0, doc="share of a cohort that vanishes in a round", ge=0, lt=1)
-    stragglers: Stragglers = key(Stragglers, doc="slow sites, against `cohort.deadline_s` on a simulated clock")
-    baselines: bool = key(True, doc="also train each site alone and all data pooled, for the report")
-    bootstrap: int = key(1000, doc="resamples for the report's 95 % intervals; 0: none", ge=0)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)

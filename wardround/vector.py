@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["F32", "F64", "I64", "Layout", "MemoryVector", "TensorSpec", "VectorSource", "squared_norm"]
+__all__ = ["F32", "F64", "I64", "FileVector", "Layout", "MemoryVector", "TensorSpec", "VectorSource", "squared_norm"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -113,3 +115,39 @@ class MemoryVector:
         """Views of at most `floats` values each."""
         for start in range(0, self.size, floats):
             yield self.values[start : start + floats]
+
+
+@dataclass(frozen=True, slots=True)
+class FileVector:
+    """A vector of `size` little-endian float32 values in a file, from byte `offset` on.
+
+    Read piece by piece, never mapped or held as a whole. The file stays open while its chunks are iterated over.
+    """
+
+    path: Path
+    size: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.offset < 0:
+            raise ValueError(f"expected size >= 0 and offset >= 0, got {self.size} and {self.offset}")
+
+    def chunks(self, floats: int = 1 << 18) -> Iterator[F32]:
+        """Pieces of at most `floats` values, all in one buffer. ValueError where the file ends too early."""
+        buffer = bytearray(4 * min(floats, self.size))
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            for start in range(0, self.size, floats):
+                piece = memoryview(buffer)[: 4 * (self.size - start)]
+                self._fill(file, piece)
+                yield np.frombuffer(piece, dtype="<f4").astype(np.float32, copy=False)
+
+    def _fill(self, file: FileIO, into: memoryview) -> None:
+        """Read until `into` is full: one read of a file may give less."""
+        done = 0
+        while done < len(into):
+            read = file.readinto(into[done:])
+            if not read:
+                expected, got = self.offset + 4 * self.size, self.path.stat().st_size
+                raise ValueError(f"{self.path}: expected at least {expected} bytes, got {got}")
+            done += read

@@ -46,7 +46,7 @@ def fit_job(plan: Plan, order: Order, site: SiteId) -> FitJob:
 
 def release_weight(plan: Plan, num_examples: int) -> int:
     """An update's weight by the plan: its examples, capped examples, or one."""
-    if plan.cohort.weighting is Weighting.UNIFORM:
+    if plan.weighting is Weighting.UNIFORM:
         return 1
     if plan.cohort.weight_cap is not None:
         return min(num_examples, plan.cohort.weight_cap)

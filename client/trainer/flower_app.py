@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from wardround.client.trainer.bundle import foreign_code, load_from_bundle
 from wardround.decoding import PlanError
 from wardround.plan import Plan
-from wardround.plan_sections import Data, Partition, Training
+from wardround.plan_sections import Data, Training
+from wardround.plan_simulation import Partition
 from wardround.vector import F32, Layout, TensorSpec
 
 __all__ = ["SENT", "FlowerApp", "load_flower_app"]

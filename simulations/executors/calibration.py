@@ -14,7 +14,8 @@ from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.orders import FitJob, Order, OrderKind, SiteId, derive_seed
 from wardround.plan import Plan
-from wardround.plan_sections import ExecutorChoice, Standardize
+from wardround.plan_sections import Standardize
+from wardround.plan_simulation import ExecutorChoice
 from wardround.simulations.executors.blocks import Blocks, bytes_per_client, why_not_blocks
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.executors.flat_loop import FlatLoop, TrainerOf

@@ -4,7 +4,7 @@ import numpy as np
 
 from wardround.client.data.encoding import texts
 from wardround.errors import LocalError
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.simulations.partitions.partition import Pool, pieces
 from wardround.vector import I64
 

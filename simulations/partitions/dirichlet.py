@@ -8,7 +8,7 @@ well, as they do between hospitals.
 
 import numpy as np
 
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.simulations.partitions.partition import Mask, Pool, draw_sizes, pieces, refuse_deal
 from wardround.vector import I64
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import LocalError
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.simulations.partitions.partition import Pool, deal_equally
 from wardround.vector import F32, F64, I64
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.simulations.partitions.partition import Pool, deal_equally
 from wardround.vector import I64
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wardround.client.data.site_data import Rows
 from wardround.client.data.table import Column
 from wardround.errors import LocalError
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.vector import F64, I64
 
 __all__ = ["GROUP", "Assign", "Mask", "Pool", "deal_equally", "draw_sizes", "pieces", "refuse_deal", "short_pieces"]

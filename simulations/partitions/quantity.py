@@ -6,7 +6,7 @@ Source: Q. Li, Y. Diao, Q. Chen, B. He, "Federated learning on non-IID data silo
 
 import numpy as np
 
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.simulations.partitions.partition import Pool, draw_sizes, pieces, refuse_deal, short_pieces
 from wardround.vector import I64
 

@@ -1,5 +1,6 @@
 """The report: one HTML file that needs nothing else."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -8,20 +9,20 @@ from wardround.simulations.report.convergence import convergence
 from wardround.simulations.report.differences import differences
 from wardround.simulations.report.discrimination import discrimination
 from wardround.simulations.report.hospitals import hospitals
-from wardround.simulations.report.markup import text
+from wardround.simulations.report.markup import Section, text
 from wardround.simulations.report.participation import participation
 from wardround.simulations.report.particulars import particulars
+from wardround.simulations.report.robustness import robustness
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.report.summary import summary
 from wardround.simulations.report.visibility import visibility
 
-__all__ = ["render"]
+__all__ = ["document", "render"]
 
 # The browser itself is told to load nothing: whatever a name in a run may hold, no request leaves the page.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
-    "form-action 'none'; base-uri 'none'"
-)
+_POLICY_WITHOUT_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+_POLICY = f"{_POLICY_WITHOUT_SCRIPTS}; script-src 'unsafe-inline'; img-src data: blob:"
+_NO_SCRIPT = '<noscript><p class="warning">The plots need JavaScript; the sentences and tables do not.</p></noscript>'
 
 
 def render(run: ReportedRun) -> str:
@@ -29,40 +30,52 @@ def render(run: ReportedRun) -> str:
 
     Raises MissingExtraError without plotly.
     """
-    title = f"{run.plan.name}: federation report"
-    makers = (hospitals, discrimination, convergence, participation, differences, visibility, particulars)
-    sections = [section for make in makers if (section := make(run)) is not None]
+    makers = (hospitals, discrimination, convergence, participation, robustness, differences, visibility, particulars)
+    return document(
+        title=f"{run.plan.name}: federation report",
+        kind="Simulated federation" + (f", {run.info.created[:10]}" if run.info is not None else ""),
+        heading=run.plan.name,
+        lead=summary(run),
+        sections=[section for make in makers if (section := make(run)) is not None],
+    )
+
+
+def document(
+    *, title: str, kind: str, heading: str, lead: str, sections: Sequence[Section], plots: bool = True, style: str = ""
+) -> str:
+    """A page of its own: head, `lead` (HTML), a navigation, the sections and the foot.
+
+    `style` is CSS beside that of every page. Without `plots` there is no script in it, and none may run.
+    """
     nav = "".join(f'<a href="#{section.anchor}">{text(section.title)}</a>' for section in sections)
     body = "".join(
         f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">'
         f'<h2 id="{section.anchor}-title">{text(section.title)}</h2>{section.body}</section>'
         for section in sections
     )
-    kind = "Simulated federation" + (f", {run.info.created[:10]}" if run.info is not None else "")
+    scripts = f"<script>{_plotly()}</script>\n<script>{_file('page.js')}</script>\n" if plots else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY if plots else _POLICY_WITHOUT_SCRIPTS}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{text(title)}</title>
-<style>{_file("style.css")}</style>
+<style>{_file("style.css")}{style}</style>
 </head>
 <body>
 <header>
 <p class="kind">{text(kind)}</p>
-<h1>{text(run.plan.name)}</h1>
-{summary(run)}
+<h1>{text(heading)}</h1>
+{lead}
 <nav aria-label="Sections">{nav}</nav>
-<noscript><p class="warning">The plots need JavaScript; the sentences and tables do not.</p></noscript>
+{_NO_SCRIPT if plots else ""}
 </header>
 <main>
 {body}
 </main>
 <footer><div>Written by wardround. This file is complete: it loads nothing and sends nothing.</div></footer>
-<script>{_plotly()}</script>
-<script>{_file("page.js")}</script>
-</body>
+{scripts}</body>
 </html>
 """
 

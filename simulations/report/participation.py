@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from wardround.contribution import Verdict
 from wardround.simulations.report.markup import Figure, Section, figure, key, plot_text, table, text
-from wardround.simulations.report.run import Json, ReportedRun
+from wardround.simulations.report.run import Json, ReportedRun, verdict_of
 from wardround.simulations.report.style import ABSENT, GRID, MUTED, PALE, SEQUENCE, plot_layout
 from wardround.simulations.report.wording import count
 
@@ -13,13 +14,13 @@ __all__ = ["participation"]
 
 _MOST_SITES, _MOST_ROUNDS = 100, 300
 _MOST_REASONS = 5
-_NOT_DRAWN, _TOOK_PART, _VOID, _ABSENT, _REJECTED = range(5)
+_NOT_DRAWN, _TOOK_PART, _VOID, _ABSENT, _REFUSED = range(5)
 _KEY = (
     (PALE, "not drawn"),
     ("#0072B2", "took part"),
     ("#A9D0EA", "update came, but the round was void"),
     (ABSENT, "drawn, but no update in time"),
-    ("#1c2733", "update rejected"),
+    ("#1c2733", "update refused"),
 )
 
 
@@ -52,30 +53,37 @@ def _reasons(lines: Sequence[Json]) -> Counter[str]:
 def _told(run: ReportedRun) -> str:
     drawn = sum(len(line["cohort"]) for line in run.lines)
     absent = sum(len(line["absences"]) for line in run.lines)
+    refused = sum(len(_refused(line)) for line in run.lines)
     cohorts = {len(line["cohort"]) for line in run.lines}
-    if cohorts == {run.num_sites} and not absent:
+    if cohorts == {run.num_sites} and not absent and not refused:
         who = "The hospital" if run.num_sites == 1 else f"All {count(run.num_sites, 'hospital')}"
         return f"{who} took part in every round."
     size = str(max(cohorts)) if len(cohorts) == 1 else f"{min(cohorts)} to {max(cohorts)}"
     missing = f"{count(absent, 'update')} of {drawn:,}".replace(",", "\u2009")
     came = f"{missing} that were asked for did not come." if absent else "Every update that was asked for came."
-    return f"Each round draws {size} of {count(run.num_sites, 'hospital')}. {came}"
+    more = f" {count(refused, 'update')} came and had to be refused." if refused else ""
+    return f"Each round draws {size} of {count(run.num_sites, 'hospital')}. {came}{more}"
+
+
+def _refused(line: Json) -> dict[str, str]:
+    """The hospitals whose update was not given to the rule, and why."""
+    return {
+        site: one["reason"] or "refused"
+        for one in line["evidence"]
+        if verdict_of(one) is Verdict.REFUSED
+        for site in one["members"]
+    }
 
 
 def _states(line: Json) -> Iterator[tuple[str, int, str]]:
-    """Each drawn hospital, its state and the reason."""
+    """Each drawn hospital, its state and the reason. What a rule made little of took part: see `robustness`."""
     absent = {absence["site"]: absence["reason"] for absence in line["absences"]}
-    rejected = {
-        site: one["reason"] or "rejected"
-        for one in line["evidence"]
-        if one["verdict"] == "rejected"
-        for site in one["members"]
-    }
+    refused = _refused(line)
     for site in line["cohort"]:
         if site in absent:
             yield site, _ABSENT, absent[site]
-        elif site in rejected:
-            yield site, _REJECTED, rejected[site]
+        elif site in refused:
+            yield site, _REFUSED, refused[site]
         else:
             yield site, _VOID if line["void"] else _TOOK_PART, ""
 
@@ -132,11 +140,9 @@ def _by_round(lines: Sequence[Json]) -> Figure:
     named = [reason for reason, _ in _reasons(lines).most_common(_MOST_REASONS)]
     counts = [Counter(_groups(part, named)) for part in bins]
     groups = [
-        name
-        for name in ("took part", "void round", "rejected", *named, "other reasons")
-        if any(c[name] for c in counts)
+        name for name in ("took part", "void round", "refused", *named, "other reasons") if any(c[name] for c in counts)
     ]
-    colors = {"took part": "#0072B2", "void round": "#A9D0EA", "rejected": "#1c2733", "other reasons": MUTED}
+    colors = {"took part": "#0072B2", "void round": "#A9D0EA", "refused": "#1c2733", "other reasons": MUTED}
     spare = iter((ABSENT, *SEQUENCE[2:]))
     traces = [
         {
@@ -165,7 +171,7 @@ def _by_round(lines: Sequence[Json]) -> Figure:
 
 
 def _groups(lines: Sequence[Json], named: Sequence[str]) -> Iterator[str]:
-    plain: Mapping[int, str] = {_TOOK_PART: "took part", _VOID: "void round", _REJECTED: "rejected"}
+    plain: Mapping[int, str] = {_TOOK_PART: "took part", _VOID: "void round", _REFUSED: "refused"}
     for line in lines:
         for _, state, reason in _states(line):
             yield plain.get(state) or (reason if reason in named else "other reasons")

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wardround.contribution import Verdict
 from wardround.plan import Plan
 from wardround.simulations.comparison import Comparison
 from wardround.simulations.run_info import RunInfo
 
-__all__ = ["ReportedRun"]
+__all__ = ["ReportedRun", "verdict_of"]
 
 Json = Mapping[str, Any]
 
@@ -19,7 +20,7 @@ class ReportedRun:
 
     `lines` are those of metrics.jsonl (see `record_line`), `differences` is `Heterogeneity.to_json()`, `stopped` says
     why the run ended before its last planned round, `resumed` the rounds before which it was continued. `info` is
-    absent when nothing was written to disk.
+    absent when nothing was written to disk. `attackers` are the sites that attacked, which only a simulation knows.
     """
 
     plan: Plan
@@ -31,6 +32,7 @@ class ReportedRun:
     stopped: str = ""
     resumed: Sequence[int] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    attackers: Sequence[str] = ()
 
     @property
     def sites(self) -> list[str]:
@@ -42,3 +44,9 @@ class ReportedRun:
     @property
     def num_sites(self) -> int:
         return len(self.sites) or self.plan.simulation.sites
+
+
+def verdict_of(evidence: Json) -> Verdict:
+    """The verdict in a line's evidence. Lines from before there were rules call "rejected" what is refused now."""
+    found = Verdict(evidence["verdict"])
+    return Verdict.REFUSED if found is Verdict.REJECTED and "cosine" not in evidence else found

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from wardround.simulations.comparison import Comparison, Estimate, Model
 from wardround.simulations.report.markup import cards, text
+from wardround.simulations.report.robustness import attack_told
 from wardround.simulations.report.run import Json, ReportedRun
 from wardround.simulations.report.wording import (
     LOWER_IS_BETTER,
@@ -27,6 +28,7 @@ def summary(run: ReportedRun) -> str:
         headline, sub = _headline(run, found), _judged(found)
     else:
         headline, sub = _without_scores(run)
+    sub = " ".join(filter(None, (sub, attack_told(run))))
     return f'<p class="headline">{headline}</p><p class="sub">{text(sub)}</p>{cards(_scores(run))}{cards(_effort(run))}'
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from wardround.plan_robust import AUTO, OFF, Robust
 from wardround.plan_sections import Standardize
 from wardround.simulations.report.markup import Section, text
 from wardround.simulations.report.run import ReportedRun
+from wardround.simulations.report.wording import count
 
 __all__ = ["visibility"]
 
@@ -34,8 +36,32 @@ def _seen(run: ReportedRun) -> Iterator[str]:
         yield "Counts of how well the model does on each hospital's held-out rows (errors, histograms of scores)."
     if plan.data.standardize is Standardize.FEDERATED:
         yield "Sums of each number column and of its squares, per hospital, before the first round (standardisation)."
+    if plan.robust.rule != OFF:
+        yield (
+            "How long each contribution is and how well it agrees with the others. What follows for a hospital's "
+            "reputation is kept with the run."
+        )
     if plan.clipping.clip_norm is not None:
         yield f"No update longer than {plan.clipping.clip_norm:g} (L2 norm): the hospital scales it down."
+
+
+def _robust(robust: Robust) -> Iterator[str]:
+    if robust.rule == OFF:
+        yield "Robustness: none. Updates are averaged; one hospital, by mistake or on purpose, can spoil the model."
+        return
+    rule = "the rule that was chosen" if robust.rule == AUTO else " and ".join((*robust.pre, robust.rule))
+    most = robust.num_byzantine
+    yield (
+        f"Robustness beyond what was planned for: with {rule}, at most {count(most, 'contribution')} of a round may be "
+        "anything at all; above that, nothing is claimed. Below it the harm is limited, not ruled out, and the more "
+        "hospitals differ, the more harm passes for a difference."
+        if most
+        else f"Robustness: none. The plan lets {rule} tolerate no bad contribution (num_byzantine = 0)."
+    )
+    yield (
+        "That evaluations are true: the counts that a hospital reports on its held-out rows are believed. One that "
+        "lies about them changes the validation figures, and with them what ends training early or is released."
+    )
 
 
 def _not_claimed(run: ReportedRun) -> Iterator[str]:
@@ -45,8 +71,7 @@ def _not_claimed(run: ReportedRun) -> Iterator[str]:
             "Differential privacy: none. The released model may tell whether a patient was in the training data "
             "(membership inference, Shokri et al. 2017)."
         )
-    if plan.robust.rule == "off":
-        yield "Robustness: none. Updates are averaged; one hospital, by mistake or on purpose, can spoil the model."
+    yield from _robust(plan.robust)
     yield (
         "A network: this was a simulation. One process on one machine held all rows and played every hospital and the "
         "server; nothing was sent, so nothing is shown about transport, identity or access."

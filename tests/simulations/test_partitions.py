@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from wardround.client.data.site_data import Rows
 from wardround.errors import LocalError
-from wardround.plan_sections import Partition
+from wardround.plan_simulation import Partition
 from wardround.registry import load, names
 from wardround.simulations.partitions.partition import GROUP, Assign, Pool
 from wardround.vector import I64

@@ -9,6 +9,7 @@ from wardround.contribution import Evidence, Report, Verdict
 from wardround.orders import SiteId
 from wardround.simulations.record_line import COMPACT_ABOVE, decode_lines, encode_line, record_table
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord
+from wardround.strategies.reputation import Reputation, Standing
 from wardround.tally import ClassificationSpec, Tally
 
 
@@ -18,7 +19,18 @@ def record(number: int = 1, *, sites: int = 2, lr: float = 0.1, norm: float = 1.
     counts[[0, 2]] = 5
     tally = Tally(ClassificationSpec(classes=2, bins=2), counts)
     evidence = [Evidence(members=(name,), weight=5.0, norm=norm, verdict=Verdict.ACCEPTED) for name in names]
-    evidence[-1] = Evidence(members=(names[-1],), weight=0.0, norm=None, verdict=Verdict.REJECTED, reason="NaN")
+    evidence[-1] = Evidence(
+        members=(names[-1],),
+        weight=0.0,
+        norm=None,
+        verdict=Verdict.REJECTED,
+        reason="NaN",
+        cosine=-0.5,
+        score=2.0,
+        flags=("norm",),
+    )
+    standing = Standing(suspicion=0.5, seen=4, flagged=2, groups=((names[-1],),))
+    reputation = Reputation(standings={names[-1]: standing}, quarantined={names[-1]: 1}, notes=("look",))
     return RoundRecord(
         round=number,
         cohort=tuple(names),
@@ -29,6 +41,8 @@ def record(number: int = 1, *, sites: int = 2, lr: float = 0.1, norm: float = 1.
         train=None,
         validation=EvaluationRecord(total=tally, sites=dict.fromkeys(names, tally)),
         report=Report(tuple(evidence)),
+        reason="too few",
+        reputation=reputation,
         seconds=0.1,
         cpu_seconds=0.2,
     )
@@ -41,6 +55,7 @@ def test_a_line_has_every_key_and_every_site() -> None:
     line = json.loads(data)
     for found in (line["validation"], *line["validation"]["sites"].values()):
         found["metrics"] = {name: found["metrics"][name] for name in counted["metrics"]}  # type: ignore[attr-defined]
+    unmeasured = {"cosine": None, "score": None}
     assert line == {
         "round": 1,
         "void": False,
@@ -51,9 +66,15 @@ def test_a_line_has_every_key_and_every_site() -> None:
         "train": None,
         "validation": counted | {"sites": {"site-0": counted, "site-1": counted}},
         "evidence": [
-            {"members": ["site-0"], "weight": 5.0, "norm": 1.0, "verdict": "accepted", "reason": ""},
-            {"members": ["site-1"], "weight": 0.0, "norm": None, "verdict": "rejected", "reason": "NaN"},
+            unmeasured
+            | {"members": ["site-0"], "weight": 5.0, "norm": 1.0, "verdict": "accepted", "reason": "", "flags": []},
+            {"members": ["site-1"], "weight": 0.0, "norm": None, "cosine": -0.5, "score": 2.0}
+            | {"verdict": "rejected", "reason": "NaN", "flags": ["norm"]},
         ],
+        "aggregation": "too few",
+        "reputation": {"site-1": 0.5},
+        "quarantined": ["site-1"],
+        "notes": ["look"],
         "seconds": 0.1,
         "cpu_seconds": 0.2,
         "simulated_seconds": None,

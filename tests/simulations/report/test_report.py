@@ -1,63 +1,20 @@
 """The report: what it says of which run, that it loads nothing, that names stay text, that it stays small."""
 
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from tests.simulations.report.parsed_page import Page, check_nothing_is_loaded, strings_of
 from tests.simulations.report.runs import comparison_of, lines_of, names_of, plan_of, run_of
 from wardround.plan import parse_plan
 from wardround.simulations.comparison import Estimate
 from wardround.simulations.report import ReportedRun, page, render
 from wardround.simulations.report.wording import count, difference, duration, estimate, number
 
-VOID_TAGS = {"meta", "link", "img", "br", "input", "hr"}
 SECTIONS = ["hospitals", "curves", "convergence", "participation", "differences", "limits", "plan"]
-
-
-class Page(HTMLParser):
-    """The parts of a report; refuses tags that are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.scripts: list[tuple[str | None, str]] = []
-        self._open: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID_TAGS:
-            self._open.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1][0] == "script":
-            self.scripts.append((self._open[-1][1].get("type"), data))
-        elif not self._open or self._open[-1][0] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.texts))
-
-    @property
-    def sections(self) -> list[str | None]:
-        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
-
-    @property
-    def figures(self) -> list[dict[str, Any]]:
-        return [json.loads(data) for kind, data in self.scripts if kind == "application/json"]
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +80,7 @@ def participation_of(shown: Page) -> dict[str, Any]:
     return next(f for f in shown.figures if f["data"][0].get("zmax") == 4.5)
 
 
-def test_the_heat_map_shows_who_was_drawn_absent_rejected_and_when_a_round_was_void() -> None:
+def test_the_heat_map_shows_who_was_drawn_absent_refused_and_when_a_round_was_void() -> None:
     names = names_of(3)
     lines = lines_of(names, 3, {"auc": 0.9}, void=[3])
     lines[0]["cohort"] = names[:2]
@@ -137,6 +94,19 @@ def test_the_heat_map_shows_who_was_drawn_absent_rejected_and_when_a_round_was_v
     assert "late by 3 s" in heat["text"][1][1]
     assert "not finite" in heat["text"][2][1]
     assert "1 round was void" in shown.text
+    assert "1 update came and had to be refused." in shown.text
+
+
+def test_what_a_rule_made_little_of_took_part() -> None:
+    names = names_of(3)
+    lines = lines_of(names, 1, {"auc": 0.9})
+    verdicts = ("rejected", "down-weighted", "refused")
+    lines[0]["evidence"] = [
+        {"members": [name], "weight": 0.1, "norm": 1.0, "cosine": None, "verdict": verdict, "reason": "", "flags": []}
+        for name, verdict in zip(names, verdicts, strict=True)
+    ]
+    shown = drawn(run_of(names=names, rounds=1, lines=lines))
+    assert participation_of(shown)["data"][0]["z"] == [[1], [1], [4]]
 
 
 def test_reasons_are_counted() -> None:
@@ -268,27 +238,8 @@ def test_names_stay_text() -> None:
         assert not re.search(r"<(?!br>|extra>|/extra>)", found), found
 
 
-def strings_of(value: Any) -> Sequence[str]:
-    """Every text in plots, which read some tags themselves."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [text for item in value for text in strings_of(item)] if isinstance(value, list) else []
-
-
 def test_nothing_is_loaded_from_anywhere() -> None:
-    shown = drawn(run_of())
-    loading = {"src", "srcset", "data", "poster", "background", "action", "formaction", "ping", "xlink:href"}
-    for tag, attributes in shown.tags:
-        assert tag not in {"link", "iframe", "object", "embed", "base", "img", "form"}
-        assert not loading & set(attributes)
-        assert (attributes.get("href") or "#").startswith("#")
-        assert "url(" not in (attributes.get("style") or "")
-    policy = next(
-        a["content"] for t, a in shown.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
-    )
-    assert policy is not None and policy.startswith("default-src 'none';")
+    check_nothing_is_loaded(drawn(run_of()))
     style = page._file("style.css")
     assert "url(" not in style and "@import" not in style and "@font-face" not in style
     assert "://" not in style + page._file("page.js")

@@ -1,0 +1,1 @@
+"""Attacks: sites of a simulation that follow the protocol and lie."""

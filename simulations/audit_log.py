@@ -1,0 +1,77 @@
+"""audit.jsonl: which sites were quarantined in a run and which a person released, a line each.
+
+    {"time": ISO 8601 in UTC, "event": "quarantine" | "release", "site", "round", "by", "reason"}
+
+A quarantine is written before its round's checkpoint; a line of a round that did not become durable is cut when the
+run is opened, and written again when the round is done again.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wardround.orders import SiteId
+from wardround.simulations.durable_file import extend_file
+from wardround.strategies.reputation import Reputation
+
+__all__ = ["AUDIT_FILE", "AuditLog"]
+
+AUDIT_FILE = "audit.jsonl"
+_SERVER = "wardround"
+
+
+class AuditLog:
+    """The log of one run; its directory is locked by whoever writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / AUDIT_FILE
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every whole line, in order."""
+        return [event for event, _ in self._lines()]
+
+    def out_of_quarantine(self, round_number: int) -> list[SiteId]:
+        """The sites that a person released after round `round_number` and before the next."""
+        return [
+            SiteId(event["site"])
+            for event in self.events()
+            if event["event"] == "release" and event["round"] == round_number
+        ]
+
+    def quarantined(self, reputation: Reputation, round_number: int) -> None:
+        """Note the sites whose quarantine began in `round_number`."""
+        for site, since in reputation.quarantined.items():
+            if since == round_number:
+                why = next((note for note in reputation.notes if note.startswith(f"{site} is quarantined")), "")
+                self._append({"event": "quarantine", "site": site, "round": since, "by": _SERVER, "reason": why})
+
+    def released(self, site: SiteId, round_number: int, by: str, reason: str) -> None:
+        """Note that a person released `site` after `round_number`."""
+        self._append({"event": "release", "site": site, "round": round_number, "by": by, "reason": reason})
+
+    def repair(self, rounds: int) -> None:
+        """Cut a torn line, and those of rounds after the last durable one."""
+        if self._path.exists():
+            ends = [end for event, end in self._lines() if event["round"] <= rounds]
+            extend_file(self._path, ends[-1] if ends else 0, b"")
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, **event}, ensure_ascii=False) + "\n"
+        lines = self._lines()
+        extend_file(self._path, lines[-1][1] if lines else 0, line.encode())
+
+    def _lines(self) -> list[tuple[dict[str, Any], int]]:
+        """Each whole line and where it ends."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        found: list[tuple[dict[str, Any], int]] = []
+        at = 0
+        while (end := data.find(b"\n", at)) >= 0:
+            try:
+                found.append((json.loads(data[at:end]), end + 1))
+            except ValueError:
+                break
+            at = end + 1
+        return found

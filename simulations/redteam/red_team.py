@@ -1,0 +1,195 @@
+"""A red-team grid: every rule against every attack on several seeds, on all cores."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice, product
+from multiprocessing import get_context
+from typing import Any
+
+from wardround.errors import LocalError
+from wardround.plan import Plan
+from wardround.plan_simulation import ExecutorChoice
+from wardround.registry import load, names, nearest
+from wardround.simulations.attacks.attack import GROUP
+from wardround.simulations.metrics import PRIMARY, Kind
+from wardround.simulations.redteam.candidates import CANDIDATES, Candidate, why_not
+from wardround.simulations.redteam.cells import HONEST, Cell, CellResult, run_cell
+from wardround.simulations.redteam.choice import choose
+
+__all__ = ["Grid", "plan_grid", "run_grid", "table_of_results"]
+
+_LOWER = {"rmse", "mae", "loss"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What is to be run, and what cannot be: label of a candidate → why."""
+
+    plan: Plan
+    attackers: int
+    candidates: tuple[Candidate, ...]
+    left_out: dict[str, str]
+    attacks: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def metric(self) -> str:
+        """The leading metric of the plan's target."""
+        target = self.plan.data.target
+        return "accuracy" if target is None else PRIMARY[Kind.of(target)]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric not in _LOWER
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell; the seeds outermost, so that an early end leaves whole tables."""
+        for seed, attack, candidate in product(self.seeds, self.attacks, self.candidates):
+            yield Cell(candidate, attack, seed)
+
+
+def plan_grid(
+    plan: Plan,
+    *,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    attacks: Sequence[str] | None = None,
+    attackers: int | None = None,
+    seeds: Sequence[int] = (101, 102, 103),
+) -> Grid:
+    """The grid for `plan`: by default every usable candidate, every attack, and `robust.num_byzantine` attackers.
+
+    Raises LocalError for an unknown attack, no attackers, or when no candidate is left.
+    """
+    if plan.task.flower_app is not None:
+        raise LocalError("redteam: expected a plan with a task: a Flower app's data cannot be poisoned or judged here")
+    attackers = attackers or plan.robust.num_byzantine or plan.simulation.attack.attackers
+    if not 0 < attackers < plan.simulation.sites:
+        raise LocalError(
+            f"redteam: expected 1 to {plan.simulation.sites - 1} attackers (--attackers or robust.num_byzantine), "
+            f"got {attackers}"
+        )
+    known = names(GROUP)
+    for name in attacks or ():
+        if name not in (HONEST, *known):
+            raise LocalError(f"redteam: no attack is called {name!r}{nearest(name, known)}")
+    chosen = [name for name in (attacks or known) if name != HONEST]
+    obstacles = {one.label: why_not(one, plan, attackers) for one in candidates}
+    usable = tuple(one for one in candidates if not obstacles[one.label])
+    if not usable:
+        label, why = next(iter(obstacles.items()))
+        raise LocalError(f"redteam: expected a rule that can be used, but {label}: {why}")
+    return Grid(
+        plan=plan,
+        attackers=attackers,
+        candidates=usable,
+        left_out={label: why for label, why in obstacles.items() if why},
+        attacks=(HONEST, *(name for name in chosen if _applies(name, plan))),
+        seeds=tuple(seeds),
+    )
+
+
+def _applies(attack: str, plan: Plan) -> bool:
+    """A backdoor needs classes."""
+    return not load(GROUP, attack).has_trigger or (plan.data.target is not None and bool(plan.data.target.classes))
+
+
+_Data = Any
+_data: _Data = None
+
+
+def _start(data: _Data) -> None:
+    """Once in each process: one thread for torch, and the data that Python gave."""
+    global _data
+    import torch
+
+    torch.set_num_threads(1)
+    _data = data
+
+
+def _work(cell: Cell, *, plan: Plan, attackers: int, metric: str) -> CellResult:
+    return run_cell(plan, cell, attackers, metric, _data)
+
+
+def run_grid(
+    grid: Grid,
+    *,
+    data: Any = None,
+    done: Sequence[CellResult] = (),
+    workers: int = 0,
+    on_result: Callable[[CellResult], None] = lambda result: None,
+) -> list[CellResult]:
+    """The result of every cell, those that are `done` included; `on_result` is told of each new one as it comes.
+
+    `workers` processes work (0: one per core). The results do not depend on their number.
+    """
+    have = {(one.rule, one.attack, one.seed): one for one in done}
+    cells = [cell for cell in grid.cells() if (cell.candidate.label, cell.attack, cell.seed) not in have]
+    found = [have[key] for key in have if key[1] in grid.attacks and key[2] in grid.seeds]
+    if not cells:
+        return found
+    plan = _with_engine(grid.plan, data)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(workers or cores, len(cells))
+    waiting = iter(cells)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start, (data,)) as pool:
+        try:
+            work = partial(_work, plan=plan, attackers=grid.attackers, metric=grid.metric)
+            running = {pool.submit(work, cell) for cell in islice(waiting, 2 * processes)}
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    result = future.result()
+                    found.append(result)
+                    on_result(result)
+                    running |= {pool.submit(work, cell) for cell in islice(waiting, 1)}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return found
+
+
+def _with_engine(plan: Plan, data: Any) -> Plan:
+    """The plan with its executor settled once, by one trial, for all cells."""
+    from wardround.simulations.simulate import settled_engine
+
+    choice = settled_engine(plan, data)
+    simulation = replace(
+        plan.simulation, executor=ExecutorChoice(choice.executor), block_size=choice.block_size, workers=1
+    )
+    return replace(plan, simulation=simulation)
+
+
+def table_of_results(grid: Grid, results: Sequence[CellResult], created: datetime | None = None) -> dict[str, Any]:
+    """redteam.json: the grid, every result, the attack-free mean as the baseline, and the choice."""
+    baseline = {one.seed: one.value for one in results if (one.rule, one.attack) == ("mean", HONEST)}
+    values = [value for value in baseline.values() if value is not None]
+    worst = min if grid.higher_is_better else max
+    choice = choose(results, higher_is_better=grid.higher_is_better)
+    rules = [{"name": one.label, "pre": list(one.pre), "rule": one.rule, "why_not": ""} for one in grid.candidates]
+    rules += [{"name": label, "pre": [], "rule": label, "why_not": why} for label, why in grid.left_out.items()]
+    attacks = [(name, load(GROUP, name)) for name in grid.attacks if name != HONEST]
+    return {
+        "plan": grid.plan.name,
+        "digest": grid.plan.digest,
+        "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "metric": grid.metric,
+        "higher_is_better": grid.higher_is_better,
+        "sites": grid.plan.simulation.sites,
+        "attackers": grid.attackers,
+        "rounds": grid.plan.rounds,
+        "seeds": list(grid.seeds),
+        "baseline": {
+            "mean": sum(values) / len(values) if values else None,
+            "worst": worst(values) if values else None,
+            "seeds": {str(seed): value for seed, value in baseline.items()},
+        },
+        "rules": rules,
+        "attacks": [{"name": HONEST, "summary": "everybody is honest", "backdoor": False}]
+        + [{"name": name, "summary": cls.summary, "backdoor": cls.has_trigger} for name, cls in attacks],
+        "cells": [one.to_json() for one in sorted(results, key=lambda one: (one.rule, one.attack, one.seed))],
+        "choice": None if choice is None else asdict(choice),
+    }

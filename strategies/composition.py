@@ -1,0 +1,109 @@
+"""What may stand together in a plan. One table; each row says when it applies, and why it is refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wardround.decoding import PlanError
+from wardround.plan import Plan
+from wardround.plan_robust import AUTO, OFF
+from wardround.plan_sections import Weighting
+from wardround.registry import load
+from wardround.strategies.reputation import threshold
+from wardround.strategies.rules.build import build_rule
+from wardround.strategies.rules.robust import Robust
+
+__all__ = ["REFUSED", "Refused", "check", "least_replies", "quarantine_threshold"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A combination that is refused: the key to change, when it applies, what is expected and why."""
+
+    key: str
+    when: Callable[[Plan], bool]
+    expected: str
+
+
+REFUSED = (
+    Refused(
+        key="cohort.weighting",
+        when=lambda plan: plan.robust.rule != OFF and plan.cohort.weighting is Weighting.CAPPED,
+        expected='"uniform" (or no key), since robust rules do not believe the numbers of examples that sites claim',
+    ),
+    Refused(
+        key="robust.num_byzantine",
+        when=lambda plan: plan.robust.rule == AUTO and plan.robust.num_byzantine == 0,
+        expected='at least 1, since rule = "auto" is chosen by attacking the federation with so many sites',
+    ),
+    Refused(
+        key="robust.rule",
+        when=lambda plan: plan.robust.rule in (AUTO, "fltrust") and plan.task.flower_app is not None,
+        expected="another rule, since a Flower app's training cannot be run on other rows than its own",
+    ),
+    Refused(
+        key="simulation.attack.name",
+        when=lambda plan: (
+            plan.simulation.attack.attackers > 0
+            and plan.task.flower_app is not None
+            and load("wardround.attacks", plan.simulation.attack.name).poisons
+        ),
+        expected="an attack on updates, since a Flower app's data cannot be poisoned from outside",
+    ),
+)
+
+
+def check(plan: Plan) -> None:
+    """Raise PlanError for the first combination that is refused, and for rules that too few sites feed."""
+    for row in REFUSED:
+        if row.when(plan):
+            raise PlanError(row.key, row.expected)
+    if plan.robust.rule in (OFF, AUTO):
+        return
+    rule = build_rule(plan.robust)
+    if not isinstance(rule, Robust):
+        return
+    if reason := _obstacle(rule, plan.cohort_size):
+        raise PlanError("robust.num_byzantine", f"a rule that works for a cohort of {plan.cohort_size} ({reason})")
+    if plan.cohort.min_replies is not None and (reason := _obstacle(rule, plan.cohort.min_replies)):
+        least = f"at least {least_replies(plan, given=False)}, which the rule needs ({reason})"
+        raise PlanError("cohort.min_replies", least, plan.cohort.min_replies)
+
+
+def least_replies(plan: Plan, *, given: bool = True) -> int:
+    """How many usable updates a round needs to count.
+
+    The plan's `cohort.min_replies`. Without it every drawn site's, less `num_byzantine` under a robust rule (else one
+    attacker could void every round by keeping silent), but never fewer than the rule works for.
+    """
+    if given and plan.cohort.min_replies is not None:
+        return plan.cohort.min_replies
+    most = plan.cohort_size
+    if plan.robust.rule in (OFF, AUTO):
+        return most
+    rule = build_rule(plan.robust)
+    fewest = max(1, most - plan.robust.num_byzantine)
+    if not isinstance(rule, Robust):
+        return fewest
+    return next((n for n in range(fewest, most) if not _obstacle(rule, n)), most)
+
+
+def quarantine_threshold(plan: Plan) -> float | None:
+    """The suspicion at which a site of this plan is quarantined; None where none ever is.
+
+    That is so when the plan says so, and when its rounds are too few to tell an attacker from bad luck.
+    """
+    settings = plan.robust.quarantine
+    if plan.robust.rule in (OFF, AUTO) or not settings.enabled:
+        return None
+    try:
+        return threshold(settings, sites=plan.simulation.sites, rounds=plan.rounds)
+    except ValueError:
+        return None
+
+
+def _obstacle(rule: Robust, n: int) -> str:
+    try:
+        rule.check(n)
+    except ValueError as error:
+        return str(error)
+    return ""

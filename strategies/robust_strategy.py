@@ -1,0 +1,338 @@
+"""Robust rules inside any Flower app: Flower's FedAvg with another way to combine the replies."""
+
+import logging
+import math
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from numpy.typing import DTypeLike, NDArray
+
+from wardround import plan_robust
+from wardround.contribution import Contribution, Evidence, Report, Verdict
+from wardround.errors import LocalError
+from wardround.orders import SiteId
+from wardround.strategies.rules.build import build_rule
+from wardround.strategies.rules.fltrust import FlTrust
+from wardround.strategies.rules.robust import Robust, chain
+from wardround.strategies.rules.rule import Memory, RoundContext, VectorRule
+from wardround.tally import Tally
+from wardround.vector import F32, Layout, MemoryVector, TensorSpec
+
+__all__ = ["RobustStrategy"]
+
+_log = logging.getLogger("flwr")
+_SHOWN = 60
+"""What a reply says is quoted up to so many characters."""
+
+
+class RobustStrategy(FedAvg):
+    """Flower's FedAvg whose arrays are combined by a robust rule: `RobustStrategy(Krum(2), fraction_train=0.5)`.
+
+    `rule` is a rule, or `chain(...)` with pre-aggregators, or a `Robust` with detectors too; `named` takes names.
+    What follows is FedAvg's, in its order. The floating-point arrays of the global model are learned; all others stay
+    as they are in it. What nodes claim about themselves (`weighted_by_key`) weighs their metrics, never their arrays.
+
+    `root_update(server_round, arrays)` returns the arrays after training on the server's own rows (FLTrust); `seed` is
+    for draws that nodes should not foresee, by default from the operating system.
+
+    A reply whose arrays are not those of the global model, or not finite, is refused and the round goes on without it.
+    When too few are left the global model stays. `reports` has a line for each reply, by round, with the node's id in
+    `members`; `memory` is what the rule and the detectors keep between rounds.
+    """
+
+    def __init__(
+        self,
+        rule: VectorRule | Robust,
+        *settings: Any,
+        root_update: Callable[[int, ArrayRecord], ArrayRecord] | None = None,
+        seed: int | None = None,
+        **named_settings: Any,
+    ) -> None:
+        super().__init__(*settings, **named_settings)
+        self.rule = rule if isinstance(rule, Robust) else chain(rule)
+        if isinstance(self.rule.rule, FlTrust) and root_update is None:
+            raise ValueError("expected a root_update, which FlTrust compares with, got none")
+        self.root_update = root_update
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self.reports: dict[int, Report] = {}
+        self.memory: Memory = {}
+        self._model: _GlobalModel | None = None
+
+    @classmethod
+    def named(
+        cls,
+        rule: str,
+        *settings: Any,
+        num_byzantine: int,
+        pre: Sequence[str] = (),
+        detectors: Sequence[str] = (),
+        options: Mapping[str, Mapping[str, bool | int | float]] | None = None,
+        **named_settings: Any,
+    ) -> Self:
+        """The same with registered names, as in a plan: `named("trimmed_mean", num_byzantine=2, pre=["nnm"])`.
+
+        `options` are by piece: `{"bucketing": {"size": 2}}`. Raises PlanError for what is not known.
+        """
+        section = plan_robust.Robust(
+            rule=rule,
+            num_byzantine=num_byzantine,
+            pre=tuple(pre),
+            detectors=tuple(detectors),
+            options={name: dict(values) for name, values in (options or {}).items()},
+            root_examples=int(rule == "fltrust"),  # any number: the rows are those of `root_update`
+        )
+        built = build_rule(section)
+        if not isinstance(built, Robust):
+            raise ValueError(f"expected a robust rule, got {rule!r}")
+        return cls(built, *settings, **named_settings)
+
+    def summary(self) -> None:
+        """Log the rule, then what FedAvg logs."""
+        parts = (*self.rule.pre, self.rule.rule, *(detector for _, detector in self.rule.detectors))
+        _log.info("\t├──> Rule: %s", " | ".join(map(repr, parts)))
+        super().summary()
+
+    # -- Flower's interface -----------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """FedAvg's messages; the arrays are noted, since updates are differences to them.
+
+        Raises LocalError for a global model that no update can be added to.
+        """
+        self._model = _GlobalModel.of(arrays)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The new global model, or None when it stays; the metrics of the replies that were not refused.
+
+        Raises LocalError before `configure_train`, and for a `root_update` that returns other arrays.
+        """
+        model = self._model
+        if model is None:
+            raise LocalError("aggregate_train: expected configure_train before it, with the global model")
+        answers = _answers("aggregate_train", replies)
+        if not answers and self.fraction_train == 0.0:
+            return None, None
+        contributions, refused = _contributions(answers, model)
+        context = RoundContext(
+            size=model.layout.size,
+            round=server_round,
+            seed=self.seed,
+            memory=self.memory,
+            references=self._references(server_round, model),
+            model=model.vector,
+        )
+        made = self.rule.apply(contributions, context)
+        self.memory = made.memory
+        report = Report(tuple(sorted((*made.report.lines, *refused), key=lambda line: line.members)))
+        self.reports[server_round] = report
+        for line in report.lines:
+            if line.verdict is Verdict.REFUSED:
+                _log.warning("\t> Refused the reply of node %s: %s", line.members[0], line.reason)
+        arrays, reason = None, made.reason
+        if made.vector is not None and (arrays := model.plus(made.vector)) is None:
+            reason = "the new model would not be finite"
+        if arrays is None:
+            _log.warning("\t> Round %d: the global model stays as it was: %s", server_round, reason)
+        without = {line.members[0] for line in report.lines if line.verdict is Verdict.REFUSED}
+        usable = [answer for answer in answers if _node(answer) not in without]
+        return arrays, self._averaged(usable, self.train_metrics_aggr_fn)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """FedAvg's average of the metrics, without replies whose metrics cannot be averaged with the others'."""
+        return self._averaged(_answers("aggregate_evaluate", replies), self.evaluate_metrics_aggr_fn)
+
+    # -- pieces -----------------------------------------------------------------------------------
+
+    def _references(self, server_round: int, model: "_GlobalModel") -> dict[str, F32]:
+        if self.root_update is None:
+            return {}
+        try:
+            root = model.update(self.root_update(server_round, model.record()))
+        except ValueError as error:
+            raise LocalError(f"root_update: {error}") from None
+        if not np.isfinite(root).all():
+            raise LocalError("root_update: expected finite arrays")
+        return {"root": root}
+
+    def _averaged(
+        self, answers: Sequence[Message], average: Callable[[list[RecordDict], str], MetricRecord]
+    ) -> MetricRecord | None:
+        """The average of what the answers report, or None when there is nothing to average.
+
+        Flower ends the run when one reply's metrics differ from the others'; here that reply's metrics are left out.
+        """
+        kinds = [_kind(answer.content, self.weighted_by_key) for answer in answers]
+        counts = Counter(kind for kind in kinds if kind is not None)
+        commonest = max(counts, key=lambda kind: counts[kind], default=None)
+        averaged = []
+        for answer, kind in zip(answers, kinds, strict=True):
+            if kind is not None and kind == commonest:
+                averaged.append(answer.content)
+            else:
+                expected = f"one MetricRecord of finite values, with {self.weighted_by_key!r}, as most replies have it"
+                _log.warning("\t> Left out the metrics of node %s: expected %s", _node(answer), expected)
+        if not any(_weight(content, self.weighted_by_key) for content in averaged):
+            return None
+        return average(averaged, self.weighted_by_key)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _GlobalModel:
+    """The arrays of a round by name; `layout` has the learned ones, `vector` is them, float32 of shape (d,)."""
+
+    arrays: Mapping[str, NDArray[np.generic]]
+    layout: Layout
+    vector: F32
+
+    @classmethod
+    def of(cls, record: ArrayRecord) -> Self:
+        """Raises LocalError unless the arrays are numbers, some of them floating-point, and those finite."""
+        arrays = {name: array.numpy() for name, array in record.items()}
+        for name, array in arrays.items():
+            if array.dtype.kind not in "fiub":
+                raise LocalError(
+                    f"global model: expected floats, integers or booleans, array {name!r} is {array.dtype}"
+                )
+            if _is_learned(array) and not np.isfinite(array).all():
+                raise LocalError(f"global model: expected finite arrays, {name!r} is not")
+        learned = {name: array for name, array in arrays.items() if _is_learned(array)}
+        if not learned:
+            raise LocalError("global model: expected at least one floating-point array")
+        layout = Layout(tuple(TensorSpec(name=name, shape=array.shape) for name, array in learned.items()))
+        with np.errstate(over="ignore"):
+            return cls(arrays, layout, layout.flatten(learned))
+
+    def record(self) -> ArrayRecord:
+        """The model as it was sent."""
+        return ArrayRecord({name: Array(array) for name, array in self.arrays.items()})
+
+    def update(self, record: ArrayRecord) -> F32:
+        """What `record` adds to the learned arrays, shape (d,).
+
+        Raises ValueError for other names, shapes or types.
+        """
+        if odd := sorted(set(record) ^ set(self.arrays)):
+            kind = "no array" if odd[0] in record else "an array"
+            raise ValueError(f"expected {kind} named {_quoted(odd[0])}")
+        differences = {}
+        with np.errstate(all="ignore"):  # what is not finite is refused by the rule
+            for name, mine in self.arrays.items():
+                theirs = _parse(name, record[name], mine)
+                if _is_learned(mine):
+                    differences[name] = np.subtract(theirs, mine, dtype=_wide(mine.dtype))
+            return self.layout.flatten(differences)
+
+    def plus(self, update: F32) -> ArrayRecord | None:
+        """The model with `update`, shape (d,), added to it, in its own types; None when that is not finite."""
+        updates = self.layout.split(update)
+        made = dict(self.arrays)
+        with np.errstate(all="ignore"):
+            for name, part in updates.items():
+                mine = self.arrays[name]
+                made[name] = np.asarray(np.add(mine, part, dtype=_wide(mine.dtype)).astype(mine.dtype))
+        if not all(np.isfinite(made[name]).all() for name in updates):
+            return None
+        return ArrayRecord({name: Array(array) for name, array in made.items()})
+
+
+def _is_learned(array: NDArray[np.generic]) -> bool:
+    return array.dtype.kind == "f"
+
+
+def _wide(dtype: np.dtype[Any]) -> DTypeLike:
+    """The type to add and subtract in: float32 or what is longer."""
+    return np.result_type(dtype, np.float32)
+
+
+def _quoted(text: str) -> str:
+    return repr(text[:_SHOWN])
+
+
+def _parse(name: str, array: Array, like: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The values of `array`, which must be of the type and shape of `like`; else ValueError.
+
+    The bytes are what `numpy.save` writes: magic, version, length, header, values. The header has to be the one that is
+    expected, so that nothing a node wrote is evaluated and nothing is allocated that it made up.
+    """
+    data, width = array.data, 4 if array.data[6:8] == b"\x02\x00" else 2
+    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+    header = data[8 + width : start].rstrip()
+    for order in ("C", "F"):
+        described = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": order == "F"}
+        expected = f"{str(described)[:-1]}, 'shape': {like.shape}, }}"
+        if header == expected.encode() and len(data) == start + like.nbytes and array.stype == "numpy.ndarray":
+            return np.frombuffer(data, dtype=like.dtype, offset=start).reshape(like.shape, order=order)
+    got = _quoted(f"{array.dtype} of shape {array.shape}")
+    raise ValueError(f"array {name!r}: expected {like.dtype} of shape {like.shape}, got bytes for another, named {got}")
+
+
+def _node(message: Message) -> SiteId:
+    return SiteId(str(message.metadata.src_node_id))
+
+
+def _answers(step: str, replies: Iterable[Message]) -> list[Message]:
+    """The replies that have content, by node, whenever they came; the others are logged, as FedAvg does."""
+    given = sorted(replies, key=_node)
+    answers = [message for message in given if message.has_content()]
+    _log.info("%s: Received %s results and %s failures", step, len(answers), len(given) - len(answers))
+    for message in given:
+        if message.has_error():
+            _log.info("\t> Received error in reply from node %s: %s", _node(message), message.error.reason)
+    return answers
+
+
+def _contributions(answers: Sequence[Message], model: _GlobalModel) -> tuple[list[Contribution], list[Evidence]]:
+    """The answers as contributions of equal weight, and a line for each that is none."""
+    contributions, refused = [], []
+    counts, nothing = Counter(map(_node, answers)), Tally.of_means(0, {})
+    for answer in answers:
+        node, records = _node(answer), list(answer.content.array_records.values())
+        try:
+            if counts[node] > 1:
+                raise ValueError(f"expected one reply, got {counts[node]}")
+            if len(records) != 1:
+                raise ValueError(f"expected one ArrayRecord, got {len(records)}")
+            vector = MemoryVector(model.update(records[0]))
+        except ValueError as error:
+            line = Evidence(members=(node,), weight=0.0, norm=None, verdict=Verdict.REFUSED, reason=str(error))
+            refused.append(line)
+        else:
+            contributions.append(Contribution(members=(node,), weight=1, vector=vector, tally=nothing))
+    return contributions, refused
+
+
+_Kind = tuple[str, frozenset[tuple[str, int | None]]]
+"""What metrics can be averaged with each other: the record's name, the names in it, and how long lists are."""
+
+
+def _kind(content: RecordDict, weight_key: str) -> _Kind | None:
+    """None for metrics that cannot be averaged at all."""
+    records = content.metric_records
+    if len(records) != 1:
+        return None
+    [(name, record)] = records.items()
+    for value in record.values():
+        if not all(math.isfinite(one) for one in (value if isinstance(value, list) else [value])):
+            return None
+    weight = record.get(weight_key)
+    if not isinstance(weight, int | float) or weight < 0:
+        return None
+    return name, frozenset((key, len(value) if isinstance(value, list) else None) for key, value in record.items())
+
+
+def _weight(content: RecordDict, weight_key: str) -> float:
+    [record] = content.metric_records.values()
+    weight = record[weight_key]
+    return float(weight) if isinstance(weight, int | float) else 0.0

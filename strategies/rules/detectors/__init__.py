@@ -1,0 +1,1 @@
+"""Detectors: contributions to evidence. They take nothing out of a round."""
