@@ -59,4 +59,6 @@ clean:
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt hatchling
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	  --no-build-isolation --editable '.[$*]'
+# The oracle of the aggregation rules; its dependencies are gigabytes that the tests do not need.
+	@case $* in dev) $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps byzfl;; esac
 	@touch $@

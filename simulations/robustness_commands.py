@@ -22,7 +22,7 @@ app = typer.Typer(rich_markup_mode=None)
 run_app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="What became of a run's sites: evidence, release from quarantine, retraining without a site.",
+    help="Evidence on a run's sites, release from quarantine, retraining without a site.",
 )
 app.add_typer(run_app, name="run")
 
@@ -53,7 +53,10 @@ def redteam(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Attack a simulated federation with every rule in turn, to see which one holds on your data."""
+    """Attack a simulated federation with every rule in turn.
+
+    The report says which one holds on your data.
+    """
     require("simulation")
     from wardround.simulations.redteam.candidates import CANDIDATES, parse_candidate
     from wardround.simulations.redteam.red_team import plan_grid, run_grid, table_of_results

@@ -1,4 +1,7 @@
-"""What may stand together in a plan. One table; each row says when it applies, and why it is refused."""
+"""What may stand together in a plan. One table; each row says when it applies, and why it is refused.
+
+What computes (rules, and numpy with them) is imported only for plans that ask for it: checking others stays quick.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +11,6 @@ from wardround.plan import Plan
 from wardround.plan_robust import AUTO, OFF
 from wardround.plan_sections import Weighting
 from wardround.registry import load
-from wardround.strategies.reputation import threshold
-from wardround.strategies.rules.build import build_rule
-from wardround.strategies.rules.robust import Robust
 
 __all__ = ["REFUSED", "Refused", "check", "least_replies", "quarantine_threshold"]
 
@@ -59,18 +59,16 @@ def check(plan: Plan) -> None:
             raise PlanError(row.key, row.expected)
     if plan.robust.rule in (OFF, AUTO):
         return
-    rule = build_rule(plan.robust)
-    if not isinstance(rule, Robust):
-        return
-    if reason := _obstacle(rule, plan.cohort_size):
+    obstacle = _obstacles(plan)
+    if reason := obstacle(plan.cohort_size):
         raise PlanError("robust.num_byzantine", f"a rule that works for a cohort of {plan.cohort_size} ({reason})")
-    if plan.cohort.min_replies is not None and (reason := _obstacle(rule, plan.cohort.min_replies)):
+    if plan.cohort.min_replies is not None and (reason := obstacle(plan.cohort.min_replies)):
         least = f"at least {least_replies(plan, given=False)}, which the rule needs ({reason})"
         raise PlanError("cohort.min_replies", least, plan.cohort.min_replies)
 
 
 def least_replies(plan: Plan, *, given: bool = True) -> int:
-    """How many usable updates a round needs to count.
+    """How many updates a round needs to count.
 
     The plan's `cohort.min_replies`. Without it every drawn site's, less `num_byzantine` under a robust rule (else one
     attacker could void every round by keeping silent), but never fewer than the rule works for.
@@ -80,11 +78,9 @@ def least_replies(plan: Plan, *, given: bool = True) -> int:
     most = plan.cohort_size
     if plan.robust.rule in (OFF, AUTO):
         return most
-    rule = build_rule(plan.robust)
+    obstacle = _obstacles(plan)
     fewest = max(1, most - plan.robust.num_byzantine)
-    if not isinstance(rule, Robust):
-        return fewest
-    return next((n for n in range(fewest, most) if not _obstacle(rule, n)), most)
+    return next((n for n in range(fewest, most) if not obstacle(n)), most)
 
 
 def quarantine_threshold(plan: Plan) -> float | None:
@@ -92,6 +88,8 @@ def quarantine_threshold(plan: Plan) -> float | None:
 
     That is so when the plan says so, and when its rounds are too few to tell an attacker from bad luck.
     """
+    from wardround.strategies.reputation import threshold
+
     settings = plan.robust.quarantine
     if plan.robust.rule in (OFF, AUTO) or not settings.enabled:
         return None
@@ -101,9 +99,17 @@ def quarantine_threshold(plan: Plan) -> float | None:
         return None
 
 
-def _obstacle(rule: Robust, n: int) -> str:
-    try:
-        rule.check(n)
-    except ValueError as error:
-        return str(error)
-    return ""
+def _obstacles(plan: Plan) -> Callable[[int], str]:
+    """Why the plan's rule does not work for so many contributions; empty when it does."""
+    from wardround.strategies.rules.build import build_robust
+
+    rule = build_robust(plan.robust)
+
+    def obstacle(n: int) -> str:
+        try:
+            rule.check(n)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    return obstacle

@@ -147,10 +147,11 @@ class FederatedStrategy(Strategy):
         aggregate = self._rule.apply(contributions, context)
         absences = tuple(self._protection.absences)
         self._fail_if_nobody_could(cohort)
-        usable = len(cohort) - len(absences) - aggregate.report.refused
+        replies, refused = len(cohort) - len(absences), aggregate.report.refused
         reason = aggregate.reason
-        if usable < self._min_replies:
-            reason = f"{usable} usable updates of {len(cohort)}, and {self._min_replies} are needed"
+        # a rule reckons with num_byzantine bad ones: that so many are refused does not void a round
+        if replies - max(0, refused - self._plan.robust.num_byzantine) < self._min_replies:
+            reason = f"{replies - refused} usable updates of {len(cohort)}, and {self._min_replies} are needed"
         after = replace(state, round=number, rule_memory=aggregate.memory)
         update = None if reason else aggregate.vector
         if update is None:

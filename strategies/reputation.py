@@ -211,9 +211,12 @@ def threshold(
     `rounds` rounds is at most `false_positive`. For one site suspicion is a Markov chain on [0, 1] that grows with
     every flag, so flags with probability exactly p, drawn independently, are the worst case; the probability that it
     ever reaches s is computed round by round on a grid, every value rounded up; sites are added up (union bound), so
-    they may depend on each other. A site whose patients differ so much that it is flagged round after round breaks the
-    assumption: such hospitals are quarantined, too, which is why a person decides. Where contributions are of groups, of `group_size` to `largest_group` sites that
+    they may depend on each other. Where contributions are of groups, of `group_size` to `largest_group` sites that
     are drawn anew for every round, all of this holds for suspicion in units of 1/`group_size`.
+
+    A site whose patients differ so much that it is flagged round after round breaks the assumption. Such hospitals are
+    quarantined, too, which is why a person decides: training on breast cancer with sites that send the same rows'
+    whole gradient in every round, `norm` and `cosine` brought up to 4 % of honest sites into quarantine in 30 rounds.
 
     The threshold is more than what one flagged round adds: two in a row at the least. With the plan's defaults it is
     0.58 for 10 sites and 30 rounds (a site that is always flagged is quarantined in its 9th round), 0.65 for 20 sites

@@ -143,10 +143,9 @@ def _toml_value(text: str) -> Any:
     if not text:
         return None
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
-    return text if value != value else value  # `nan`, which no number of a plan may be, is the name of an attack
 
 
 def _assign(table: dict[str, Any], path: str, value: Any) -> None:

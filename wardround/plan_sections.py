@@ -252,8 +252,8 @@ class Cohort:
     size: int | None = key(None, doc="sites drawn for each round; absent: all", ge=1)
     min_replies: int | None = key(
         None,
-        doc="usable updates needed by the deadline for the round to count; absent: every drawn site's, less "
-        "`robust.num_byzantine` as far as the rule allows",
+        doc="updates needed by the deadline for the round to count, refused ones only up to `robust.num_byzantine`; "
+        "absent: every drawn site's, less `robust.num_byzantine` as far as the rule allows",
         ge=1,
     )
     without: tuple[str, ...] = key((), doc="sites that are left out of everything, by name")

@@ -218,7 +218,7 @@ def suspicion_plot(run: ReportedRun) -> Figure | None:
                 "y": short([line.get("reputation", {}).get(site, 0.0) for line in lines]),
                 "text": plot_text(site, 40),
                 "hovertemplate": "%{text}, round %{x}: %{y}<extra></extra>",
-                "line": {"color": color, "width": 1.8},
+                "line": {"color": color, "width": 1.8, "dash": ("solid", "dash", "dot")[index % 3] if few else "solid"},
                 "showlegend": few,
             }
         )

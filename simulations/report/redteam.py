@@ -44,41 +44,57 @@ def _lead(found: RedTeam) -> str:
 
 def _headline(found: RedTeam) -> str:
     if found.choice is None:
-        return "No rule is recommended: none could be judged against all attacks."
-    rule, worst = found.choice["rule"], number(found.metric, found.choice["worst"])
+        return "No rule is recommended: none was tried."
+    rule, worst = found.choice["rule"], found.choice["worst"]
     tried = sum(name != NO_ATTACK for name in found.attacks)
     told = (
         f'Take <strong class="federated">{text(rule)}</strong>: in its worst case over {text(count(tried, "attack"))} '
-        f"({text(named(found.choice['worst_attack']))}) it reaches {text(metric(found.metric))} "
-        f'<strong class="federated">{text(worst)}</strong>'
+        f"({text(named(found.choice['worst_attack']))}) "
     )
-    usual, plain = found.outcome(rule, NO_ATTACK).mean, number(found.metric, found.baseline)
-    if usual is None:
-        return f"{told}; the plain mean with no attack reaches {text(plain)}."
-    cost = difference(found.metric, Estimate(value=usual - found.baseline))
+    if worst is None:
+        told += "a training run fails, as with every other rule"
+    else:
+        shown = number(found.metric, worst)
+        told += f'it reaches {text(metric(found.metric))} <strong class="federated">{text(shown)}</strong>'
+    usual, plain = found.outcome(rule, NO_ATTACK).mean, _number(found, found.baseline)
+    if usual is None or found.baseline is None:
+        return f"{told}."
     return (
         f"{told}. With no attack it reaches {text(number(found.metric, usual))}, "
-        f"against {text(plain)} of the plain mean ({text(cost)})."
+        f"against {text(plain)} of the plain mean ({text(_cost(found, usual))})."
     )
+
+
+def _cost(found: RedTeam, usual: float | None) -> str:
+    """What a rule changes where nobody attacks."""
+    if usual is None or found.baseline is None:
+        return "–"
+    return difference(found.metric, Estimate(value=usual - found.baseline))
 
 
 def _cards(found: RedTeam) -> Iterator[tuple[str, str, str, str]]:
-    least = number(found.metric, found.table["baseline"]["worst"])
-    yield "pooled", "Plain mean, no attack", number(found.metric, found.baseline), f"worst seed: {least}"
+    least = _number(found, found.table["baseline"]["worst"])
+    yield "pooled", "Plain mean, no attack", _number(found, found.baseline), f"worst seed: {least}"
     plain = next((rule["name"] for rule in found.table["rules"] if rule["rule"] == "mean" and not rule["pre"]), None)
     chosen = None if found.choice is None else found.choice["rule"]
-    for style, what, rule in (
-        ("alone", "Plain mean, worst attack", plain),
-        ("federated", "Chosen rule, worst attack", chosen),
-        ("federated", "Chosen rule, no attack", chosen),
-    ):
-        attack = NO_ATTACK if what.endswith("no attack") else ""
-        worst = None if rule is None else found.worst_of(rule, [attack] if attack else None)
-        if rule is None or worst is None or (rule == plain == chosen and style == "alone"):
-            continue
-        seed = found.outcome(rule, worst[1]).worst
-        more = "" if seed is None else f"worst seed: {number(found.metric, seed)}"
-        yield style, what, number(found.metric, worst[0]), more if attack else f"{named(worst[1])}; {more}"
+    for style, what, rule in (("alone", "Plain mean", plain), ("federated", "Chosen rule", chosen)):
+        if rule is not None and (worst := found.worst_of(rule)) is not None:
+            value, attack = worst
+            more = "" if value is None else f"; worst seed: {_number(found, found.outcome(rule, attack).worst)}"
+            yield style, f"{what}, worst attack", _result(found, value), named(attack) + more
+    if chosen is not None and chosen != plain:
+        one = found.outcome(chosen, NO_ATTACK)
+        yield (
+            "federated",
+            "Chosen rule, no attack",
+            _number(found, one.mean),
+            f"worst seed: {_number(found, one.worst)}",
+        )
+
+
+def _result(found: RedTeam, value: float | None) -> str:
+    """What a rule reached where it was tried."""
+    return "fails" if value is None else number(found.metric, value)
 
 
 def _maps(found: RedTeam) -> Section:
@@ -90,10 +106,7 @@ def _maps(found: RedTeam) -> Section:
     body += score_map(found)
     places = [found.outcome(rule, attack) for rule in found.rules for attack in found.attacks]
     if any(one.failed for one in places):
-        body += (
-            '<p class="note">A dashed cell has no value: its training runs failed. † marks a mean of fewer seeds. '
-            "Rules with either come after those that are wholly known.</p>"
-        )
+        body += '<p class="note">A dashed cell has no value: a training run failed, which counts as the worst case.</p>'
     backdoors = backdoor_map(found)
     if backdoors:
         body += (
@@ -111,14 +124,13 @@ def _rules(found: RedTeam) -> Section:
         places = [found.outcome(rule, attack) for attack in found.attacks]
         means = [one.mean for one in places if one.mean is not None]
         seeds = [one.worst for one in places if one.worst is not None]
-        cost = "–" if usual.mean is None else difference(found.metric, Estimate(value=usual.mean - found.baseline))
         rows.append(
             (
                 rule,
                 _number(found, usual.mean),
-                cost,
+                _cost(found, usual.mean),
                 _number(found, sum(means) / len(means) if means else None),
-                _number(found, worst[0] if worst else None),
+                _number(found, worst[0]) if worst else "–",
                 _number(found, max(seeds, key=found.loss) if seeds else None),
                 str(sum(one.void_rounds for one in places)),
                 str(sum(one.failed for one in places)),
@@ -157,18 +169,13 @@ def _attacks(found: RedTeam) -> Section:
     for attack in found.attacks:
         if attack == NO_ATTACK:
             continue
-        means = [(mean, rule) for rule in found.rules if (mean := found.outcome(rule, attack).mean) is not None]
-        ordered = sorted(means, key=lambda one: found.loss(one[0]))
-        best, worst = (ordered[0], ordered[-1]) if ordered else ((None, "–"), (None, "–"))
+        tried = [(one.mean, rule) for rule in found.rules if (one := found.outcome(rule, attack)).seeds]
+        ordered = sorted(tried, key=lambda one: found.loss(one[0]))
         marks = " (backdoor)" if attack in found.backdoors else ""
         told = (found.summaries.get(attack, "") or "–") + marks
-        rows.append((attack, told, _told(found, best), _told(found, worst)))
+        rows.append((attack, told, *(f"{rule}: {_result(found, mean)}" for mean, rule in (ordered[0], ordered[-1]))))
     body = table(("attack", "what the attackers do", "best rule", "worst rule"), rows)
     return Section(anchor="attacks", title="The attacks", body=body)
-
-
-def _told(found: RedTeam, one: tuple[float | None, str]) -> str:
-    return one[1] if one[0] is None else f"{one[1]}: {number(found.metric, one[0])}"
 
 
 def _choice(found: RedTeam) -> Section:

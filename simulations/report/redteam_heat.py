@@ -1,7 +1,7 @@
 """Heat maps of rules against attacks, as tables: the numbers stand in the cells, and no script draws them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from wardround.simulations.report.markup import key, text
@@ -65,15 +65,17 @@ def named(attack: str) -> str:
 
 
 def score_map(found: RedTeam) -> str:
-    """HTML: the mean over seeds of the metric, the worst case of each rule framed; rules that could not be run last."""
+    """HTML: the metric's mean over seeds, the worst case of each rule framed; rules that could not be run come last."""
     scale = _ERRORS if not found.higher else _SHARES if found.metric == "accuracy" else _AREAS
+    if found.baseline is None:
+        scale = replace(scale, what="worse than the best figure here")
 
     def cell(rule: str, attack: str) -> _Cell:
         one, worst = found.outcome(rule, attack), found.worst_of(rule)
         if one.mean is None:
             return _Cell(shown="failed" if one.seeds else "–", more=_told(found, one), value=None)
-        shown = number(found.metric, one.mean).removesuffix(" %") + ("†" if one.failed else "")
-        framed = worst is not None and worst[1] == attack
+        shown = number(found.metric, one.mean).removesuffix(" %")
+        framed = worst == (one.mean, attack)
         return _Cell(shown=shown, more=_told(found, one), value=found.loss(one.mean), worst=framed)
 
     unable = [(rule, f"not run: {why}") for rule, why in found.why_not.items()]

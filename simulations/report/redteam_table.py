@@ -1,5 +1,6 @@
 """What redteam.json says: rules against attacks, over seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ NO_ATTACK = "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One rule under one attack. `mean` and `worst` are over the seeds that gave a value; None: none did."""
+    """One rule under one attack. `mean` and `worst` are over seeds; None: a run failed, or none was made."""
 
     mean: float | None = None
     worst: float | None = None
@@ -30,7 +31,7 @@ class RedTeam:
         self.table = table
         self.metric: str = table["metric"]
         self.higher: bool = table["higher_is_better"]
-        self.baseline: float = table["baseline"]["mean"]
+        self.baseline: float | None = table["baseline"]["mean"]
         described: Sequence[Mapping[str, Any]] = table["attacks"]
         cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for cell in table["cells"]:
@@ -42,34 +43,42 @@ class RedTeam:
         self.backdoors = [one["name"] for one in described if one.get("backdoor") and one["name"] in met]
         self.why_not = {rule["name"]: rule["why_not"] for rule in table["rules"] if rule.get("why_not")}
         self.outcomes = {place: self._outcome(found) for place, found in cells.items()}
-        choice = table.get("choice")
-        self.choice: Mapping[str, Any] | None = choice
+        self.choice: Mapping[str, Any] | None = table.get("choice")
         run = [rule["name"] for rule in table["rules"] if rule["name"] not in self.why_not]
+        means = [one.mean for one in self.outcomes.values() if one.mean is not None]
+        best = (max if self.higher else min)(means, default=0.0)
+        self.reference = best if self.baseline is None else self.baseline
+        """What losses are counted from: the plain mean without an attack, or if that failed the best figure."""
         self.rules = sorted(run, key=self._rank)
 
     def outcome(self, rule: str, attack: str) -> Outcome:
         """What the rule reached; an empty one when it was not tried."""
         return self.outcomes.get((rule, attack), Outcome())
 
-    def worst_of(self, rule: str, attacks: Sequence[str] | None = None) -> tuple[float, str] | None:
-        """The lowest mean over `attacks` (by default all and no attack), and where; None when there is no value."""
-        names = self.attacks if attacks is None else attacks
-        means = [(mean, name) for name in names if (mean := self.outcome(rule, name).mean) is not None]
-        return max(means, key=lambda one: self.loss(one[0]), default=None)
+    def worst_of(self, rule: str) -> tuple[float | None, str] | None:
+        """The worst mean over all attacks and no attack, and where; a failed run, without a value, is worse than any.
 
-    def loss(self, value: float) -> float:
-        """How much worse than the plain mean without an attack: a difference, or for an error the relative one."""
+        None when nothing was tried.
+        """
+        tried = [(one.mean, name) for name in self.attacks if (one := self.outcome(rule, name)).seeds]
+        return max(tried, key=lambda one: self.loss(one[0]), default=None)
+
+    def loss(self, value: float | None) -> float:
+        """How much worse than `reference`: a difference, or for an error the relative one; endless without a value."""
+        if value is None:
+            return math.inf
         if self.higher:
-            return self.baseline - value
-        return (value - self.baseline) / abs(self.baseline) if self.baseline else value
+            return self.reference - value
+        return (value - self.reference) / abs(self.reference) if self.reference else value
 
     def _outcome(self, cells: Sequence[Mapping[str, Any]]) -> Outcome:
         values = [cell["value"] for cell in cells if cell["value"] is not None]
         hits = [cell["backdoor"] for cell in cells if cell.get("backdoor") is not None]
+        whole = 0 < len(values) == len(cells)
         errors = [cell["error"] for cell in cells if cell.get("error")]
         return Outcome(
-            mean=sum(values) / len(values) if values else None,
-            worst=(min(values) if self.higher else max(values)) if values else None,
+            mean=sum(values) / len(values) if whole else None,
+            worst=(min(values) if self.higher else max(values)) if whole else None,
             seeds=len(cells),
             failed=len(cells) - len(values),
             error=errors[0] if errors else "",
@@ -77,8 +86,7 @@ class RedTeam:
             hits=sum(hits) / len(hits) if hits else None,
         )
 
-    def _rank(self, rule: str) -> tuple[bool, float, float, str]:
-        """Rules by their worst case; last those of which a part is unknown."""
-        gaps = any(self.outcome(rule, attack).failed or not self.outcome(rule, attack).seeds for attack in self.attacks)
-        worst, usual = self.worst_of(rule), self.outcome(rule, NO_ATTACK).mean
-        return False, self.loss(worst[0]) if worst else 0.0, self.loss(usual) if usual is not None else 0.0, rule
+    def _rank(self, rule: str) -> tuple[float, float, str]:
+        """Rules by their worst case, and of equal ones by what they reach without an attack."""
+        worst = self.worst_of(rule)
+        return math.inf if worst is None else self.loss(worst[0]), self.loss(self.outcome(rule, NO_ATTACK).mean), rule

@@ -97,7 +97,7 @@ def attack_told(run: ReportedRun) -> str:
 def _attribute(group: str, name: str, attribute: str) -> str:
     """What a registered piece says of itself; empty when it is not installed here, as of a run of long ago."""
     try:
-        return str(getattr(load(group, name), attribute, ""))
+        return str(getattr(load(group, name), attribute, "")).replace("`", "")
     except LocalError:
         return ""
 

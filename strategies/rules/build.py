@@ -11,13 +11,16 @@ from wardround.strategies.rules import robust
 from wardround.strategies.rules.mean import Mean
 from wardround.strategies.rules.rule import Rule
 
-__all__ = ["build_rule"]
+__all__ = ["build_robust", "build_rule"]
 
 
 def build_rule(settings: Robust) -> Rule:
     """The rule of `[robust]`. Raises PlanError for options that a piece does not have or cannot take."""
-    if settings.rule == OFF:
-        return Mean()
+    return Mean() if settings.rule == OFF else build_robust(settings)
+
+
+def build_robust(settings: Robust) -> robust.Robust:
+    """The same where a rule is named. Raises PlanError for "auto" too."""
     if settings.rule == AUTO:
         raise PlanError("robust.rule", 'a rule: only a simulation resolves "auto"; `wardround redteam` picks one')
     return robust.Robust(

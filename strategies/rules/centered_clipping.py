@@ -13,6 +13,8 @@ from wardround.vector import F32, F64
 __all__ = ["CenteredClipping", "clip_factors"]
 
 _CENTRE = "centre"
+_STILL = 1e-8
+"""Steps shorter than this part of the radius change no float32 value."""
 
 
 def clip_factors(distances: F64, radius: float) -> F64:
@@ -23,20 +25,21 @@ def clip_factors(distances: F64, radius: float) -> F64:
 
 @dataclass(frozen=True, slots=True)
 class CenteredClipping(VectorRule):
-    """v ← v + mean of (x_i − v) min(1, radius / ‖x_i − v‖), `iterations` times, from the last round's aggregate.
+    """v ← v + mean of (x_i − v) min(1, radius / ‖x_i − v‖), again and again, from the last round's aggregate.
 
     In the first round v begins at zero. `radius` 0 takes it from the data, anew in every iteration: the median of the
     distances ‖x_i − v‖, which is at most that of some honest vector while more than half of them are.
 
-    The iterations are done in n x n space and cost no pass over the data, so there are more than the one of Algorithm
-    2: with 4 bad vectors of 10 the distance to the honest ones shrinks only to 0.8 in each.
+    There are `iterations`, or fewer if v stands still. They are done in n x n space and cost no pass over the data, so
+    they are more than the one of Algorithm 2, which leans on the rounds before: with 4 bad vectors of 10 the distance
+    to the honest ones shrinks only to 0.8 in each.
 
     Source: Karimireddy et al. 2021, "Learning from History for Byzantine Robust Optimization", Section 4.
     """
 
     num_byzantine: int = 0
     radius: float = 0.0
-    iterations: int = 20
+    iterations: int = 500
 
     summary: ClassVar[str] = "the last aggregate, moved towards every vector by a bounded step"
     tolerates: ClassVar[str] = "num_byzantine < n / 2"
@@ -64,8 +67,12 @@ class CenteredClipping(VectorRule):
         for _ in range(self.iterations):
             with_v = products @ shares
             distances = np.sqrt(np.maximum(np.diag(products) - 2.0 * with_v + shares @ with_v, 0.0))
-            factors = clip_factors(distances, self.radius or float(np.median(distances))) / vectors.n
-            shares = shares * (1.0 - factors.sum()) + factors
+            radius = self.radius or float(np.median(distances))
+            factors = clip_factors(distances, radius) / vectors.n
+            step = factors - shares * factors.sum()
+            shares = shares + step
+            if step @ products @ step <= (_STILL * radius) ** 2:
+                break
         rest = 1.0 - float(shares.sum())
         return Decision(weights=shares, references={} if centre == ORIGIN else {_CENTRE: rest})
 

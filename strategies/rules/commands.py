@@ -27,7 +27,10 @@ def rules(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List aggregation rules, pre-aggregators, detectors and attacks: what they tolerate and cost, and their source."""
+    """List aggregation rules, pre-aggregators, detectors and attacks.
+
+    With what each tolerates and costs, its options and its source.
+    """
     kinds = {kind: names(f"wardround.{kind}") for kind in _TITLES}
     known = [one for found in kinds.values() for one in found]
     if name is not None and name not in known:

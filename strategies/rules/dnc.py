@@ -9,14 +9,14 @@ import numpy as np
 from wardround.strategies.rules.caf import dominant
 from wardround.strategies.rules.rule import Decision, RoundContext, VectorRule, require
 from wardround.strategies.rules.vectors import Vectors
-from wardround.vector import F64
+from wardround.vector import F64, I64
 
 __all__ = ["Dnc", "outermost"]
 
 
-def outermost(scores: F64, count: int) -> F64:
+def outermost(scores: F64, count: int) -> I64:
     """Where the `count` highest scores are; of equal ones the first."""
-    highest: F64 = np.argsort(-scores, kind="stable")[:count]
+    highest: I64 = np.argsort(-scores, kind="stable")[:count]
     return highest
 
 

@@ -10,7 +10,7 @@ from wardround.strategies.rules.rule import Decision, RoundContext, VectorRule, 
 from wardround.strategies.rules.vectors import Vectors
 from wardround.vector import F64
 
-__all__ = ["GeometricMedian", "coordinates", "median_weights"]
+__all__ = ["GeometricMedian", "coordinates", "median_weights", "pulls"]
 
 _SAME = 1e-6
 """Squared distances below this share of a point's median one are lost in float32 products: the two are one point."""
@@ -45,13 +45,19 @@ def median_weights(points: F64, tolerance: float, iterations: int) -> tuple[F64,
         lengths = np.maximum(np.linalg.norm(difference, axis=1), 1e-300)
         directions = difference / lengths[:, None]
         pull = directions.sum(axis=0)
-        weights = 1.0 / lengths
-        weights /= weights.sum()
+        weights = pulls(lengths)
         residual = float(np.linalg.norm(pull)) / len(points)
         if residual <= tolerance or not left:
             break
         at = _lower(points, weights @ points, at + _newton_step(directions, lengths, pull))
     return weights, residual
+
+
+def pulls(lengths: F64) -> F64:
+    """Weiszfeld's weights of points at these distances, which add up to 1: near ones count most."""
+    inverse: F64 = 1.0 / lengths
+    inverse /= inverse.sum()
+    return inverse
 
 
 def _distances(points: F64) -> F64:
@@ -64,11 +70,11 @@ def _neighbours(distances: F64) -> F64:
     return (distances**2 <= _SAME * np.median(distances**2, axis=1)[:, None]).astype(np.float64)
 
 
-def _pulls(points: F64, distances: F64) -> F64:
+def _forces(points: F64, distances: F64) -> F64:
     """For each point the sum of unit vectors to the points that are not at the same place, shape (n, k)."""
     inverse = np.where(_neighbours(distances) > 0, 0.0, 1.0 / np.where(distances > 0, distances, 1.0))
-    pulls: F64 = inverse @ points - inverse.sum(axis=1)[:, None] * points
-    return pulls
+    forces: F64 = inverse @ points - inverse.sum(axis=1)[:, None] * points
+    return forces
 
 
 def _optimal_points(points: F64, distances: F64, tolerance: float) -> tuple[NDArray[np.bool_], F64]:
@@ -77,7 +83,7 @@ def _optimal_points(points: F64, distances: F64, tolerance: float) -> tuple[NDAr
     A point is one when the others pull at it with a force of at most its multiplicity.
     """
     multiplicities = _neighbours(distances).sum(axis=1)
-    forces = np.linalg.norm(_pulls(points, distances), axis=1)
+    forces = np.linalg.norm(_forces(points, distances), axis=1)
     residuals = np.maximum(forces - multiplicities, 0.0) / len(points)
     return residuals <= tolerance, residuals
 
@@ -89,7 +95,7 @@ def _step_off(points: F64, distances: F64, index: int) -> F64:
     """
     same = _neighbours(distances)[index] > 0
     inverse = np.where(same, 0.0, 1.0 / np.where(distances[index] > 0, distances[index], 1.0))
-    force = float(np.linalg.norm(_pulls(points, distances)[index]))
+    force = float(np.linalg.norm(_forces(points, distances)[index]))
     stay = min(1.0, float(same.sum()) / force)
     stepped: F64 = (1.0 - stay) * (inverse @ points / inverse.sum()) + stay * points[index]
     return stepped
@@ -97,10 +103,9 @@ def _step_off(points: F64, distances: F64, index: int) -> F64:
 
 def _newton_step(directions: F64, lengths: F64, pull: F64) -> F64:
     """Where the sum of distances has its minimum if it is quadratic: Weiszfeld's steps crawl beside a point."""
-    curvature = np.diag(np.full(directions.shape[1], (1.0 / lengths).sum()))
-    curvature -= directions.T @ (directions / lengths[:, None])
-    curvature += 1e-12 * np.trace(curvature) * np.eye(len(curvature)) / len(curvature)
-    step: F64 = np.linalg.solve(curvature, pull)
+    one = np.eye(directions.shape[1])
+    curvature = (1.0 / lengths).sum() * one - directions.T @ (directions / lengths[:, None])
+    step: F64 = np.linalg.solve(curvature + 1e-12 * np.trace(curvature) / len(one) * one, pull)
     return step
 
 

@@ -1,8 +1,8 @@
 """Functions of every column's values in order: their middle, and what is nearest to their median.
 
-Rows are put in order by a network of comparators, each of which takes two rows and gives their minima and maxima: two
-calls for thousands of columns, at the speed of the cache. Of the network only what the wanted rows depend on is run.
-Where blocks are too narrow for that to pay, or the rows too many, the columns are sorted.
+A few rows are put in order by a network of comparators, each of which takes two rows and gives their minima and maxima:
+two calls for thousands of columns, at the speed of the cache. Of the network only what the wanted rows depend on is run.
+It costs O(log² n) a value, so that many rows are sorted column by column instead, each column beside the next in memory.
 
 Source: Batcher 1968, "Sorting networks and their applications" (odd-even merge sort); as an algorithm for any n: Knuth,
 "The Art of Computer Programming", Volume 3, Section 5.2.2, Algorithm M.
@@ -20,10 +20,10 @@ from wardround.vector import F32, F64
 
 __all__ = ["MiddleMean", "NearestToMedian", "Network", "network"]
 
-_NARROW = 512
-"""Below so many columns calling numpy for each comparator costs more than sorting."""
-_MOST_ROWS = 512
-"""Above, a block of that many rows and enough columns leaves the cache, and a network is long to make."""
+_FEW, _NARROW = 48, 512
+"""A network is run for at most so many rows, and at least so many columns: calling numpy costs as much as sorting."""
+_SORTED_AT_ONCE = 1 << 10
+"""Columns, so that they are sorted in cache."""
 _DROPPED = -1
 """The label of a place in the order that nobody asks for."""
 
@@ -127,13 +127,17 @@ class MiddleMean(ColumnFunction):
     last: int
 
     def __call__(self, block: F32) -> F32:
-        if block.shape[1] < _NARROW or self.n > _MOST_ROWS:
-            middle: F32 = np.sort(block, axis=0)[self.first : self.last]
-            mean: F32 = middle.mean(axis=0, dtype=np.float64).astype(np.float32)
-            return mean
-        outside = self.n - self.last
-        labels = (_DROPPED,) * self.first + (0,) * (self.last - self.first) + (_DROPPED,) * outside
-        return _mean(network(labels).run(list(block)))
+        if self.n <= _FEW and block.shape[1] >= _NARROW:
+            labels = (_DROPPED,) * self.first + (0,) * (self.last - self.first) + (_DROPPED,) * (self.n - self.last)
+            return _mean(network(labels).run(list(block)))
+        chosen, found = np.zeros(self.n, dtype=np.float32), np.empty(block.shape[1], dtype=np.float32)
+        chosen[self.first : self.last] = 1.0
+        for at in range(0, len(found), _SORTED_AT_ONCE):
+            columns = np.ascontiguousarray(block[:, at : at + _SORTED_AT_ONCE].T)
+            columns.sort(axis=1)
+            np.dot(columns, chosen, out=found[at : at + _SORTED_AT_ONCE])
+        found /= np.float32(self.last - self.first)
+        return found
 
     def shares(self, block: F32) -> F64:
         """The share of the places in the middle that each row has; of equal values the first rows come first."""
@@ -154,7 +158,7 @@ class NearestToMedian(ColumnFunction):
 
     def __call__(self, block: F32) -> F32:
         given, rest = len(self.rows), len(self.rows) - self.count
-        if block.shape[1] < _NARROW or given > _MOST_ROWS:
+        if given > _FEW or block.shape[1] < _NARROW:
             ordered = list(np.sort(block[list(self.rows)], axis=0))
         else:
             middle = {(given - 1) // 2, given // 2}

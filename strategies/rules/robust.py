@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from wardround.tally import Tally
 from wardround.vector import F32, F64, MemoryVector
 
 __all__ = ["NORM_FACTOR", "Robust", "chain"]
+
+Part = TypeVar("Part", PreAggregator, VectorRule)
 
 NORM_FACTOR = 100.0
 """A norm above so many times the median one is refused unless a plan says otherwise."""
@@ -72,7 +75,9 @@ class Robust:
     def apply(self, contributions: Iterable[Contribution], context: RoundContext) -> Aggregate:
         """The aggregate of what is left after the checks; none, with the reason, when that is too little.
 
-        Contributions are taken in the order of their members' names, so that the order of arrival changes no bit.
+        Contributions are taken in the order of their members' names, so that the order of arrival changes no bit. Where
+        the refused ones leave too few for `num_byzantine` of them, they are counted as such: the pieces then work for
+        so many less.
         """
         given = sorted(contributions, key=lambda one: one.members)
         lines = _checked(given, context.size, self.norm_factor)
@@ -83,17 +88,21 @@ class Robust:
         if kept:
             vectors = Vectors.of([given[index].vector for index in kept], self._own_references(context))
             self._inspect(vectors, kept, lines, context, memory)
-            reason = self._obstacle(len(kept))
+            working, reason = self._for(len(kept), len(given) - len(kept))
         if not reason:
-            vector = self._combine(vectors, kept, lines, context, memory)
+            vector = working._combine(vectors, kept, lines, context, memory)
         return Aggregate(vector=vector, report=Report(tuple(lines)), memory=memory, reason=reason)
 
-    def _obstacle(self, n: int) -> str:
-        try:
-            self.check(n)
-        except ValueError as error:
-            return str(error)
-        return ""
+    def _for(self, n: int, refused: int) -> tuple["Robust", str]:
+        """What to apply to `n` contributions beside which `refused` ones were found bad, and why nothing can be."""
+        obstacle = _obstacle(self, n)
+        if obstacle and refused:
+            fewer = replace(
+                self, rule=_tolerating(self.rule, refused), pre=tuple(_tolerating(part, refused) for part in self.pre)
+            )
+            if not _obstacle(fewer, n):
+                return fewer, ""
+        return self, obstacle
 
     def _own_references(self, context: RoundContext) -> Mapping[str, F32]:
         return self.rule.references(_for_part(context, "rule"))
@@ -140,6 +149,22 @@ class Robust:
             lines[index] = line
         _keep(memory, "rule", self.rule.remember(own, made.vector))
         return made.vector
+
+
+def _obstacle(robust: Robust, n: int) -> str:
+    try:
+        robust.check(n)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _tolerating(part: Part, fewer: int) -> Part:
+    """The piece for a num_byzantine that is lower by `fewer`, but not below 0."""
+    if "num_byzantine" not in {field.name for field in fields(part)}:  # type: ignore[arg-type]
+        return part
+    changed: Part = replace(part, num_byzantine=max(0, part.num_byzantine - fewer))  # type: ignore[type-var]
+    return changed
 
 
 def _for_part(context: RoundContext, part: str) -> RoundContext:

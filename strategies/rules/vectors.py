@@ -23,7 +23,9 @@ ORIGIN = "origin"
 """The zero vector: the global model, seen from the updates. Always among the references."""
 
 _BLOCK_BYTES, _MOST_COLUMNS = 1 << 23, 1 << 13
-"""A block of all vectors' columns: it stays in cache, and has the columns that make up for what numpy costs a call."""
+"""A block of all vectors' columns stays in cache, and has the columns that make up for what numpy costs a call."""
+_LINE = 16
+"""Floats in a cache line."""
 _SAMPLED = 1 << 12
 """Columns, evenly spread, in which it is looked up whose values a function of columns used."""
 _FAR = 1e3
@@ -278,8 +280,12 @@ class _Points:
 
 
 def _width(rows: int) -> int:
-    """How many columns a block of so many rows has."""
-    return max(64, min(_MOST_COLUMNS, _BLOCK_BYTES // (4 * rows)))
+    """How many columns a block of so many rows has.
+
+    An odd number of cache lines: else the values of a column, a row apart, would share a few places in the cache.
+    """
+    lines = min(_MOST_COLUMNS, _BLOCK_BYTES // (4 * rows)) // _LINE
+    return _LINE * max(5, lines - 1 + lines % 2)
 
 
 def _blocks_of(sources: Sequence[VectorSource], rows: int, size: int) -> Iterator[tuple[int, F32]]:

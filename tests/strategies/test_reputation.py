@@ -61,11 +61,15 @@ def after(
     )
 
 
-def flag_always(flagged: str, rounds: int, plan: Quarantine = DEFAULTS, **options: int) -> Reputation:
+def flag_always(
+    flagged: str, rounds: int, plan: Quarantine = DEFAULTS, *, num_byzantine: int = 2, least: int = 3
+) -> Reputation:
     reputation = Reputation()
     for number in range(1, rounds + 1):
         present = "".join(site for site in "abcdef" if SiteId(site) not in reputation.quarantined)
-        reputation = after(reputation, singles(flagged, present), number, plan, **options)
+        reputation = after(
+            reputation, singles(flagged, present), number, plan, num_byzantine=num_byzantine, least=least
+        )
     return reputation
 
 
@@ -354,7 +358,21 @@ def test_survives_json() -> None:
         assert Reputation.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
-STANDING = {"suspicion": 0.5, "seen": 3, "flagged": 2, "groups": [["a"]]}
+STANDING: dict[str, object] = {"suspicion": 0.5, "seen": 3, "flagged": 2, "groups": [["a"]]}
+WRONG: tuple[dict[str, object], ...] = (
+    {"suspicion": 1.5},
+    {"suspicion": float("nan")},
+    {"suspicion": "0.5"},
+    {"suspicion": True},
+    {"seen": -1},
+    {"seen": 1.0},
+    {"flagged": 4},
+    {"groups": []},
+    {"groups": [[]]},
+    {"groups": "a"},
+    {"groups": [[1]]},
+    {"extra": 0},
+)
 
 
 @pytest.mark.parametrize(
@@ -369,23 +387,7 @@ STANDING = {"suspicion": 0.5, "seen": 3, "flagged": 2, "groups": [["a"]]}
         {"standings": {}, "quarantined": {"a": True}, "notes": []},
         {"standings": {}, "quarantined": {}, "notes": "text"},
         {"standings": {}, "quarantined": {}, "notes": [1]},
-        *(
-            {"standings": {"a": {**STANDING, **wrong}}, "quarantined": {}, "notes": []}
-            for wrong in (
-                {"suspicion": 1.5},
-                {"suspicion": float("nan")},
-                {"suspicion": "0.5"},
-                {"suspicion": True},
-                {"seen": -1},
-                {"seen": 1.0},
-                {"flagged": 4},
-                {"groups": []},
-                {"groups": [[]]},
-                {"groups": "a"},
-                {"groups": [[1]]},
-                {"extra": 0},
-            )
-        ),
+        *({"standings": {"a": {**STANDING, **wrong}}, "quarantined": {}, "notes": []} for wrong in WRONG),
     ],
     ids=str,
 )

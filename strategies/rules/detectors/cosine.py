@@ -57,10 +57,10 @@ class CosineOutliers(Detector):
     nothing is flagged. Vectors of norm 0 and rounds of fewer than 4 others are passed over.
 
     Measured, honest sites flagged per round, n = 10 and 20: none on i.i.d. Gaussian updates of 1000 values, with and
-    without a common direction, 1 % of 20 values, below 1 % on mixtures of ten classes (Dirichlet 0.5), up to 1.6 % in training
-    on breast cancer. Flipped signs of a fifth are always found on these, noise of the usual length in 87 to 100 %;
-    in training on breast cancer, late rounds have no direction in common and most flips are missed.
-    """
+    without a common direction, 1 % of 20 values, below 1 % on mixtures of ten classes (Dirichlet 0.5), up to 1.6 % in
+    training on breast cancer (3 % in single settings). Flipped signs of a fifth are always found on these, noise of
+    the usual length in 87 to 100 %; in training on breast cancer, where late rounds have no direction in common, most
+    flips are missed."""
 
     threshold: float = 3.5
     least: float = 0.05

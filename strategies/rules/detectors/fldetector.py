@@ -108,9 +108,9 @@ class FlDetector(Detector):
     worse of two clusters, when the gap statistic finds more than one and they are fewer than half. It finds attacks
     that change from round to round; one that always lies alike is predictable.
 
-    Measured in training for 30 rounds (digits n = 20, breast cancer n = 10, Dirichlet 0.5): without an attack 0 to 2 % of
-    honest sites flagged per round; noise found in every round after the first ones, updates ×-5 in most.
-
+    Measured in training for 30 rounds (digits n = 20, breast cancer n = 10, Dirichlet 0.5): without an attack 0 to 2 %
+    of honest sites flagged per round, but a single hospital in up to 63 % of its rounds; noise found in every round
+    after the first six, updates × −5 in most.
     In the paper gradients of the whole data are exact; here the global update of a round, the model's movement, stands
     for the aggregated gradient, which is right up to the server's optimiser. Everything is kept as `CountSketch`es of
     `width` values, so the errors' lengths are off by about √(2/width) of themselves. A site whose last update is older

@@ -45,9 +45,8 @@ class FoolsGold(Detector):
     one attacker alone, and takes hospitals with like patients for sybils.
 
     Measured, honest sites flagged per round without an attack: none on i.i.d. Gaussian updates, 37 and 45 % of n = 10
-    and 20 on mixtures of ten classes (Dirichlet 0.5), 16 and 53 % in training on digits and breast cancer; sites that send
-    the same are found in every round.
-
+    and 20 on mixtures of ten classes (Dirichlet 0.5), 16 and 53 % in training on digits and breast cancer; sites that
+    send the same are found in every round.
     All values of an update count (the paper's indicative features need a model's last layer). Sums are kept as
     `CountSketch`es of `width` values, also of sites that are not in this round. Updates that are zero and rounds of
     fewer than 4 others are passed over.

@@ -39,9 +39,9 @@ class NormOutliers(Detector):
     `threshold`. Vectors of norm 0 and rounds of fewer than 4 others are passed over.
 
     Measured, honest sites flagged per round, n = 10 and 20: none on i.i.d. Gaussian updates of 1000 values, 0.4 % of
-    20 values, 1.4 and 0.6 % on mixtures of ten classes (Dirichlet 0.5) of sizes that vary by e^±0.5, up to 1 % in training on
-    digits and breast cancer. Updates ×5 are always found on the first, 10 to 20 % of them on the mixtures.
-    """
+    20 values, 1.4 and 0.6 % on mixtures of ten classes (Dirichlet 0.5) with sizes that vary by e^±0.5, up to 1 % in
+    training on digits and breast cancer (3 % in single settings). Updates × −5 of a fifth are always found on the
+    first, 10 to 18 % of them on the mixtures."""
 
     threshold: float = 3.5
     least: float = 0.1

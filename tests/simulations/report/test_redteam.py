@@ -147,15 +147,29 @@ def luminance(color: str) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_failed_runs_are_shown_and_put_last() -> None:
-    scores = dict(SCORES) | {"nnm + median": {"none": (0.97, 0.97), "sign_flip": (None, None), "dba": (0.96, None)}}
+def test_a_failed_run_counts_as_the_worst_case() -> None:
+    scores = dict(SCORES) | {"nnm + median": {"none": (0.97, 0.97), "sign_flip": (None, 0.9), "dba": (0.96, 0.96)}}
     found = table_of(scores)
     assert RedTeam(found).rules == ["krum", "mean", "nnm + median"]
     shown = Page(render_redteam(found))
     cells = cells_of(shown)
     assert cells["nnm + median", "sign_flip"]["class"] == "failed"
-    assert "2 of 2 seeds failed (no round gave an update)" in (cells["nnm + median", "sign_flip"]["title"] or "")
-    assert "0.960†" in shown.text
+    assert "1 of 2 seeds failed (no round gave an update)" in (cells["nnm + median", "sign_flip"]["title"] or "")
+    assert "Chosen rule, worst attack fails sign_flip" in shown.text
+    assert "nnm + median 0.970 −0.010 0.965 – 0.960 4 1 sign_flip" in shown.text
+    assert "sign_flip about sign_flip krum: 0.880 nnm + median: fails" in shown.text
+
+
+def test_when_every_rule_fails_somewhere_or_the_plain_mean_does_the_page_says_so() -> None:
+    scores: dict[str, dict[str, tuple[float | None, float | None]]]
+    scores = {"mean": {"none": (None, None), "sign_flip": (None, None)}, "median": {"none": (0.9, 0.9)}}
+    choice = {"rule": "median", "why": "w", "worst": None, "worst_attack": "sign_flip"}
+    nothing = {"mean": None, "worst": None, "seeds": {"11": None, "12": None}}
+    shown = Page(render_redteam(table_of(scores, choice=choice, baseline=nothing)))
+    assert "(sign_flip) a training run fails, as with every other rule." in shown.text
+    assert "Plain mean, no attack –" in shown.text
+    assert "at most 0.01 worse than the best figure here" in shown.text
+    assert cells_of(shown)["mean", "sign_flip"]["class"] == "failed"
 
 
 def test_rules_that_could_not_be_run_say_why() -> None:

@@ -155,7 +155,8 @@ def converged(caf: Any) -> Any:
 
 def filtered(rows: F64, num_byzantine: int, everybody: bool) -> F64:
     """CAF on the vectors themselves. `everybody`: those without weight count in the largest projection, as in ByzFL."""
-    weights, best, smallest = np.ones(len(rows)), rows[0], np.inf
+    best: F64 = rows[0]
+    weights, smallest = np.ones(len(rows)), np.inf
     while weights.sum() > len(rows) - 2 * num_byzantine:
         mean = weights @ rows / weights.sum()
         centred = rows - mean

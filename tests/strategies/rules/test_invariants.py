@@ -27,6 +27,7 @@ HOLDS = ""
 """Why a property does not hold; it does."""
 ZERO = "it measures from the zero vector, or from the last aggregate, which is zero at first"
 LENGTH = "its radius is a fixed length"
+TIES = "its last choices are between nearest neighbours of each other, whose scores are equal: the first is taken"
 ORDER = "which vectors share a bucket depends on their order; `Robust` therefore sorts them by name"
 
 
@@ -40,10 +41,10 @@ class Rule:
     vectors: int = 3
     limit: str = "num_byzantine < n / 2"
     too_many: tuple[int, int] = (5, 10)
+    permutation: str = HOLDS
     translation: str = HOLDS
     is_the_mean_without_byzantine: str = "it is another kind of average"
     tolerates: str = HOLDS
-    options: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,9 @@ RULES = {
     "trimmed_mean": Rule(is_the_mean_without_byzantine=HOLDS),
     "krum": Rule(limit="num_byzantine < (n − 2) / 2", vectors=5),
     "multi_krum": Rule(limit="num_byzantine < (n − 2) / 2", vectors=5, is_the_mean_without_byzantine=HOLDS),
-    "bulyan": Rule(limit="num_byzantine <= (n − 3) / 4", vectors=7, is_the_mean_without_byzantine=HOLDS),
+    "bulyan": Rule(
+        limit="num_byzantine <= (n − 3) / 4", vectors=7, is_the_mean_without_byzantine=HOLDS, permutation=TIES
+    ),
     "geometric_median": Rule(),
     "centered_clipping": Rule(translation=ZERO),
     "caf": Rule(is_the_mean_without_byzantine=HOLDS),
@@ -83,15 +86,18 @@ PRE = {
 }
 N, F, SIZE = 13, 1, 12
 """Enough for Bulyan behind buckets of two."""
+EQUAL = {("nnm", "bulyan")}
+"""Mixtures of the same neighbours are equal, and rounding says which Bulyan takes first: see `TIES`."""
 CHAINS = [(pre, rule) for rule in RULES for pre in (None, *PRE)]
 chains = pytest.mark.parametrize(("pre", "rule"), CHAINS, ids=[f"{pre or 'plain'}-{rule}" for pre, rule in CHAINS])
 every_rule = pytest.mark.parametrize("rule", RULES)
+Rows = F32 | Sequence[F32]
 seeds = st.integers(0, 2**32)
 quickly = settings(max_examples=12, derandomize=True)
 
 
-def rule_of(name: str, num_byzantine: int) -> VectorRule:
-    made: VectorRule = load("wardround.rules", name)(num_byzantine=num_byzantine, **RULES[name].options)
+def rule_of(name: str, num_byzantine: int, **options: float) -> VectorRule:
+    made: VectorRule = load("wardround.rules", name)(num_byzantine=num_byzantine, **options)
     return made
 
 
@@ -115,7 +121,7 @@ def context_of(root: F32) -> RoundContext:
     return RoundContext(size=len(root), seed=7, references={"root": root})
 
 
-def contributions(rows: Sequence[F32]) -> list[Contribution]:
+def contributions(rows: Rows) -> list[Contribution]:
     return [
         Contribution(
             members=(SiteId(f"site-{index:03}"),), weight=1, vector=MemoryVector(row), tally=Tally.of_means(0, {})
@@ -124,11 +130,11 @@ def contributions(rows: Sequence[F32]) -> list[Contribution]:
     ]
 
 
-def apply(robust: Robust, rows: Sequence[F32], root: F32) -> Aggregate:
+def apply(robust: Robust, rows: Rows, root: F32) -> Aggregate:
     return robust.apply(contributions(rows), context_of(root))
 
 
-def result(robust: Robust, rows: Sequence[F32], root: F32) -> F32:
+def result(robust: Robust, rows: Rows, root: F32) -> F32:
     made = apply(robust, rows, root)
     assert made.vector is not None, made.reason
     assert made.vector.shape == root.shape and made.vector.dtype == np.float32
@@ -159,7 +165,7 @@ def test_the_order_of_vectors_does_not_matter(pre: str | None, rule: str, seed: 
     rows, root, robust = rows_of(seed), rows_of(seed + 1)[0], chain_of(pre, rule)
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(N)
     found, other = result(robust, rows, root), result(robust, rows[order], root)
-    if pre is None or not PRE[pre].permutation:
+    if not RULES[rule].permutation and (pre is None or not PRE[pre].permutation):
         np.testing.assert_allclose(other, found, rtol=0, atol=1e-5)
 
 
@@ -184,7 +190,7 @@ def test_moving_all_vectors_moves_the_result(pre: str | None, rule: str, seed: i
     rows, root, robust = rows_of(seed), rows_of(seed + 1)[0], chain_of(pre, rule)
     shift = 3 * rows_of(seed + 2)[0]
     change = result(robust, rows + shift, root) - result(robust, rows, root)
-    if not RULES[rule].translation and (pre is None or not PRE[pre].translation):
+    if not RULES[rule].translation and (pre is None or not PRE[pre].translation) and (pre, rule) not in EQUAL:
         np.testing.assert_allclose(change, shift, rtol=0, atol=1e-4)
 
 
@@ -194,20 +200,26 @@ def test_moving_all_vectors_moves_the_result(pre: str | None, rule: str, seed: i
 def test_stretching_all_vectors_stretches_the_result(pre: str | None, rule: str, seed: int, factor: float) -> None:
     rows, root, robust = rows_of(seed), rows_of(seed + 1)[0], chain_of(pre, rule)
     found = result(robust, rows * np.float32(factor), root * np.float32(factor))
-    if pre is None or not PRE[pre].scale:
+    if (pre is None or not PRE[pre].scale) and (pre, rule) not in EQUAL:
         np.testing.assert_allclose(found / factor, result(robust, rows, root), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("pre", "rule"), [(None, name) for name in RULES if RULES[name].translation])
-def test_a_rule_that_is_said_not_to_move_along_does_not(pre: str | None, rule: str) -> None:
+def test_a_rule_that_is_said_to_lack_a_property_does() -> None:
     rows, root = rows_of(1), rows_of(2)[0]
-    change = result(chain_of(pre, rule), rows + 30, root) - result(chain_of(pre, rule), rows, root)
-    assert np.abs(change - 30).max() > 1e-3
+    moving = {"centered_clipping": {"iterations": 1}, "fltrust": {}}  # with more it comes to the same from anywhere
+    assert moving.keys() == {name for name in RULES if RULES[name].translation}
+    for name, options in moving.items():
+        robust = Robust(rule_of(name, F, **options))
+        assert np.abs(result(robust, rows + 30, root) - 30 - result(robust, rows, root)).max() > 1e-3
+    for name in [name for name in RULES if RULES[name].permutation]:
+        shuffled = [result(Robust(rule_of(name, F)), rows_of(seed)[::-1], root) for seed in range(20)]
+        given = [result(Robust(rule_of(name, F)), rows_of(seed), root) for seed in range(20)]
+        assert max(float(np.abs(one - other).max()) for one, other in zip(shuffled, given, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("pre", [name for name in PRE if PRE[name].permutation or PRE[name].translation])
 def test_a_pre_aggregator_that_is_said_to_lack_a_property_does(pre: str) -> None:
-    rows, root, robust = rows_of(1), rows_of(2)[0], chain_of(pre, "median")
+    rows, root, robust = rows_of(1), rows_of(2)[0], chain_of(pre, "mean")
     plain = result(robust, rows, root)
     if PRE[pre].permutation:
         assert np.abs(result(robust, rows[::-1], root) - plain).max() > 1e-3
@@ -331,6 +343,11 @@ def attacked(rows: F32, num_byzantine: int, length: float, place: str, seed: int
 PLACES = ["one place", "opposite places", "many directions", "many lengths"]
 
 
+def bound(num_byzantine: int) -> float:
+    """How far from the honest ones' mean, in units of the farthest of them, an attack of any length may bring it."""
+    return 2 * N / (N - 2 * num_byzantine)
+
+
 def deviation(robust: Robust, rows: F32, bad: F32, num_byzantine: int) -> float:
     """How far the result is from the mean of the honest vectors, in units of the farthest honest one."""
     honest = rows[: len(rows) - num_byzantine].astype(np.float64)
@@ -346,14 +363,13 @@ def deviation(robust: Robust, rows: F32, bad: F32, num_byzantine: int) -> float:
 def test_as_many_far_vectors_as_it_tolerates_leave_it_near_the_honest(
     rule: str, place: str, seed: int, length: float
 ) -> None:
-    """Bounded by 3 times the farthest honest vector, whatever the attackers' length."""
     f = {"krum": 5, "multi_krum": 5, "bulyan": 2}.get(rule, 6)
     rows = rows_of(seed)
     rows += 5 * rows[0]  # not around zero
     robust = chain_of(None, rule, f)
     with pytest.raises(ValueError):
         chain_of(None, rule, f + 1 if rule != "fltrust" else N).check(N)  # it is the most that it tolerates
-    assert deviation(robust, rows, attacked(rows, f, length, place, seed), f) <= 3.0
+    assert deviation(robust, rows, attacked(rows, f, length, place, seed), f) <= bound(f)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -363,7 +379,7 @@ def test_as_many_far_vectors_as_it_tolerates_leave_it_near_the_honest(
 @given(seeds, st.sampled_from([3.0, 1e3, 1e6, 1e12]))
 def test_a_far_vector_leaves_a_chain_near_the_honest(pre: str, rule: str, place: str, seed: int, length: float) -> None:
     rows = rows_of(seed)
-    assert deviation(chain_of(pre, rule), rows, attacked(rows, F, length, place, seed), F) <= 3.0
+    assert deviation(chain_of(pre, rule), rows, attacked(rows, F, length, place, seed), F) <= bound(F)
 
 
 def test_a_rule_that_is_said_to_tolerate_nothing_does_not() -> None:
