@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from updates import CASES, CLIPPING_RADIUS, arguments, num_byzantine, time_cases
+from updates import CASES, CLIPPING_RADIUS, CLIPPING_STEPS, arguments, num_byzantine, time_cases
 
 from wardround.strategies.rules.bulyan import Bulyan
 from wardround.strategies.rules.centered_clipping import CenteredClipping
@@ -22,8 +22,9 @@ def robust(case: str, n: int) -> Robust:
     f = num_byzantine(case, n)
     if case == "nnm_trimmed_mean":
         return chain(Nnm(f), TrimmedMean(f))
-    if case == "centered_clipping":  # one step, as the peer's
-        return Robust(CenteredClipping(f, radius=CLIPPING_RADIUS, iterations=1))
+    if case.startswith("centered_clipping"):
+        steps = 1 if case.endswith("once") else CLIPPING_STEPS
+        return Robust(CenteredClipping(f, radius=CLIPPING_RADIUS, iterations=steps))
     plain = {
         "median": Median,
         "trimmed_mean": TrimmedMean,

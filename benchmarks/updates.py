@@ -25,9 +25,11 @@ CASES = (
     "bulyan",
     "geometric_median",
     "centered_clipping",
+    "centered_clipping_once",
     "nnm_trimmed_mean",
 )
 CLIPPING_RADIUS = 500.0
+CLIPPING_STEPS = 20  # our default; byzfl's is one, which is a case of its own
 
 
 def updates(n: int, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The smallest federation: every site holds one point, and local training moves the model half way towards it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,13 +10,14 @@ from wardround.client.guard.guard import SiteGuard
 from wardround.errors import LocalError
 from wardround.orders import EvalJob, FitJob, LocalResult, SiteId
 from wardround.plan import Plan, parse_plan
+from wardround.simulations.attacks.rogue_guard import RogueGuard
 from wardround.simulations.grid import LocalGrid, LocalNode
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
 from wardround.state_store import MemoryStore
-from wardround.strategies.federated import FederatedStrategy
+from wardround.strategies.federated import FederatedStrategy, RootUpdate
 from wardround.strategies.plain import Plain
 from wardround.strategies.records import RoundRecord, RunState
-from wardround.strategies.rules.mean import Mean
+from wardround.strategies.rules.build import build_rule
 from wardround.tally import Tally
 from wardround.vector import F32
 
@@ -39,10 +41,13 @@ class PointTrainer:
     num_examples: int = 10
     jobs: list[FitJob] = field(default_factory=list)
     broken: str = ""
+    lie: Callable[[F32], F32] | None = None
 
     def fit(self, job: FitJob, model: F32) -> LocalResult:
         self.jobs.append(job)
         update = (self.point - model) / np.float32(2)
+        if self.lie is not None:
+            update = self.lie(update)
         if self.broken == "nan":
             update[0] = np.nan
         loss = float(((self.point.astype(np.float64) - model) ** 2).sum())
@@ -77,22 +82,27 @@ class Points:
     plan: Plan
     trainers: list[PointTrainer]
     recorder: Recorder = field(default_factory=Recorder)
+    rogues: tuple[int, ...] = ()
+    """Sites whose guard lets everything pass."""
+    root: RootUpdate | None = None
 
     def __post_init__(self) -> None:
         nodes: list[LocalNode] = []
         for i, trainer in enumerate(self.trainers):
             site, prefetched = SiteId(f"site-{i}"), PrefetchedTrainer(trainer)
-            app = client_app(prefetched, SiteGuard(self.plan, site, MemoryStore()))
+            honest = SiteGuard(self.plan, site, MemoryStore())
+            app = client_app(prefetched, RogueGuard(self.plan, honest) if i in self.rogues else honest)
             nodes.append(LocalNode(site=site, app=app, trainer=prefetched, partition=i))
         self.grid = LocalGrid(self.plan, nodes)
         self.strategy = FederatedStrategy(
             self.plan,
             run_id="run",
             protection=Plain(self.plan),
-            rule=Mean(),
+            rule=build_rule(self.plan.robust),
             num_parameters=len(self.trainers[0].point),
             observers=[self.recorder],
             clock=self.grid.clock,
+            root=self.root,
         )
 
     def run(self) -> RunState:
@@ -100,6 +110,11 @@ class Points:
         return self.strategy.run(self.grid, RunState(round=0, model=np.zeros(size, dtype=np.float32)))
 
 
-def points(plan: Plan, dimension: int = 3) -> Points:
+def points(plan: Plan, dimension: int = 3, *, lie: Callable[[F32], F32] | None = None, liars: int = 0) -> Points:
+    """A federation of random points; the last `liars` sites send what `lie` makes of their update, unchecked."""
     rows = np.random.Generator(np.random.Philox(key=1)).normal(size=(plan.simulation.sites, dimension))
-    return Points(plan, [PointTrainer(row.astype(np.float32), num_examples=10 + i) for i, row in enumerate(rows)])
+    trainers = [PointTrainer(row.astype(np.float32), num_examples=10 + i) for i, row in enumerate(rows)]
+    rogues = tuple(range(len(trainers) - liars, len(trainers)))
+    for i in rogues:
+        trainers[i].lie = lie
+    return Points(plan, trainers, rogues=rogues)

@@ -114,7 +114,7 @@ REFUSED = [
     ("robust.rule=krum & robust.options.kram.radius=1", "plan.robust.options.kram: expected a rule, pre-aggregator or"),
     (
         "robust.rule=krum & robust.options.krum.num_byzantine=1",
-        "plan.robust.options.krum.num_byzantine: expected robust",
+        "plan.robust.options.krum.num_byzantine: expected a known",
     ),
     ("robust.rule=fltrust", "plan.robust.root_examples: expected rows of the server exactly when"),
     ("robust.root_examples=5", "plan.robust.root_examples: expected rows of the server exactly when"),

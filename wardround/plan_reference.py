@@ -25,8 +25,20 @@ This page is written by `python -m wardround.plan_reference > docs/plan.md`.
 _REGISTERED = """\
 ## Registered names
 
-[What they are](tasks-and-data.md). `wardround list` shows what is installed, third parties' included.
+What they are: [tasks, data sets and partitions](tasks-and-data.md), [rules, pre-aggregators and detectors](rules.md),
+[attacks](attacks.md). `wardround list` and `wardround rules` show what is installed, third parties' included.
 """
+
+_GROUPS = {
+    "task.name": "tasks",
+    "data.source": "datasets",
+    "robust.rule": "rules",
+    "robust.pre": "preaggregators",
+    "robust.detectors": "detectors",
+    "simulation.partition.kind": "partitions",
+    "simulation.attack.name": "attacks",
+}
+"""The keys that take a registered name, in the order of the plan's sections."""
 
 
 def reference() -> str:
@@ -93,7 +105,7 @@ def _meaning(field: dataclasses.Field[Any]) -> str:
 
 def _registered() -> Iterator[str]:
     yield _REGISTERED
-    for key, kind in (("task.name", "tasks"), ("data.source", "datasets"), ("simulation.partition.kind", "partitions")):
+    for key, kind in _GROUPS.items():
         yield f"- `{key}`: {', '.join(f'`{name}`' for name in names(f'wardround.{kind}'))}"
 
 

@@ -18,9 +18,9 @@ sys.modules["byzfl"] = package
 
 import torch
 from byzfl.aggregators import aggregators, preaggregators
-from updates import CLIPPING_RADIUS, arguments, num_byzantine, time_cases
+from updates import CLIPPING_RADIUS, CLIPPING_STEPS, arguments, num_byzantine, time_cases
 
-NUMPY = ("median", "trimmed_mean", "geometric_median", "centered_clipping")
+NUMPY = ("median", "trimmed_mean", "geometric_median", "centered_clipping", "centered_clipping_once")
 TORCH = ("krum", "multi_krum", "nnm_trimmed_mean")
 
 
@@ -29,8 +29,9 @@ def step(case, n):
     if case == "nnm_trimmed_mean":
         mix, rule = preaggregators.NNM(f), aggregators.TrMean(f)
         return lambda rows: rule(mix(rows))
-    if case == "centered_clipping":  # its memory is not carried from call to call
-        return lambda rows: aggregators.CenteredClipping(tau=CLIPPING_RADIUS)(rows)
+    if case.startswith("centered_clipping"):  # its memory is not carried from call to call
+        steps = 1 if case.endswith("once") else CLIPPING_STEPS
+        return lambda rows: aggregators.CenteredClipping(L=steps, tau=CLIPPING_RADIUS)(rows)
     make = {
         "median": aggregators.Median,
         "trimmed_mean": lambda: aggregators.TrMean(f),

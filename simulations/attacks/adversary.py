@@ -1,6 +1,5 @@
 """The attackers of a simulation: who they are, what they train on, what they send."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,8 +11,8 @@ from wardround.client.data.site_data import SiteData
 from wardround.contribution import Contribution
 from wardround.decoding import PlanError
 from wardround.orders import LocalResult, Order, SiteId, derive_seed
+from wardround.pieces import make_piece
 from wardround.plan import Plan
-from wardround.registry import load, nearest
 from wardround.simulations.attacks.attack import GROUP, Attack, Knowledge, Poisoner
 from wardround.strategies.rules.rule import RoundContext, Rule
 from wardround.tally import Tally
@@ -31,15 +30,7 @@ def load_attack(plan: Plan) -> Attack | None:
     settings = plan.simulation.attack
     if not settings.attackers:
         return None
-    cls = load(GROUP, settings.name)
-    known = {option.name for option in dataclasses.fields(cls)}
-    for option in settings.options:
-        if option not in known:
-            raise PlanError(f"simulation.attack.options.{option}", "a known option", hint=nearest(option, known))
-    try:
-        attack: Attack = cls(**settings.options)
-    except (ValueError, TypeError) as error:
-        raise PlanError("simulation.attack.options", f"options that fit ({error})") from None
+    attack: Attack = make_piece(GROUP, settings.name, settings.options, "simulation.attack.options")
     return attack
 
 
@@ -53,13 +44,20 @@ def attackers_of(plan: Plan, sites: Sequence[SiteId]) -> tuple[SiteId, ...]:
 def poisoned(
     plan: Plan, attack: Attack, data: Sequence[SiteData], attackers: Sequence[SiteId]
 ) -> dict[SiteId, SiteData]:
-    """What each attacker trains on instead of its own rows; held-out rows stay as they are."""
+    """What each attacker trains on instead of its own rows; held-out rows stay as they are.
+
+    Raises PlanError for options that do not fit the data, e.g. a label that there is not.
+    """
     found = {}
     for site in data:
         if site.site in attackers:
             seed = derive_seed(plan.seed, "poison", site.site)
             poisoner = Poisoner(plan=plan, index=attackers.index(site.site), attackers=len(attackers), seed=seed)
-            found[site.site] = replace(site, train=attack.poison(site.train, poisoner))
+            try:
+                rows = attack.poison(site.train, poisoner)
+            except ValueError as error:
+                raise PlanError("simulation.attack.options", f"options that fit ({error})") from None
+            found[site.site] = replace(site, train=rows)
     return found
 
 

@@ -10,7 +10,7 @@ __all__ = ["RogueGuard"]
 
 
 class RogueGuard:
-    """Takes part in the protocol as a site's guard does, but neither checks nor clips an update."""
+    """Takes part in the protocol as a site's guard does, but neither checks nor clips an update that is a lie."""
 
     __slots__ = ("_guard", "_plan")
 
@@ -26,7 +26,7 @@ class RogueGuard:
 
     def release(self, order: Order, result: LocalResult | Tally) -> bytes:
         """The frame of a result as it is: non-finite, too long, with whatever number of examples."""
-        if isinstance(result, Tally):
+        if isinstance(result, Tally) or order.round < self._plan.simulation.attack.from_round:
             return self._guard.release(order, result)
         frame = Frame(
             round=order.round,

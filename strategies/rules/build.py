@@ -1,12 +1,10 @@
 """The rule that a plan asks for, from the registered pieces."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from wardround.decoding import PlanError
+from wardround.pieces import make_piece
 from wardround.plan_robust import AUTO, OFF, Robust
-from wardround.registry import load, nearest
 from wardround.strategies.rules import robust
 from wardround.strategies.rules.mean import Mean
 from wardround.strategies.rules.rule import Rule
@@ -33,18 +31,5 @@ def build_robust(settings: Robust) -> robust.Robust:
 
 def _piece(kind: str, name: str, settings: Robust) -> Any:
     """The registered `name`, with the plan's num_byzantine and its options for it."""
-    cls = load(f"wardround.{kind}", name)
-    known = [field.name for field in dataclasses.fields(cls)]
-    options: Mapping[str, Any] = settings.options.get(name, {})
-    for option in options:
-        path = f"robust.options.{name}.{option}"
-        if option == "num_byzantine":
-            raise PlanError(path, "robust.num_byzantine instead, which holds for every piece")
-        if option not in known:
-            raise PlanError(path, "a known option", hint=nearest(option, set(known) - {"num_byzantine"}))
-    if "num_byzantine" in known:
-        options = {"num_byzantine": settings.num_byzantine, **options}
-    try:
-        return cls(**options)
-    except (ValueError, TypeError) as error:
-        raise PlanError(f"robust.options.{name}", f"options that fit ({error})") from None
+    options, path = settings.options.get(name, {}), f"robust.options.{name}"
+    return make_piece(f"wardround.{kind}", name, options, path, num_byzantine=settings.num_byzantine)

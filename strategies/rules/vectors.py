@@ -22,12 +22,14 @@ __all__ = ["ORIGIN", "ColumnFunction", "Combined", "Vectors"]
 ORIGIN = "origin"
 """The zero vector: the global model, seen from the updates. Always among the references."""
 
-_BLOCK_BYTES, _MOST_COLUMNS = 1 << 23, 1 << 13
+_BLOCK_BYTES, _MOST_COLUMNS = 1 << 22, 1 << 14
 """A block of all vectors' columns stays in cache, and has the columns that make up for what numpy costs a call."""
 _LINE = 16
 """Floats in a cache line."""
 _SAMPLED = 1 << 12
 """Columns, evenly spread, in which it is looked up whose values a function of columns used."""
+_CENTRED_ON = 8
+"""Of so many vectors, or up to twice as many, the mean is the centre: it need not be the mean of all."""
 _FAR = 1e3
 """A centre is too far off when the squared distance to it exceeds the typical one between vectors this many times."""
 
@@ -182,8 +184,8 @@ class Vectors:
             for at, block in points.blocks():
                 yield at, block, block[: self.n]
             return
-        narrow = self.mixing.astype(np.float32)
-        mixed = np.empty((self.n, min(_width(points.count), self.size)), dtype=np.float32)
+        narrow = self.mixing[:, :-1].astype(np.float32)  # the origin adds nothing
+        mixed = np.empty((self.n, min(_width(narrow.shape[1]), self.size)), dtype=np.float32)
         for at, block in points.blocks():
             yield at, block, np.matmul(narrow, block, out=mixed[:, : block.shape[1]])
 
@@ -219,11 +221,10 @@ class _Points:
         return row
 
     def blocks(self) -> Iterator[tuple[int, F32]]:
-        """Where a block of columns begins, and the points' columns, shape (count, b); valid until the next."""
-        for at, block in _blocks_of(self.sources, self.count, self.size):
-            for row, values in zip(block[len(self.sources) :], self.references.values(), strict=False):
+        """Where a block of columns begins, and the columns of all points but the origin; valid until the next."""
+        for at, block in _blocks_of(self.sources, self.count - 1, self.size):
+            for row, values in zip(block[len(self.sources) :], self.references.values(), strict=True):
                 row[:] = values[at : at + len(row)]
-            block[-1] = 0.0
             yield at, block
 
     @property
@@ -235,8 +236,8 @@ class _Points:
     def gram(self) -> F64:
         """⟨p_i − c, p_j − c⟩, shape (count, count), around a centre c amid the sources.
 
-        The centre is their mean; where far outliers drag that away from the others, the source that is nearest to
-        most of them.
+        The centre is the mean of some; where far outliers drag that away from the others, the source that is nearest
+        to most of them.
         """
         centre: int | None = None
         for _ in range(3):
@@ -252,8 +253,12 @@ class _Points:
     def _gram_around(self, centre: int | None) -> F64:
         gram, n = np.zeros((self.count, self.count)), len(self.sources)
         for _, block in self.blocks():
-            block -= block[:n].mean(axis=0) if centre is None else block[centre].copy()
-            gram += block @ block.T
+            middle = block[: n : max(1, n // _CENTRED_ON)].mean(axis=0) if centre is None else block[centre].copy()
+            block -= middle
+            gram[:-1, :-1] += block @ block.T
+            gram[-1, :-1] -= block @ middle
+            gram[-1, -1] += middle @ middle
+        gram[:-1, -1] = gram[-1, :-1]
         return gram
 
     def combine(self, weights: F64) -> F32:
@@ -271,7 +276,7 @@ class _Points:
     def combine_and_multiply(self, weights: F64) -> tuple[F32, F64]:
         """Σ w_p p over the points, shape (size,), and its inner products with the sources, from the same pass."""
         found, products = np.empty(self.size, dtype=np.float32), np.zeros(len(self.sources))
-        narrow = weights.astype(np.float32)
+        narrow = weights[:-1].astype(np.float32)
         for at, block in self.blocks():
             part = found[at : at + block.shape[1]]
             np.dot(narrow, block, out=part)

@@ -14,7 +14,18 @@ from wardround.simulations.simulate import simulate
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.vector import F32, I64
 
-__all__ = ["IMPATIENT", "SITES", "Stop", "StopAfter", "attackers", "cut_and_continued", "hospitals", "plan", "pool", "run"]
+__all__ = [
+    "IMPATIENT",
+    "SITES",
+    "Stop",
+    "StopAfter",
+    "attackers",
+    "cut_and_continued",
+    "hospitals",
+    "plan",
+    "pool",
+    "run",
+]
 
 SITES = tuple(SiteId(f"ward {number}") for number in range(5))
 IMPATIENT = ("robust.quarantine.decay=0.5", "robust.quarantine.flag_rate=0.01", "robust.quarantine.false_positive=0.5")
@@ -46,6 +57,7 @@ def plan(*settings: str, attack: str = "", **tables: Any) -> Plan:
         "task": {"name": "tabular-classifier", "model": "logistic"},
         "data": {"source": "arrays", "target": {"name": "ill", "classes": ["no", "yes"]}},
         "training": {"batch_size": 16, "lr": 0.2},
+        "evaluation": {"every": 0},
         "robust": {"rule": "trimmed_mean", "num_byzantine": 1},
         "simulation": {"sites": 5, "executor": "flat", "workers": 1, "bootstrap": 0, "baselines": False},
     }

@@ -78,7 +78,9 @@ def test_a_round_without_its_quorum_leaves_the_model_unchanged() -> None:
 def test_five_void_rounds_end_the_run() -> None:
     federation = points(point_plan(rounds=9))
     federation.trainers[1].broken = "nan"
-    with pytest.raises(LocalError, match="5 rounds in a row were void; last: 3 usable updates of 4, and 4 are needed; site-1: "):
+    with pytest.raises(
+        LocalError, match="5 rounds in a row were void; last: 3 usable updates of 4, and 4 are needed; site-1: "
+    ):
         federation.run()
     assert len(federation.recorder.records) == 5
 

@@ -87,6 +87,6 @@ def test_what_no_honest_site_sends_is_refused_and_the_rest_averaged() -> None:
 
 
 def test_nothing_to_average() -> None:
-    for given in ([], [contribution(np.ones(2, np.float32), 0)]):
-        found = mean(given, 2)
+    for none in ([], [contribution(np.ones(2, np.float32), 0)]):
+        found = mean(none, 2)
         assert found.vector is None and found.reason == "no contribution has a weight above 0"
