@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.simulations.durable_file import extend_file
 from wardround.strategies.reputation import Reputation
@@ -20,6 +21,7 @@ __all__ = ["AUDIT_FILE", "AuditLog"]
 
 AUDIT_FILE = "audit.jsonl"
 _SERVER = "wardround"
+_KEYS = {"event", "site", "round"}
 
 
 class AuditLog:
@@ -64,14 +66,17 @@ class AuditLog:
         extend_file(self._path, lines[-1][1] if lines else 0, line.encode())
 
     def _lines(self) -> list[tuple[dict[str, Any], int]]:
-        """Each whole line and where it ends."""
+        """Each whole line and where it ends. Raises LocalError for one that is no event, which no kill leaves behind."""
         data = self._path.read_bytes() if self._path.exists() else b""
         found: list[tuple[dict[str, Any], int]] = []
         at = 0
         while (end := data.find(b"\n", at)) >= 0:
             try:
-                found.append((json.loads(data[at:end]), end + 1))
+                event = json.loads(data[at:end])
             except ValueError:
-                break
+                event = None
+            if not isinstance(event, dict) or not _KEYS <= event.keys() or not isinstance(event["round"], int):
+                raise LocalError(f"{self._path}: expected what wardround wrote, got line {len(found) + 1}; restore it")
+            found.append((event, end + 1))
             at = end + 1
         return found

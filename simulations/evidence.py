@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from wardround.errors import LocalError
 from wardround.simulations.run_directory import read_lines
@@ -52,7 +53,7 @@ def evidence_table(rows: Sequence[dict[str, Any]]) -> Table:
     for name in rows[0] if rows else ():
         shown.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
-        shown.add_row(*map(_shown, row.values()))
+        shown.add_row(*(Text(_shown(value)) for value in row.values()))  # a name may look like markup
     return shown
 
 

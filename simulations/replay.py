@@ -35,9 +35,10 @@ def prepare_replay(run: Path, without: Sequence[str], out: Path, from_round: int
     checkpoint that was kept before it. `simulate(out=out, resume=True)` then trains. Raises LocalError for sites or
     rounds that the run does not have; `run` stays as it is.
     """
+    without = tuple(dict.fromkeys(without))
     with RunDirectory.open(run) as source:
         lines = source.lines()
-        known = {site for line in lines for site in line["cohort"]}
+        known = {site for line in lines for site in line["cohort"]} - set(source.plan.cohort.without)
         for site in without:
             if site not in known:
                 raise LocalError(f"{run}: expected a site that took part in this run, got {site!r}")
@@ -53,22 +54,30 @@ def prepare_replay(run: Path, without: Sequence[str], out: Path, from_round: int
         if not 1 <= from_round <= source.rounds:
             raise LocalError(f"{run}: expected a round from 1 to {source.rounds}, got {from_round}")
         base = max((kept for kept in source.kept() if kept < from_round), default=0)
-        cohort = replace(source.plan.cohort, without=(*source.plan.cohort.without, *without))
-        plan = replace(source.plan, cohort=cohort)
+        plan = _plan_without(source.plan, without)
         check(plan)
         origin = {"run_id": source.info.run_id, "without": list(without), "from_round": base + 1}
         with RunDirectory.create(out, plan, source.info.engine, origin=origin) as target:
             if base:
                 checkpoint = source.checkpoint(base)
-                state = replace(
-                    checkpoint.state,
-                    reputation=_without(checkpoint.state.reputation, without),
-                    stopped="",
-                )
+                reputation = checkpoint.state.reputation
+                for site in source.audit.out_of_quarantine(base):
+                    reputation = reputation.release(site)
+                state = replace(checkpoint.state, reputation=_without(reputation, without), stopped="")
                 target.adopt(lines[:base], replace(checkpoint, state=state))
             return Replay(
                 folder=target.path, plan=target.plan, first_round=base + 1, notes=tuple(_notes(plan, base, from_round))
             )
+
+
+def _plan_without(plan: Plan, sites: Sequence[str]) -> Plan:
+    """The plan without `sites`; a cohort or a quorum that counted on them is as much smaller as it must be."""
+    cohort = plan.cohort
+    without = (*cohort.without, *sites)
+    left = plan.simulation.sites - len(without)
+    size = None if cohort.size is None else max(1, min(cohort.size, left))
+    least = None if cohort.min_replies is None else max(1, min(cohort.min_replies, left))
+    return replace(plan, cohort=replace(cohort, without=without, size=size, min_replies=least))
 
 
 def _without(reputation: Reputation, sites: Sequence[str]) -> Reputation:

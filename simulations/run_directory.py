@@ -278,6 +278,12 @@ class RunDirectory:
         remove_leftovers(self.path)
         remove_leftovers(self.path / _CHECKPOINTS)
         self.rounds = max(self._checkpoint_rounds(), default=0)
+        adopted = 0 if self.info.origin is None else self.info.origin["from_round"] - 1
+        if self.rounds < adopted:
+            raise LocalError(
+                f"{self.path}: expected rounds 1 to {adopted} of the run that it repeats, got {self.rounds}; its making "
+                "was interrupted: delete it and replay again"
+            )
         latest = self.latest()
         path = self.path / METRICS_FILE
         data = path.read_bytes() if path.exists() else b""

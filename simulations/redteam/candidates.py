@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan import Plan
-from wardround.plan_robust import Robust
+from wardround.plan_robust import OFF, Robust
 from wardround.registry import names, nearest
 from wardround.strategies.composition import check
 
@@ -26,6 +26,8 @@ class Candidate:
 
     def plan(self, plan: Plan, num_byzantine: int) -> Plan:
         """`plan` with this rule, evidence left out (it changes no model), and every site kept in."""
+        if self.rule == OFF:
+            return replace(plan, robust=Robust())
         settings = plan.robust
         pieces = {self.rule, *self.pre}
         robust = Robust(
@@ -42,7 +44,9 @@ class Candidate:
 
 
 def parse_candidate(label: str) -> Candidate:
-    """The candidate called `nnm+trimmed_mean`. Raises LocalError for a name that is not registered."""
+    """The candidate called `nnm+trimmed_mean`, or `off`: no rule, FedAvg. Raises LocalError for a name that is not registered."""
+    if label == OFF:
+        return Candidate(OFF)
     *pre, rule = label.split("+")
     for name, kind in (*((name, "preaggregators") for name in pre), (rule, "rules")):
         known = names(f"wardround.{kind}")
@@ -54,6 +58,7 @@ def parse_candidate(label: str) -> Candidate:
 
 
 CANDIDATES = (
+    Candidate(OFF),
     Candidate("mean"),
     Candidate("median"),
     Candidate("trimmed_mean"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from wardround.errors import LocalError
 from wardround.plan import Plan
+from wardround.plan_robust import OFF
 from wardround.plan_simulation import ExecutorChoice
 from wardround.registry import load, names, nearest
 from wardround.simulations.attacks.attack import GROUP
@@ -164,8 +165,9 @@ def _with_engine(plan: Plan, data: Any) -> Plan:
 
 
 def table_of_results(grid: Grid, results: Sequence[CellResult], created: datetime | None = None) -> dict[str, Any]:
-    """redteam.json: the grid, every result, the attack-free mean as the baseline, and the choice."""
-    baseline = {one.seed: one.value for one in results if (one.rule, one.attack) == ("mean", HONEST)}
+    """redteam.json: the grid, every result, the baseline (FedAvg, or else the mean, without an attack), the choice."""
+    plain = next((name for name in (OFF, "mean") if any(one.rule == name for one in results)), "")
+    baseline = {one.seed: one.value for one in results if (one.rule, one.attack) == (plain, HONEST)}
     values = [value for value in baseline.values() if value is not None]
     worst = min if grid.higher_is_better else max
     choice = choose(results, higher_is_better=grid.higher_is_better)

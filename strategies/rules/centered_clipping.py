@@ -6,21 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from wardround.strategies.rules.preaggregators.clipping import shortened
 from wardround.strategies.rules.rule import Decision, Memory, RoundContext, VectorRule, require
 from wardround.strategies.rules.vectors import ORIGIN, Vectors
-from wardround.vector import F32, F64
+from wardround.vector import F32
 
-__all__ = ["CenteredClipping", "clip_factors"]
+__all__ = ["CenteredClipping"]
 
 _CENTRE = "centre"
 _STILL = 1e-8
 """Steps shorter than this part of the radius change no float32 value."""
-
-
-def clip_factors(distances: F64, radius: float) -> F64:
-    """By how much each difference of a length in `distances` is shortened to be no longer than `radius`."""
-    factors: F64 = np.minimum(1.0, radius / np.where(distances > radius, distances, max(radius, 1e-300)))
-    return np.where(distances > radius, factors, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +63,7 @@ class CenteredClipping(VectorRule):
             with_v = products @ shares
             distances = np.sqrt(np.maximum(np.diag(products) - 2.0 * with_v + shares @ with_v, 0.0))
             radius = self.radius or float(np.median(distances))
-            factors = clip_factors(distances, radius) / vectors.n
+            factors = shortened(distances, radius) / vectors.n
             step = factors - shares * factors.sum()
             shares = shares + step
             if step @ products @ step <= (_STILL * radius) ** 2:

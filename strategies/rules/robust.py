@@ -59,15 +59,15 @@ class Robust:
             n = part.mixtures(n) if isinstance(part, PreAggregator) else n
 
     def aggregate(self, vectors: F32, context: RoundContext | None = None) -> Aggregate:
-        """The same on plain arrays of shape (n, d), whose lines are called "0", "1", …"""
+        """The same on plain arrays of shape (n, d): line i of the report is row i, and its only member is its number."""
         rows = np.asarray(vectors)
         if rows.ndim != 2:
             raise ValueError(f"expected vectors of shape (n, d), got {rows.shape}")
         rows = rows.astype(np.float32, copy=False)
         context = context or RoundContext(size=rows.shape[1])
-        nothing = Tally.of_means(0, {})
+        nothing, width = Tally.of_means(0, {}), len(str(len(rows)))
         contributions = [
-            Contribution(members=(SiteId(str(index)),), weight=1, vector=MemoryVector(row), tally=nothing)
+            Contribution(members=(SiteId(f"{index:0{width}}"),), weight=1, vector=MemoryVector(row), tally=nothing)
             for index, row in enumerate(rows)
         ]
         return self.apply(contributions, context)

@@ -125,6 +125,8 @@ class VectorRule(ABC):
 
 
 def require(condition: bool, expected: str, num_byzantine: int, n: int) -> None:
-    """Raise ValueError when a pre-condition does not hold: `expected num_byzantine < n/2, got 5 of 10`."""
+    """Raise ValueError when a pre-condition does not hold: `expected num_byzantine < n / 2, got 5 of 10`."""
+    if num_byzantine < 0:
+        raise ValueError(f"expected num_byzantine >= 0, got {num_byzantine}")
     if not condition:
         raise ValueError(f"expected {expected}, got {num_byzantine} of {n}")

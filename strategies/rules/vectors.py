@@ -314,14 +314,20 @@ class _Reader:
 
     def fill(self, row: F32) -> None:
         """The next values, as many as fit in `row`."""
+        if not self._rest.size:
+            self._rest = next(self._chunks)
+        if self._rest.size == row.size:  # as a rule: the pieces that were asked for
+            row[:] = self._rest
+            self._rest = self._rest[:0]
+            return
         done = 0
-        while done < len(row):
-            if not len(self._rest):
+        while done < row.size:
+            if not self._rest.size:
                 self._rest = next(self._chunks)
-            part = self._rest[: len(row) - done]
-            row[done : done + len(part)] = part
-            self._rest = self._rest[len(part) :]
-            done += len(part)
+            part = self._rest[: row.size - done]
+            row[done : done + part.size] = part
+            self._rest = self._rest[part.size :]
+            done += part.size
 
 
 def _distances(gram: F64) -> F64:

@@ -95,7 +95,7 @@ def test_refused_counts_and_down_weighted_does_not() -> None:
 
 
 def test_evidence_against_a_group_is_shared_by_its_members() -> None:
-    reputation = after(Reputation(), groups("abc", "def", flagged="a"), group_size=3)
+    reputation = after(Reputation(), groups("abc", "def", flagged="a"), group_size=2)
     expected = (1 - DEFAULTS.decay) / 3
     assert [reputation.standing(SiteId(site)).suspicion for site in "abcd"] == pytest.approx([expected] * 3 + [0.0])
 
@@ -166,7 +166,9 @@ def test_enough_sites_remain() -> None:
 def test_the_most_suspicious_goes_first() -> None:
     reputation = Reputation()
     for number in range(1, 12):
-        reputation = after(reputation, singles("f" if number == 1 else "ef"), number, num_byzantine=1, limit=0.6)
+        reputation = after(reputation, singles("f" if number == 1 else "ef"), number, limit=None)
+    reputation = after(reputation, singles("ef"), 12, num_byzantine=1)
+    assert [note.split(" is ")[0] for note in reputation.notes] == ["f", "e"]
     assert list(reputation.quarantined) == ["f"]
 
 
@@ -306,6 +308,31 @@ def test_one_round_never_suffices(decay: float, rate: float, wished: float, site
     assert delay(plan, limit) >= 2
 
 
+def test_one_round_does_not_suffice_where_flags_are_believed_to_be_rare() -> None:
+    plan = Quarantine(flag_rate=0.001, false_positive=0.9)
+    assert threshold(plan, sites=2, rounds=5) == pytest.approx(1 - 0.9**2, abs=1e-3)
+
+
+@pytest.mark.parametrize("decay", [0.6, 0.8, 0.9])
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_the_bound_holds_exactly(decay: float, rate: float) -> None:
+    """All sequences of flags in ten rounds, with their probabilities."""
+    flags = (np.arange(1 << 10)[:, None] >> np.arange(10)) & 1
+    probability = np.prod(np.where(flags, rate, 1 - rate), axis=1)
+    suspicion, highest = np.zeros(len(flags)), np.zeros(len(flags))
+    for column in flags.T:
+        suspicion = decay * suspicion + (1 - decay) * column
+        highest = np.maximum(highest, suspicion)
+    for wished in np.geomspace(0.005, 0.5, 25).tolist():
+        try:
+            limit = threshold(Quarantine(decay=decay, flag_rate=rate, false_positive=wished), sites=2, rounds=10)
+        except ValueError:
+            continue
+        assert probability[highest >= limit].sum() <= wished / 2 + 1e-12
+        if limit > 1 - decay**2 + 1e-3:  # and a little less would be too little
+            assert probability[highest >= limit - 3e-3].sum() > wished / 2
+
+
 def test_more_rounds_more_sites_and_more_flags_raise_it() -> None:
     base = threshold(DEFAULTS, sites=10, rounds=30)
     assert threshold(DEFAULTS, sites=20, rounds=30) > base
@@ -327,6 +354,8 @@ def test_groups_are_judged_in_their_own_unit() -> None:
     alike = threshold(Quarantine(flag_rate=0.2 + 2 / 11), sites=12, rounds=100)
     assert limit == pytest.approx(alike / 3)
     assert delay(DEFAULTS, limit, group_size=3) == 17
+    uneven = threshold(DEFAULTS, sites=12, rounds=100, num_byzantine=1, group_size=2, largest_group=3)
+    assert uneven == pytest.approx(alike / 2)
 
 
 @pytest.mark.parametrize(

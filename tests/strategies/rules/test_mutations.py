@@ -172,7 +172,7 @@ MUTATIONS = [
     ),
     Mutation(
         piece="centered_clipping",
-        replaced="clip_factors",
+        replaced="shortened",
         by=lambda distances, radius: np.where(distances > radius, 1.0, 0.0),
         check=stays_near_the_honest,
     ),

@@ -68,6 +68,8 @@ def test_flags_whom_hdbscan_leaves_out_of_the_cosine_distances(seed: int) -> Non
     assert reasons[0].startswith("outside the cluster of the majority")
 
 
-def test_parallel_updates_are_one_cluster_whatever_their_length() -> None:
-    row = np.random.Generator(np.random.Philox(key=9)).normal(size=1000)
+def test_updates_that_differ_by_rounding_errors_are_one_cluster_whatever_their_length() -> None:
+    random = np.random.Generator(np.random.Philox(key=9))
+    row = random.normal(size=1000)
     assert not any(inspect(np.outer(np.geomspace(0.01, 100, 9), row))[1])
+    assert not any(inspect(row * (1 + 3e-4 * random.normal(size=(9, 1000))))[1])

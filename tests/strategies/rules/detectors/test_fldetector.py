@@ -180,6 +180,24 @@ def test_honest_sites_are_not_flagged_and_one_that_is_away_does_no_harm() -> Non
     assert len(memory["error/s4"]) > 2
 
 
+def test_nobody_is_flagged_before_half_a_window_of_errors() -> None:
+    assert not train(FlDetector(window=8), "noise", rounds=5)[0].any()
+    assert train(FlDetector(window=8), "noise", rounds=6)[0][:2].all()
+
+
+def test_a_round_that_is_inspected_again_predicts_nothing_from_itself() -> None:
+    detector = FlDetector(window=4)
+    _, memory = train(detector, rounds=6)
+    rows = generator(40).normal(size=(5, 60)).astype(np.float32)
+    context = RoundContext(size=60, round=6, memory=memory, model=rows[0])
+    found = detector.inspect(
+        Vectors.of([MemoryVector(row) for row in rows]), [f"s{index}" for index in range(5)], context
+    )
+    assert not found.scores.any()
+    np.testing.assert_array_equal(found.memory["error/s1"], memory["error/s1"])
+    np.testing.assert_array_equal(found.memory["model/6"], rows[0])
+
+
 def test_what_is_kept_is_bounded() -> None:
     detector = FlDetector(window=4, width=32)
     _, memory = train(detector, rounds=20)

@@ -33,7 +33,7 @@ def by_the_paper(similarity: F64, confidence: float) -> list[float]:
     return weights
 
 
-@given(st.integers(4, 12), st.integers(2, 20), st.integers(0, 10**6), st.floats(0.2, 3.0))
+@given(st.integers(4, 12), st.integers(2, 20), st.integers(0, 10**6), st.floats(0.05, 3.0))
 def test_weights_are_those_of_the_paper(n: int, size: int, seed: int, confidence: float) -> None:
     generator = np.random.Generator(np.random.Philox(key=seed))
     rows = generator.normal(size=(n, size)) + generator.normal(size=size)
@@ -70,6 +70,18 @@ def test_sybils_are_found_by_what_they_send_over_the_rounds() -> None:
     assert flagged == [True] * 3 + [False] * 6
     assert reasons[0].startswith("its updates so far have cosine 0.90 with those of another (weight 0")
     assert play(FoolsGold(), 31, 3, absent=1)[0] == flagged
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 1.0])
+def test_the_threshold_is_on_the_weight(threshold: float) -> None:
+    random = np.random.Generator(np.random.Philox(key=3))
+    rows = (random.normal(size=4) + random.normal(size=(12, 4))).astype(np.float32)
+    vectors = Vectors.of([MemoryVector(row) for row in rows])
+    found = FoolsGold(threshold=threshold, confidence=0.3).inspect(vectors, list("abcdefghijkl"), RoundContext(size=4))
+    weights = foolsgold_weights(cosines(rows.astype(np.float64)), 0.3)
+    np.testing.assert_allclose(1.0 - found.scores, weights, atol=1e-6)
+    assert found.flagged.tolist() == (weights < threshold).tolist()
+    assert ((weights > 0.1) & (weights < 1.0)).any()
 
 
 def test_a_sketch_finds_them_as_well() -> None:
