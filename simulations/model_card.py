@@ -165,7 +165,9 @@ def _training(plan: Plan, lines: Sequence[Mapping[str, Any]], stopped: str) -> I
         yield f"- Void rounds (too few updates came): {void}"
     if absent := sum(len(line["absences"]) for line in lines):
         yield f"- Absences of a drawn site: {absent}"
-    yield f"- Cohort: {plan.cohort_size} of {plan.simulation.sites} sites a round, weights by {cohort.weighting.value}"
+    yield f"- Cohort: {plan.cohort_size} of {plan.simulation.sites} sites a round, weights by {plan.weighting.value}"
+    if cohort.without:
+        yield f"- Without the sites {', '.join(map(_plain, cohort.without))}"
     count, noun = (training.steps, "step") if training.steps is not None else (training.epochs or 1, "epoch")
     yield (
         f"- At a site: {training.optimizer.value}, learning rate {training.lr:g} ({training.schedule.value}), "
@@ -174,6 +176,11 @@ def _training(plan: Plan, lines: Sequence[Mapping[str, Any]], stopped: str) -> I
     yield f"- At the server: {optimizer.name.value}, learning rate {optimizer.lr:g}"
     if plan.clipping.clip_norm is not None:
         yield f"- Updates clipped to the L2 norm {plan.clipping.clip_norm:g}"
+    attack = plan.simulation.attack
+    if attack.attackers:
+        yield f"- Simulated attack: {attack.attackers} sites, {_plain(attack.name)}, from round {attack.from_round}"
+    if out := lines[-1].get("quarantined") if lines else None:
+        yield f"- In quarantine at the end: {', '.join(map(_plain, out))}"
     yield f"- Seed: {plan.seed}"
 
 
@@ -197,14 +204,26 @@ def _claims(plan: Plan) -> Iterator[str]:
         ),
         "robust": (plan.robust.rule, "No protection against poisoned updates: one bad site could spoil the model."),
     }
+    rule = _plain("+".join((*plan.robust.pre, plan.robust.rule)))
+    on = {
+        "robust": f"Updates were combined by {rule}, which reckons with up to {plan.robust.num_byzantine} bad "
+        f"contributions of {plan.cohort_size} a round; nothing is claimed beyond that, and nothing against backdoors."
+    }
     for section, (value, text) in off.items():
-        yield f"- {text if value == 'off' else f'{section}: {_plain(value)}; this card makes no claim about it.'}"
+        without_claim = f"{section}: {_plain(value)}; this card makes no claim about it."
+        yield f"- {text if value == 'off' else on.get(section, without_claim)}"
 
 
 def _provenance(info: RunInfo, versions: Mapping[str, str]) -> Iterator[str]:
     yield f"- Plan digest: `{info.plan_digest}`"
     if info.source_digest != info.plan_digest:
         yield f"- Digest of the plan as it was given, with other paths: `{info.source_digest}`"
+    if info.origin is not None:
+        sites = ", ".join(map(_plain, info.origin["without"]))
+        yield (
+            f"- Retrained without {sites} from round {info.origin['from_round']} of run "
+            f"`{_plain(info.origin['run_id'])}`; this is not certified unlearning"
+        )
     yield f"- Run: `{_plain(info.run_id)}`, started {_plain(info.created)} with wardround {_plain(info.version)}"
     engine = (f"{_plain(str(key))} {_plain(str(value))}" for key, value in info.engine.items() if value)
     yield f"- Engine: {', '.join(engine)}"

@@ -3,7 +3,7 @@
 What computes (rules, and numpy with them) is imported only for plans that ask for it: checking others stays quick.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wardround.decoding import PlanError
@@ -52,19 +52,39 @@ REFUSED = (
 )
 
 
-def check(plan: Plan) -> None:
-    """Raise PlanError for the first combination that is refused, and for rules that too few sites feed."""
+def check(plan: Plan) -> tuple[str, ...]:
+    """What a person should know of the plan's rule, in sentences.
+
+    Raises PlanError for the first combination that is refused, and for a rule that too few sites feed.
+    """
     for row in REFUSED:
         if row.when(plan):
             raise PlanError(row.key, row.expected)
     if plan.robust.rule in (OFF, AUTO):
-        return
+        return ()
     obstacle = _obstacles(plan)
     if reason := obstacle(plan.cohort_size):
         raise PlanError("robust.num_byzantine", f"a rule that works for a cohort of {plan.cohort_size} ({reason})")
     if plan.cohort.min_replies is not None and (reason := obstacle(plan.cohort.min_replies)):
         least = f"at least {least_replies(plan, given=False)}, which the rule needs ({reason})"
         raise PlanError("cohort.min_replies", least, plan.cohort.min_replies)
+    return tuple(_told(plan))
+
+
+def _told(plan: Plan) -> Iterator[str]:
+    """Only where a rule is named."""
+    from wardround.strategies.reputation import delay
+
+    settings = plan.robust
+    rule = "+".join((*settings.pre, settings.rule))
+    yield f"{rule} reckons with {settings.num_byzantine} bad contributions of {plan.cohort_size} in a round, no more"
+    yield f"a round needs {least_replies(plan)} updates"
+    limit = quarantine_threshold(plan)
+    if limit is not None:
+        rounds = delay(settings.quarantine, limit)
+        yield f"a site is quarantined at suspicion {limit:.2f}: one that is always flagged, after {rounds} rounds"
+    elif settings.quarantine.enabled:
+        yield f"no site is ever quarantined: {plan.rounds} rounds are too few to tell an attacker from bad luck"
 
 
 def least_replies(plan: Plan, *, given: bool = True) -> int:

@@ -214,9 +214,11 @@ def threshold(
     they may depend on each other. Where contributions are of groups, of `group_size` to `largest_group` sites that
     are drawn anew for every round, all of this holds for suspicion in units of 1/`group_size`.
 
-    A site whose patients differ so much that it is flagged round after round breaks the assumption. Such hospitals are
-    quarantined, too, which is why a person decides: training on breast cancer with sites that send the same rows'
-    whole gradient in every round, `norm` and `cosine` brought up to 4 % of honest sites into quarantine in 30 rounds.
+    A hospital whose patients differ so much that it is flagged round after round breaks the assumption, and is
+    quarantined, too; that is why a person decides. Measured with `norm` and `cosine`, the plan's defaults, 30 rounds
+    and honest sites only (split i.i.d., and by Dirichlet 0.5): on breast cancer 26 and 18 of 400 sites were quarantined
+    where a site trains on all its rows in every round, 1 and 2 of 400 where it draws batches; on digits 1 and 6 of 800
+    and none of 800.
 
     The threshold is more than what one flagged round adds: two in a row at the least. With the plan's defaults it is
     0.58 for 10 sites and 30 rounds (a site that is always flagged is quarantined in its 9th round), 0.65 for 20 sites

@@ -102,7 +102,11 @@ def test_the_guide_has_the_figures_of_reputation() -> None:
 
     guide, settings = " ".join(text_of("robust.md").split()), Quarantine()
     for sites, rounds, sentence in (
-        (10, 30, "it is {:.2f} for 10 sites and 30 rounds, and a site that is flagged in every round is quarantined in"),
+        (
+            10,
+            30,
+            "it is {:.2f} for 10 sites and 30 rounds, and a site that is flagged in every round is quarantined in",
+        ),
         (20, 100, "{:.2f} for 20 sites and 100 rounds, in"),
     ):
         at = threshold(settings, sites=sites, rounds=rounds)
@@ -165,7 +169,9 @@ def test_the_guides_own_pieces_work_by_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     [declared] = [block for block in blocks_of("robust.md", "toml") if "entry-points" in block]
     own: dict[str, dict[str, EntryPoint]] = {}
-    for group, name, value in re.findall(r'^\[project\.entry-points\."(.*)"\]\n(\w+) = "(.*)"$', declared, re.MULTILINE):
+    for group, name, value in re.findall(
+        r'^\[project\.entry-points\."(.*)"\]\n(\w+) = "(.*)"$', declared, re.MULTILINE
+    ):
         own[group] = {name: EntryPoint(name=name, value=value, group=group)}
     assert sorted(own) == ["wardround.attacks", "wardround.detectors", "wardround.rules"]
     installed = registry._entries
@@ -192,3 +198,15 @@ def test_the_guides_own_pieces_work_by_name(tmp_path: Path, monkeypatch: pytest.
         own=rows[:2], honest=rows[2:], model=np.zeros(2, np.float32), round=1, seed=1, aggregate=lambda rows: None
     )
     assert attack.craft(knowledge).updates.tolist() == (rows[:2] / 2).tolist()
+
+
+def test_an_honest_hospital_is_flagged_as_often_as_the_guide_says() -> None:
+    from wardround.simulations.simulate import simulate
+
+    [(site, said, rounds)] = re.findall(r"`(site-\d\d)` is flagged in (\d+) of (\d+) rounds", text_of("robust.md"))
+    plan = load_plan(Path(__file__).parents[1] / "simulations" / "plans" / "breast-cancer.toml")
+    plan = plan.override(["seed=1", "robust.rule=trimmed_mean", "robust.num_byzantine=3"])
+    lines = simulate(plan, report=False).rounds
+    flags = [bool(one["flags"]) for line in lines for one in line["evidence"] if one["members"] == [site]]
+    assert len(flags) == int(rounds) == plan.rounds
+    assert abs(sum(flags) - int(said)) <= 2, "the guide's example has other figures now"  # other CPUs round otherwise

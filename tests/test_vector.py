@@ -1,13 +1,14 @@
 """Layouts and vectors."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardround.vector import F32, Layout, MemoryVector, TensorSpec, squared_norm
+from wardround.vector import F32, FileVector, Layout, MemoryVector, TensorSpec, squared_norm
 
 SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=3).map(tuple), max_size=6)
 
@@ -78,3 +79,29 @@ def test_the_squared_norm(values: list[float]) -> None:
 def test_the_squared_norm_is_not_finite_exactly_when_a_value_is_not(bad: float) -> None:
     assert math.isfinite(squared_norm(np.full(1000, 3e38, dtype=np.float32)))
     assert not math.isfinite(squared_norm(np.array([0, bad, 3e38], dtype=np.float32)))
+
+
+@given(st.integers(0, 40), st.integers(0, 9), st.integers(1, 50))
+def test_a_vector_in_a_file_comes_in_pieces_as_often_as_one_likes(
+    tmp_path_factory: pytest.TempPathFactory, size: int, offset: int, floats: int
+) -> None:
+    values = np.arange(size, dtype=np.float32) - 7.5
+    path = tmp_path_factory.mktemp("vector") / "v"
+    path.write_bytes(b"x" * offset + values.astype("<f4").tobytes() + b"rest")
+    vector = FileVector(path, size, offset)
+    for _ in range(2):
+        pieces = [piece.copy() for piece in vector.chunks(floats)]
+        assert [len(piece) for piece in pieces] == [len(piece) for piece in MemoryVector(values).chunks(floats)]
+        assert all(piece.dtype == np.float32 for piece in pieces)
+        assert np.array_equal(np.concatenate([*pieces, np.empty(0, np.float32)]), values)
+
+
+def test_a_file_that_ends_too_early_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    path.write_bytes(b"\0" * 39)
+    pieces = FileVector(path, 8, 8).chunks(4)
+    assert len(next(pieces)) == 4
+    with pytest.raises(ValueError, match="v: expected at least 40 bytes, got 39"):
+        next(pieces)
+    with pytest.raises(ValueError, match="expected size >= 0 and offset >= 0, got 4 and -1"):
+        FileVector(path, 4, -1)

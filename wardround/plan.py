@@ -32,10 +32,13 @@ from wardround.plan_sections import (
 from wardround.plan_simulation import Simulation
 from wardround.registry import load, names, nearest
 
-__all__ = ["Plan", "PlanError", "load_plan", "parse_plan"]
+__all__ = ["CHECKS", "Plan", "PlanError", "load_plan", "parse_plan"]
 
-_CHECKS = "wardround.plan_checks"
-"""What is checked beyond single sections, registered since it lies in packages that this one does not import."""
+CHECKS = "wardround.plan_checks"
+"""Group of what is checked beyond single sections, registered since it lies in packages that this one does not import.
+
+Each is called with a plan, raises PlanError, or returns sentences that `wardround plan check` shows.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +186,8 @@ def parse_plan(text: str | Mapping[str, Any], *, folder: Path | None = None) -> 
     folder = folder or Path()
     plan = _decode_plan(table)
     plan = replace(plan, folder=folder, code_files=_code_files(plan.task.code, folder))
-    for check in names(_CHECKS):
-        load(_CHECKS, check)(plan)
+    for check in names(CHECKS):
+        load(CHECKS, check)(plan)
     return plan
 
 

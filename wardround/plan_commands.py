@@ -10,9 +10,9 @@ import click
 import typer
 
 from wardround.decoding import PlanError, encode, fields_of
-from wardround.plan import PLAN_KEYS, Plan
+from wardround.plan import CHECKS, PLAN_KEYS, Plan
 from wardround.plan_source import find_plan, shipped_plans
-from wardround.registry import names, nearest
+from wardround.registry import load, names, nearest
 
 __all__ = ["PlanArgument", "SetOption", "app"]
 
@@ -38,6 +38,9 @@ def check(plan: PlanArgument, settings: SetOption = None) -> None:
         raise PlanError("task.name", "an installed task", task, nearest(task, names("wardround.tasks")))
     size = f"{checked.cohort_size} of {checked.simulation.sites} sites"
     typer.echo(f"{plan}: valid: {checked.rounds} rounds, {size} in each, digest {checked.digest[:12]}")
+    for name in names(CHECKS):
+        for note in load(CHECKS, name)(checked):
+            typer.echo(f"  {note}")
 
 
 @plan_app.command()

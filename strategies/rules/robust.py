@@ -59,7 +59,7 @@ class Robust:
             n = part.mixtures(n) if isinstance(part, PreAggregator) else n
 
     def aggregate(self, vectors: F32, context: RoundContext | None = None) -> Aggregate:
-        """The same on plain arrays of shape (n, d): line i of the report is row i, and its only member is its number."""
+        """The same on plain arrays of shape (n, d): line i of the report is row i, its only member the row's number."""
         rows = np.asarray(vectors)
         if rows.ndim != 2:
             raise ValueError(f"expected vectors of shape (n, d), got {rows.shape}")

@@ -8,19 +8,35 @@ from numpy.typing import NDArray
 from wardround.errors import LocalError
 from wardround.orders import SiteId, Statistics
 from wardround.simulations.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
-from wardround.simulations.tensor_file import encode_tensors
+from wardround.simulations.tensor_file import decode_tensors, encode_tensors
 from wardround.strategies.records import RunState
+from wardround.strategies.reputation import Reputation, Standing
 
 vectors = arrays.arrays(np.float32, st.integers(0, 9), elements=st.floats(width=32))
 anything = arrays.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.bool_]), arrays.array_shapes(min_dims=0, min_side=0)
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
+site_ids = st.text(st.characters(exclude_categories=["Cs"])).map(SiteId)
+standings = st.builds(
+    lambda suspicion, seen, groups: Standing(suspicion=suspicion, seen=seen, flagged=seen, groups=groups),
+    st.floats(0, 1),
+    st.integers(0, 99),
+    st.lists(st.lists(site_ids, min_size=1, max_size=2).map(tuple), min_size=1, max_size=2).map(tuple),
+)
+reputations = st.builds(
+    Reputation,
+    standings=st.dictionaries(site_ids, standings, max_size=3),
+    quarantined=st.dictionaries(site_ids, st.integers(0, 99), max_size=2),
+    notes=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=2).map(tuple),
+)
 states = st.builds(
     RunState,
     round=st.integers(0, 10**9),
     model=vectors,
     optimizer=st.dictionaries(st.text(), arrays.arrays(np.float64, st.integers(0, 9), elements=st.floats())),
+    rule_memory=st.dictionaries(st.text(), arrays.arrays(np.float64, st.integers(0, 9), elements=st.floats())),
+    reputation=reputations,
     statistics=st.none() | st.builds(lambda m, s: Statistics(mean=(m,), std=(s,)), finite, st.floats(5e-324, 1e308)),
     best_round=st.integers(0, 10**9),
     best_loss=st.none() | finite,
@@ -52,6 +68,10 @@ def test_every_bit_returns_and_equal_checkpoints_have_equal_bytes(checkpoint: Ch
     assert (back.state.best_model is None) == (checkpoint.state.best_model is None)
     assert back.state.optimizer.keys() == checkpoint.state.optimizer.keys()
     assert all(same(back.state.optimizer[name], array) for name, array in checkpoint.state.optimizer.items())
+    assert back.state.rule_memory.keys() == checkpoint.state.rule_memory.keys()
+    assert all(same(back.state.rule_memory[name], array) for name, array in checkpoint.state.rule_memory.items())
+    assert back.state.reputation == checkpoint.state.reputation
+    assert list(back.state.reputation.quarantined) == list(checkpoint.state.reputation.quarantined)
     assert list(back.sites) == list(checkpoint.sites)
     for site, own in checkpoint.sites.items():
         assert back.sites[site].keys() == own.keys()
@@ -90,3 +110,15 @@ def test_a_file_of_something_else_is_refused(array: NDArray[np.generic]) -> None
     data = encode_checkpoint(Checkpoint(run_id="", plan_digest="", state=state))
     with pytest.raises(LocalError, match=r"expected a checkpoint made by wardround.*float32 vector"):
         decode_checkpoint(data, "x")
+
+
+@pytest.mark.parametrize(
+    "reputation",
+    [None, [], {}, {"standings": {"a": {}}, "quarantined": {}, "notes": []}, {"standings": {}, "notes": []}],
+)
+def test_a_strange_reputation_is_refused_by_name(reputation: object) -> None:
+    state = RunState(round=1, model=np.zeros(3, dtype=np.float32))
+    tensors, metadata = decode_tensors(encode_checkpoint(Checkpoint(run_id="", plan_digest="", state=state)), "x")
+    data = encode_tensors(tensors, {**metadata, "reputation": reputation})
+    with pytest.raises(LocalError, match=r"^round-7: expected a checkpoint made by wardround"):
+        decode_checkpoint(data, "round-7")

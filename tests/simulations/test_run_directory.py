@@ -17,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardround.contribution import Report
+from wardround.contribution import Evidence, Report, Verdict
 from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan, load_plan, parse_plan
 from wardround.simulations.model_file import read_model
-from wardround.simulations.run_directory import RunDirectory, kept_rounds, read_lines
+from wardround.simulations.run_directory import RunDirectory, first_suspicions, kept_rounds, read_lines
 from wardround.strategies.records import RoundRecord, RunState
+from wardround.strategies.reputation import Reputation
 from wardround.vector import Layout, TensorSpec
 
 PLAN = """
@@ -246,13 +247,19 @@ def test_only_the_next_round_is_taken(tmp_path: Path, numbers: tuple[int, int]) 
         assert tree(tmp_path / "a") == before
 
 
-@given(st.sets(st.integers(1, 60)), st.integers(0, 60), st.none() | st.integers(1, 9))
-def test_kept_rounds(rounds: set[int], best: int, every: int | None) -> None:
-    kept = kept_rounds(rounds, best, every)
-    assert kept <= rounds
+@given(
+    st.sets(st.integers(1, 60)),
+    st.integers(0, 60),
+    st.none() | st.integers(1, 9),
+    st.sets(st.integers(0, 60), max_size=5),
+)
+def test_kept_rounds(rounds: set[int], best: int, every: int | None, clean: set[int]) -> None:
+    kept = kept_rounds(rounds, best, every, clean)
+    assert kept <= rounds and (clean or kept == kept_rounds(rounds, best, every))
     for number in rounds:
         later = sum(other > number for other in rounds)
-        assert (number in kept) == (later < 3 or number == best or bool(every and number % every == 0))
+        counted = later < 3 or number == best or number in clean
+        assert (number in kept) == (counted or bool(every and number % every == 0))
 
 
 def test_disk_use_is_bounded_and_the_best_round_stays(tmp_path: Path) -> None:
@@ -322,6 +329,123 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b" / "checkpoints").rename(tmp_path / "a" / "checkpoints")
     with pytest.raises(LocalError, match="got one of another run"):
         RunDirectory.open(tmp_path / "a")
+
+
+# -- suspicion and quarantine -------------------------------------------------------------------------
+
+
+def suspicious(number: int, *sites: str, quarantined: bool = False) -> RoundRecord:
+    """The record of a round in which `sites` were refused, or put into quarantine too."""
+    lines = tuple(
+        Evidence(members=(SiteId(site),), weight=0.0, norm=None, verdict=Verdict.REFUSED, reason="not finite")
+        for site in sites
+    )
+    notes = tuple(f"{site} is quarantined from round {number} (…)" for site in sites)
+    held = Reputation(quarantined=dict.fromkeys(map(SiteId, sites), number), notes=notes)
+    return replace(record(number), report=Report(lines), reputation=held if quarantined else Reputation())
+
+
+def test_the_last_checkpoint_before_a_suspicion_stays(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run:
+        advance(run, 1, 2, 3)
+        run.round_done(suspicious(4, "a"), state(4))
+        advance(run, 5)
+        run.round_done(suspicious(6, "a", "b"), state(6))
+        advance(run, *range(7, 12))
+        kept = run.kept()
+        assert run.suspicions == {"a": 4, "b": 6}
+    assert kept == [3, 5, 9, 10, 11]
+    with RunDirectory.open(tmp_path / "a") as run:
+        assert run.suspicions == {"a": 4, "b": 6} and run.kept() == kept
+        advance(run, 12)
+        assert run.kept() == [3, 5, 10, 11, 12]
+
+
+def test_a_suspicion_in_the_first_round_keeps_nothing_more(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run:
+        run.round_done(suspicious(1, "a"), state(1))
+        advance(run, *range(2, 8))
+        assert run.kept() == [5, 6, 7]
+
+
+def test_refused_and_flagged_are_suspicious_and_rejected_is_not() -> None:
+    def line(number: int, verdict: str, *flags: str) -> dict[str, Any]:
+        return {"round": number, "evidence": [{"members": [verdict, "c"], "verdict": verdict, "flags": list(flags)}]}
+
+    lines = [line(1, "rejected"), line(2, "down-weighted"), line(3, "accepted", "norm"), line(4, "refused")]
+    assert first_suspicions(lines) == {"accepted": 3, "c": 3, "refused": 4}
+    assert first_suspicions([]) == {}
+
+
+def test_a_quarantine_is_logged_once_though_its_round_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with create(path) as run:
+        advance(run, 1)
+        run.round_done(suspicious(2, "a", quarantined=True), state(2))
+    (path / "checkpoints" / "round-000002.safetensors").unlink()  # as if killed between the line and the checkpoint
+    assert (path / "audit.jsonl").read_bytes().count(b"\n") == 1
+    with RunDirectory.open(path) as run:
+        assert run.rounds == 1 and run.audit.events() == [] and run.suspicions == {}
+        run.round_done(suspicious(2, "a", quarantined=True), state(2))
+        advance(run, 3)
+    with RunDirectory.open(path) as run:
+        (event,) = run.audit.events()
+        assert (event["event"], event["site"], event["round"]) == ("quarantine", "a", 2)
+
+
+def test_a_quarantine_is_logged_once_though_its_round_was_tried_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(6):
+        with create(tmp_path / str(at)) as run:
+            advance(run, 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", failing(os.fsync, at, OSError(errno.EIO, "broken")))
+                try:
+                    run.round_done(suspicious(2, "a", quarantined=True), state(2))
+                except LocalError:
+                    run.round_done(suspicious(2, "a", quarantined=True), state(2))
+            assert [event["site"] for event in run.audit.events()] == ["a"], at
+
+
+def test_the_audit_log_is_no_file_to_write_over(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as run, pytest.raises(ValueError, match="not the run's own"):
+        run.write_text("audit.jsonl", "")
+
+
+# -- a run that repeats another -----------------------------------------------------------------------
+
+
+def test_a_run_begins_where_another_was(tmp_path: Path) -> None:
+    with create(tmp_path / "a") as source:
+        advance(source, 1)
+        source.round_done(suspicious(2, "a"), state(2))
+        advance(source, 3)
+        lines, checkpoint = source.lines(), source.checkpoint(2)
+        before = tree(tmp_path / "a")
+    origin = {"run_id": source.info.run_id, "without": ["a"], "from_round": 3}
+    with RunDirectory.create(tmp_path / "b", parse_plan(PLAN), ENGINE, origin=origin) as target:
+        with pytest.raises(ValueError, match="expected a new run and 2 lines, got 3"):
+            target.adopt(lines, checkpoint)
+        target.adopt(lines[:2], checkpoint)
+        assert target.rounds == 2 and target.suspicions == {"a": 2} and target.lines() == lines[:2]
+        with pytest.raises(ValueError, match="expected a new run"):
+            target.adopt(lines[:2], checkpoint)
+        advance(target, 3)
+    with RunDirectory.open(tmp_path / "b") as target:
+        latest = target.latest()
+        assert target.info.origin == origin and target.lines() == lines
+        assert latest is not None and latest.run_id == target.info.run_id != source.info.run_id
+    assert tree(tmp_path / "a") == before
+
+
+def test_a_run_whose_adoption_was_interrupted_is_not_mistaken_for_a_new_one(tmp_path: Path) -> None:
+    origin = {"run_id": "0" * 32, "without": ["a"], "from_round": 3}
+    RunDirectory.create(tmp_path / "b", parse_plan(PLAN), ENGINE, origin=origin).close()
+    with pytest.raises(LocalError, match=r"expected rounds 1 to 2 of the run that it repeats, got 0; .* delete it"):
+        RunDirectory.open(tmp_path / "b")
+    RunDirectory.create(tmp_path / "c", parse_plan(PLAN), ENGINE, origin={**origin, "from_round": 1}).close()
+    RunDirectory.open(tmp_path / "c").close()
 
 
 # -- other files ------------------------------------------------------------------------------------
