@@ -67,7 +67,7 @@ def time_cases(
     prepare: Callable[[np.ndarray], Any],
     steps: Mapping[str, Callable[[Any], Any]],
 ) -> None:
-    """Print one line of JSON: per case the CPU and wall seconds of a call (the median), and of what came of it the norm.
+    """Print a line of JSON: per case the CPU and wall seconds of a call (the median), and the norm of what came of it.
 
     `prepare` makes of the vectors what a step takes. A first call on 64 columns imports what is imported late.
     """

@@ -43,11 +43,13 @@ class AuditLog:
         ]
 
     def quarantined(self, reputation: Reputation, round_number: int) -> None:
-        """Note the sites whose quarantine began in `round_number`."""
-        for site, since in reputation.quarantined.items():
-            if since == round_number:
+        """Note the sites whose quarantine began in `round_number`, each once however often the round is tried."""
+        begun = [site for site, since in reputation.quarantined.items() if since == round_number]
+        noted = {(event["site"], event["round"], event["event"]) for event in self.events()} if begun else set()
+        for site in begun:
+            if (site, round_number, "quarantine") not in noted:
                 why = next((note for note in reputation.notes if note.startswith(f"{site} is quarantined")), "")
-                self._append({"event": "quarantine", "site": site, "round": since, "by": _SERVER, "reason": why})
+                self._append({"event": "quarantine", "site": site, "round": round_number, "by": _SERVER, "reason": why})
 
     def released(self, site: SiteId, round_number: int, by: str, reason: str) -> None:
         """Note that a person released `site` after `round_number`."""
@@ -63,7 +65,7 @@ class AuditLog:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"time": now, **event}, ensure_ascii=False) + "\n"
         lines = self._lines()
-        extend_file(self._path, lines[-1][1] if lines else 0, line.encode())
+        extend_file(self._path, lines[-1][1] if lines else 0, line.encode(errors="backslashreplace"))
 
     def _lines(self) -> list[tuple[dict[str, Any], int]]:
         """Each whole line and where it ends. Raises LocalError for one that is no event, which no kill leaves behind."""

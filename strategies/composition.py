@@ -24,6 +24,8 @@ class Refused:
     expected: str
 
 
+_OFTEN_WRONG = frozenset({"flame", "foolsgold"})
+
 REFUSED = (
     Refused(
         key="cohort.weighting",
@@ -39,6 +41,12 @@ REFUSED = (
         key="robust.rule",
         when=lambda plan: plan.robust.rule in (AUTO, "fltrust") and plan.task.flower_app is not None,
         expected="another rule, since a Flower app's training cannot be run on other rows than its own",
+    ),
+    Refused(
+        key="robust.quarantine.enabled",
+        when=lambda plan: plan.robust.quarantine.enabled and bool(_OFTEN_WRONG & set(plan.robust.detectors)),
+        expected="false beside flame and foolsgold: they flag honest sites in up to 45 % of their rounds (measured), so "
+        "that the error rate of quarantine would not hold",
     ),
     Refused(
         key="simulation.attack.name",
@@ -80,11 +88,13 @@ def _told(plan: Plan) -> Iterator[str]:
     yield f"{rule} reckons with {settings.num_byzantine} bad contributions of {plan.cohort_size} in a round, no more"
     yield f"a round needs {least_replies(plan)} updates"
     limit = quarantine_threshold(plan)
-    if limit is not None:
+    if not settings.quarantine.enabled:
+        yield "no site is quarantined (robust.quarantine.enabled)"
+    elif limit is None:
+        yield f"no site is ever quarantined: {plan.rounds} rounds are too few to tell an attacker from bad luck"
+    else:
         rounds = delay(settings.quarantine, limit)
         yield f"a site is quarantined at suspicion {limit:.2f}: one that is always flagged, after {rounds} rounds"
-    elif settings.quarantine.enabled:
-        yield f"no site is ever quarantined: {plan.rounds} rounds are too few to tell an attacker from bad luck"
 
 
 def least_replies(plan: Plan, *, given: bool = True) -> int:
@@ -104,14 +114,14 @@ def least_replies(plan: Plan, *, given: bool = True) -> int:
 
 
 def quarantine_threshold(plan: Plan) -> float | None:
-    """The suspicion at which a site of this plan is quarantined; None where none ever is.
+    """The suspicion at which a site of this plan is quarantined, if quarantine is on.
 
-    That is so when the plan says so, and when its rounds are too few to tell an attacker from bad luck.
+    None where its rounds are too few to tell an attacker from bad luck.
     """
     from wardround.strategies.reputation import threshold
 
     settings = plan.robust.quarantine
-    if plan.robust.rule in (OFF, AUTO) or not settings.enabled:
+    if plan.robust.rule in (OFF, AUTO):
         return None
     try:
         return threshold(settings, sites=plan.simulation.sites, rounds=plan.rounds)

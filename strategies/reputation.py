@@ -99,13 +99,14 @@ class Reputation:
             for site in group:
                 standings[site] = _updated(self.standing(site), group, amount, settings)
         quarantined, notes = dict(self.quarantined), []
-        if settings.enabled and threshold is not None:
+        if threshold is not None:
             due = sorted(
                 (site for site in standings if site not in quarantined and standings[site].suspicion >= threshold),
                 key=lambda site: (-standings[site].suspicion, site),
             )
             for site in due:
-                obstacle = _bound_to_group(site, standings[site], settings, fixed_groups)
+                obstacle = "" if settings.enabled else "quarantine is off"
+                obstacle = obstacle or _bound_to_group(site, standings[site], settings, fixed_groups)
                 if not obstacle and len(quarantined) >= num_byzantine:
                     obstacle = f"at most num_byzantine = {num_byzantine} sites may be in quarantine"
                 if not obstacle and sites - len(quarantined) <= least:

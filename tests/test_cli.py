@@ -92,6 +92,26 @@ def test_the_version() -> None:
     assert run("--version") == (0, f"wardround {wardround.__version__}\n", "")
 
 
+def test_plan_check_tells_what_a_rule_reckons_with(plan: Path) -> None:
+    robust = (
+        "--set",
+        "robust.rule=krum",
+        "--set",
+        "robust.num_byzantine=3",
+        "--set",
+        "robust.quarantine.enabled=true",
+        "--set",
+        "rounds=30",
+    )
+    lines = run("plan", "check", plan, *robust)[1].splitlines()
+    assert lines[1:] == [
+        "  krum reckons with 3 bad contributions of 10 in a round, no more",
+        "  a round needs 9 updates",
+        "  a site is quarantined at suspicion 0.58: one that is always flagged, after 9 rounds",
+    ]
+    assert "too few to tell an attacker from bad luck" in run("plan", "check", plan, *robust[:-1], "rounds=2")[1]
+
+
 def test_plan_check(plan: Path) -> None:
     digest = parse_plan(PLAN).digest
     expected = f"{plan}: valid: 3 rounds, 10 of 10 sites in each, digest {digest[:12]}\n"

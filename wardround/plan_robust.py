@@ -18,7 +18,11 @@ def _rules() -> tuple[str, ...]:
 class Quarantine:
     """[robust.quarantine]: when a site whose contributions stay suspicious is left out until a person releases it."""
 
-    enabled: bool = key(True, doc="whether sites are quarantined; evidence and reputation are kept in any case")
+    enabled: bool = key(
+        False,
+        doc="whether sites are quarantined. Off, reputation is kept all the same and the report says who would be: "
+        "hospitals whose patients differ look like attackers",
+    )
     flag_rate: float = key(
         0.2, doc="assumed: an honest site is flagged in at most this share of its rounds, at random", gt=0, lt=1
     )

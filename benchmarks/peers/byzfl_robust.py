@@ -16,9 +16,9 @@ package = types.ModuleType("byzfl")
 package.__path__ = [str(importlib.metadata.distribution("byzfl").locate_file("byzfl"))]
 sys.modules["byzfl"] = package
 
-import torch
-from byzfl.aggregators import aggregators, preaggregators
-from updates import CLIPPING_RADIUS, CLIPPING_STEPS, arguments, num_byzantine, time_cases
+import torch  # noqa: E402
+from byzfl.aggregators import aggregators, preaggregators  # noqa: E402
+from updates import CLIPPING_RADIUS, CLIPPING_STEPS, arguments, num_byzantine, time_cases  # noqa: E402
 
 NUMPY = ("median", "trimmed_mean", "geometric_median", "centered_clipping", "centered_clipping_once")
 TORCH = ("krum", "multi_krum", "nnm_trimmed_mean")

@@ -1,6 +1,7 @@
 """A red-team grid: every rule against every attack on several seeds, on all cores."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
@@ -67,7 +68,8 @@ def plan_grid(
     """
     if plan.task.flower_app is not None:
         raise LocalError("redteam: expected a plan with a task: a Flower app's data cannot be poisoned or judged here")
-    attackers = attackers or plan.robust.num_byzantine or plan.simulation.attack.attackers
+    if attackers is None:
+        attackers = plan.robust.num_byzantine or plan.simulation.attack.attackers
     if not 0 < attackers < plan.simulation.sites:
         raise LocalError(
             f"redteam: expected 1 to {plan.simulation.sites - 1} attackers (--attackers or robust.num_byzantine), "
@@ -77,7 +79,8 @@ def plan_grid(
     for name in attacks or ():
         if name not in (HONEST, *known):
             raise LocalError(f"redteam: no attack is called {name!r}{nearest(name, known)}")
-    chosen = [name for name in (attacks or known) if name != HONEST]
+    candidates = tuple(dict.fromkeys(candidates))
+    chosen = [name for name in dict.fromkeys(attacks or known) if name != HONEST]
     obstacles = {one.label: why_not(one, plan, attackers) for one in candidates}
     usable = tuple(one for one in candidates if not obstacles[one.label])
     if not usable:
@@ -105,6 +108,8 @@ _data: _Data = None
 def _start(data: _Data) -> None:
     """Once in each process: one thread for torch, and the data that Python gave."""
     global _data
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback of its own
+
     import torch
 
     torch.set_num_threads(1)
@@ -123,15 +128,16 @@ def run_grid(
     workers: int = 0,
     on_result: Callable[[CellResult], None] = lambda result: None,
 ) -> list[CellResult]:
-    """The result of every cell, those that are `done` included; `on_result` is told of each new one as it comes.
+    """The result of every cell in the grid's order; `on_result` is told of each new one as it comes.
 
-    `workers` processes work (0: one per core). The results do not depend on their number.
+    Those that are `done` are not run again. `workers` processes work (0: one per core); the results do not depend on
+    their number.
     """
-    have = {(one.rule, one.attack, one.seed): one for one in done}
-    cells = [cell for cell in grid.cells() if (cell.candidate.label, cell.attack, cell.seed) not in have]
-    found = [have[key] for key in have if key[1] in grid.attacks and key[2] in grid.seeds]
+    found = {(one.rule, one.attack, one.seed): one for one in done}
+    wanted = [(cell.candidate.label, cell.attack, cell.seed) for cell in grid.cells()]
+    cells = [cell for cell, key in zip(grid.cells(), wanted, strict=True) if key not in found]
     if not cells:
-        return found
+        return [found[key] for key in wanted]
     plan = _with_engine(grid.plan, data)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(workers or cores, len(cells))
@@ -144,13 +150,13 @@ def run_grid(
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     result = future.result()
-                    found.append(result)
+                    found[result.rule, result.attack, result.seed] = result
                     on_result(result)
                     running |= {pool.submit(work, cell) for cell in islice(waiting, 1)}
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return found
+    return [found[key] for key in wanted]
 
 
 def _with_engine(plan: Plan, data: Any) -> Plan:

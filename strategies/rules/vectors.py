@@ -157,9 +157,9 @@ class Vectors:
         for at, raw, block in self._blocks():
             if isinstance(function, ColumnFunction):
                 made = function(block)
-                sample = block[:, -at % stride :: stride]
-                shares += function.shares(sample) * sample.shape[1]
-                sampled += sample.shape[1]
+                if (sample := block[:, -at % stride :: stride]).shape[1]:
+                    shares += function.shares(sample) * sample.shape[1]
+                    sampled += sample.shape[1]
             else:
                 made = function(block.copy())
             found[at : at + len(made)] = made

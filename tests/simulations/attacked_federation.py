@@ -28,7 +28,12 @@ __all__ = [
 ]
 
 SITES = tuple(SiteId(f"ward {number}") for number in range(5))
-IMPATIENT = ("robust.quarantine.decay=0.5", "robust.quarantine.flag_rate=0.01", "robust.quarantine.false_positive=0.5")
+IMPATIENT = (
+    "robust.quarantine.enabled=true",
+    "robust.quarantine.decay=0.5",
+    "robust.quarantine.flag_rate=0.01",
+    "robust.quarantine.false_positive=0.5",
+)
 """Quarantine after two suspicious rounds in a row."""
 
 

@@ -12,6 +12,7 @@ from wardround.simulations.audit_log import AUDIT_FILE, AuditLog
 from wardround.strategies.reputation import Reputation
 
 NORTH, SOUTH = SiteId("north"), SiteId("sité\n\u2028south")
+NOT_TEXT = b"Dr. \xc4".decode(errors="surrogateescape")  # what a terminal in Latin-1 hands over
 
 
 def reputation(round_number: int, *sites: SiteId) -> Reputation:
@@ -69,6 +70,12 @@ def test_repair_cuts_a_torn_line_and_rounds_that_are_not_durable(
     assert not numbers or path.read_bytes() == whole[: len(path.read_bytes())]
     log.released(SOUTH, 10, "me", "why")
     assert [event["round"] for event in log.events()] == [*expected, 10]
+
+
+def test_a_name_that_is_no_text_is_kept_too(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+    log.released(NORTH, 1, NOT_TEXT, "x")
+    assert log.events()[0]["by"] == NOT_TEXT
 
 
 def test_the_next_line_replaces_a_torn_one(tmp_path: Path) -> None:

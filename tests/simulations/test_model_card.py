@@ -185,3 +185,24 @@ target = { name = "progression", range = [25, 346], unit = "points" }
 def test_a_flower_app_is_described() -> None:
     text = 'name = "f"\nrounds = 1\n[task]\nflower_app = "m:app"\nflower_initial = "m:i"\n[data]\nsource = "app"\n'
     assert "Task: m:app" in card(parse_plan(text))
+
+
+def test_what_a_rule_reckons_with_who_attacked_and_who_was_left_out_are_told() -> None:
+    sites = PLAN.replace("sites = 2", 'sites = 9\nattack = { name = "alie", attackers = 2, from_round = 3 }')
+    plan = parse_plan(
+        sites + '[robust]\nrule = "median"\npre = ["nnm"]\nnum_byzantine = 2\n[cohort]\nwithout = ["w"]\n'
+    )
+    info = replace(INFO, origin={"run_id": "cd" * 16, "without": ["w|"], "from_round": 4})
+    text = model_card(
+        plan, info, [line(1) | {"quarantined": ["site-03"]}], released_round=1, versions={"python": "3.11.7"}
+    )
+    for expected in (
+        "Updates were combined by nnm+median, which reckons with up to 2 bad contributions of 8 a round",
+        "weights by uniform",
+        "Without the sites w",
+        "Simulated attack: 2 sites, alie, from round 3",
+        "In quarantine at the end: site-03",
+        f"Retrained without w\\| from round 4 of run `{'cd' * 16}`; this is not certified unlearning",
+    ):
+        assert expected in text
+    assert "one bad site could spoil the model" not in text

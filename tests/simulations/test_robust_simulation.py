@@ -112,9 +112,7 @@ def test_the_servers_rows_are_at_no_site_and_the_same_every_time() -> None:
     rows = server_rows(chosen, (x, y))
     assert rows is not None and len(rows) == 20
     federation = build_federation(chosen, (x, y))
-    at_sites = np.concatenate(
-        [part.x for site in federation for part in (site.train, site.validation, site.test)]
-    )
+    at_sites = np.concatenate([part.x for site in federation for part in (site.train, site.validation, site.test)])
     assert len(at_sites) == 180
     found = {row.tobytes() for row in at_sites} | {row.tobytes() for row in rows.x}
     assert found == {row.tobytes() for row in x} and len(found) == 200

@@ -39,6 +39,11 @@ def test_every_row_of_the_table_refuses_something() -> None:
         "cohort.weighting": ["robust.rule=median", "cohort.weighting=capped", "cohort.weight_cap=3"],
         "robust.num_byzantine": ["robust.rule=auto"],
         "robust.rule": [*app, "robust.rule=fltrust", "robust.root_examples=3"],
+        "robust.quarantine.enabled": [
+            "robust.rule=median",
+            'robust.detectors=["flame"]',
+            "robust.quarantine.enabled=true",
+        ],
         "simulation.attack.name": [*app, "simulation.attack.name=label_flip", "simulation.attack.attackers=1"],
     }
     assert set(plans) == {row.key for row in REFUSED}
@@ -93,7 +98,6 @@ def test_an_option_that_a_piece_cannot_take_is_refused_with_its_path(options: di
 def test_no_threshold_where_nobody_is_ever_left_out() -> None:
     robust = ("robust.rule=median", "robust.num_byzantine=1")
     assert quarantine_threshold(point_plan(rounds=30)) is None
-    assert quarantine_threshold(point_plan(*robust, "robust.quarantine.enabled=false", rounds=30)) is None
     assert quarantine_threshold(point_plan(*robust, rounds=2)) is None, "two rounds tell nobody from bad luck"
     found = quarantine_threshold(point_plan(*robust, rounds=30))
     assert found is not None and 1 - Quarantine().decay < found < 1

@@ -13,7 +13,7 @@ from wardround.orders import SiteId
 from wardround.plan_robust import Quarantine
 from wardround.strategies.reputation import Reputation, Standing, delay, honest_flag_rate, threshold
 
-DEFAULTS = Quarantine()
+DEFAULTS = Quarantine(enabled=True)
 
 
 def line(*members: str, flagged: bool = False, verdict: Verdict = Verdict.ACCEPTED) -> Evidence:
@@ -187,7 +187,7 @@ def test_a_person_releases_a_site_and_its_suspicion_begins_anew() -> None:
 
 
 def run_groups(rounds: Sequence[Sequence[str]], flagged: str, limit: float, **options: bool) -> Reputation:
-    reputation, plan = Reputation(), Quarantine(decay=0.5)
+    reputation, plan = Reputation(), Quarantine(enabled=True, decay=0.5)
     for number, one in enumerate(rounds, 1):
         reputation = after(
             reputation,

@@ -56,7 +56,9 @@ def test_the_run_keeps_its_digest_its_held_out_rows_and_its_baselines(tmp_path: 
     assert honest.comparison is not None and attacked.comparison is not None
     for model in ("pooled", "alone"):
         assert honest.comparison.overall.get(model) == attacked.comparison.overall.get(model)
-    assert [site.test_rows for site in honest.comparison.sites] == [site.test_rows for site in attacked.comparison.sites]
+    assert [site.test_rows for site in honest.comparison.sites] == [
+        site.test_rows for site in attacked.comparison.sites
+    ]
     assert honest.model.tobytes() != attacked.model.tobytes()
 
 

@@ -31,8 +31,9 @@ def literal(vectors: F64, f: int) -> F64:
     chosen = vectors[literal_selection(vectors, f)]
     found = []
     for column in chosen.T:
-        nearest = sorted(column, key=lambda value, to=np.median(column): (abs(value - to), value))
-        found.append(np.mean(nearest[: len(vectors) - 4 * f]))
+        median = np.median(column)
+        nearest = sorted((abs(value - median), value) for value in column)[: len(vectors) - 4 * f]
+        found.append(np.mean([value for _, value in nearest]))
     return np.array(found)
 
 

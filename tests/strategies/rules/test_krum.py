@@ -19,7 +19,7 @@ def scores_one_by_one(vectors: F64, f: int) -> list[float]:
     found = []
     for i, one in enumerate(vectors):
         differences = [one - other for j, other in enumerate(vectors) if j != i]
-        found.append(sum(sorted(float(one @ one) for one in differences)[: len(vectors) - f - 2]))
+        found.append(sum(sorted(float(np.square(one).sum()) for one in differences)[: len(vectors) - f - 2]))
     return found
 
 

@@ -89,8 +89,8 @@ def nearest_to_median(block: F32, rows: tuple[int, ...], count: int) -> F32:
     found = []
     for column in block[list(rows)].T:
         median = np.float32((np.sort(column)[(len(column) - 1) // 2] + np.sort(column)[len(column) // 2]) / 2)
-        nearest = sorted(column.tolist(), key=lambda value, to=median: (abs(np.float32(value) - to), value))[:count]
-        found.append(np.mean(nearest))
+        nearest = sorted((abs(value - median), value) for value in column)[:count]
+        found.append(np.mean([float(value) for _, value in nearest]))
     return np.array(found)
 
 

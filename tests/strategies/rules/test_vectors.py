@@ -30,7 +30,7 @@ def of(values: F32, references: dict[str, F32] | None = None) -> Vectors:
 
 def exact_distances(values: F32) -> F64:
     wide = values.astype(np.float64)
-    return np.array([[(one - other) @ (one - other) for one in wide] for other in wide])
+    return np.array([[np.square(one - other).sum() for one in wide] for other in wide])
 
 
 def assert_close(found: F64, expected: F64, rel: float = 1e-5) -> None:
