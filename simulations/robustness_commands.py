@@ -45,6 +45,9 @@ def redteam(
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds for each cell, from --first-seed on.")] = 3,
     first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of the seeds.")] = 101,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What rules are judged by.  [default: accuracy, or rmse]")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the report; one that holds part of this grid is completed."),
@@ -69,6 +72,7 @@ def redteam(
         attacks=attack,
         attackers=attackers,
         seeds=range(first_seed, first_seed + seeds),
+        metric=metric,
     )
     folder = ResultsFolder.open(out or free_folder(f"{chosen.name}-redteam"), grid)
     try:

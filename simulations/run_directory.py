@@ -49,7 +49,7 @@ from wardround.simulations.run_info import INFO_FILE, PLAN_FILE, RunInfo, encode
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.vector import F32, Layout
 
-__all__ = ["METRICS_FILE", "MODEL_FILE", "RunDirectory", "first_suspicions", "kept_rounds", "read_lines"]
+__all__ = ["METRICS_FILE", "MODEL_FILE", "RunDirectory", "check_free", "first_suspicions", "kept_rounds", "read_lines"]
 
 METRICS_FILE = "metrics.jsonl"
 MODEL_FILE = "model.safetensors"
@@ -120,12 +120,12 @@ class RunDirectory:
         """
         path = Path(path)
         fresh = not path.exists()
-        _check_free(path)
+        check_free(path)
         with _writing(path, "nothing was kept"):
             path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
         try:
-            _check_free(path)  # another process may have been first
+            check_free(path)  # another process may have been first
         except LocalError:
             os.close(lock)
             raise
@@ -312,8 +312,8 @@ class RunDirectory:
         return _writing(self.path, f"{kept}; put that right and continue with --resume")
 
 
-def _check_free(path: Path) -> None:
-    """Refuse a `path` that is not new, empty, or what an interrupted `create` left."""
+def check_free(path: Path) -> None:
+    """Raise LocalError for a `path` that is not new, empty, or what an interrupted `create` left."""
     if not path.exists():
         return
     with _writing(path, "nothing was changed"):

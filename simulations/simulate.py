@@ -37,7 +37,7 @@ from wardround.simulations.redteam.results_folder import write_table
 from wardround.simulations.report.page import render
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.result import Result
-from wardround.simulations.run_directory import RunDirectory
+from wardround.simulations.run_directory import RunDirectory, check_free
 from wardround.simulations.server_root import SERVER, ServerRoot
 from wardround.state_store import MemoryStore
 from wardround.strategies.composition import check
@@ -86,6 +86,8 @@ def simulate(
         if plan.robust.rule == AUTO:
             if task is not None:
                 raise PlanError("robust.rule", 'a rule by name for a task given from Python, not "auto"', AUTO)
+            if out is not None:
+                check_free(Path(out))  # before the trials, which take long
             tuned = resolve_auto(plan, data, on_tuning)
             plan = tuned.plan
         check(plan)

@@ -13,15 +13,22 @@ import numpy as np
 import pytest
 
 from wardround import registry
+from wardround.decoding import PlanError
 from wardround.plan import load_plan
+from wardround.plan_robust import Quarantine
 from wardround.plan_robust import Robust as RobustSettings
 from wardround.simulations.attacks.adversary import load_attack
 from wardround.simulations.attacks.attack import Knowledge
+from wardround.simulations.redteam.auto import ATTACKS, CANDIDATES, TUNING_SEEDS
+from wardround.simulations.simulate import simulate
+from wardround.strategies.composition import check
+from wardround.strategies.reputation import delay, threshold
 from wardround.strategies.rules.build import build_rule
 from wardround.strategies.rules.robust import Robust
 from wardround.strategies.rules.rule import RoundContext
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, BREAST_CANCER = ROOT / "docs", ROOT / "simulations" / "plans" / "breast-cancer.toml"
 SECTIONS = {
     "tasks": ("tasks-and-data.md", "Tasks (`task.name`)"),
     "datasets": ("tasks-and-data.md", "Data sets (`data.source`)"),
@@ -97,9 +104,6 @@ def test_a_detectors_measured_figures_are_those_of_its_docstring(name: str) -> N
 
 
 def test_the_guide_has_the_figures_of_reputation() -> None:
-    from wardround.plan_robust import Quarantine
-    from wardround.strategies.reputation import delay, threshold
-
     guide, settings = " ".join(text_of("robust.md").split()), Quarantine()
     for sites, rounds, sentence in (
         (
@@ -111,25 +115,37 @@ def test_the_guide_has_the_figures_of_reputation() -> None:
     ):
         at = threshold(settings, sites=sites, rounds=rounds)
         assert f"{sentence.format(at)} its {delay(settings, at)}th" in guide
+    assert not settings.enabled and "By default nothing does" in guide
     assert f"`flag_rate` ({100 * settings.flag_rate:g} %)" in guide
     assert f"`false_positive` ({100 * settings.false_positive:g} %)" in guide
     assert f"`robust.norm_factor` ({RobustSettings().norm_factor:g})" in guide
 
 
-def test_the_guide_says_how_auto_chooses() -> None:
-    from wardround.simulations.redteam.auto import ATTACKS, CANDIDATES, TUNING_SEEDS
+@pytest.mark.parametrize("name", sorted(entries("detectors")))
+def test_detectors_beside_which_quarantine_is_refused_say_so(name: str) -> None:
+    robust = RobustSettings(
+        rule="trimmed_mean", num_byzantine=1, detectors=(name,), quarantine=Quarantine(enabled=True)
+    )
+    plan = dataclasses.replace(load_plan(BREAST_CANCER), robust=robust)
+    try:
+        check(plan)
+        refused = False
+    except PlanError as error:
+        refused = error.path == "robust.quarantine.enabled"
+    assert ("Quarantine is refused beside it." in " ".join(sections("detectors")[name].split())) == refused
 
+
+def test_the_guide_says_how_auto_chooses() -> None:
     guide = " ".join(text_of("robust.md").split())
-    alone = [f"`{one.rule}`" for one in CANDIDATES if not one.pre]
-    assert f"({', '.join(alone)}, and the last three after `nnm`)" in guide
-    assert [one.rule for one in CANDIDATES if one.pre == ("nnm",)] == [name.strip("`") for name in alone[-3:]]
-    assert f"({', '.join(f'`{name}`' for name in ATTACKS)})" in guide
-    assert " and ".join(map(str, TUNING_SEEDS)) in guide
+    labels, attacks = (", ".join(f"`{name}`" for name in found) for found in ([c.label for c in CANDIDATES], ATTACKS))
+    assert f"that can be used for the cohort: {labels};" in guide
+    assert f"with no attack, and under {attacks}, by" in guide
+    assert f"on the seeds {' and '.join(map(str, TUNING_SEEDS))}." in guide
     assert f"up to {len(CANDIDATES) * (1 + len(ATTACKS)) * len(TUNING_SEEDS)} short simulations" in guide
 
 
 def test_the_plans_in_the_guide_can_be_read() -> None:
-    base = load_plan(Path(__file__).parents[1] / "simulations" / "plans" / "breast-cancer.toml")
+    base = load_plan(BREAST_CANCER)
     assert base.robust.rule == "off"
     blocks = [block for block in blocks_of("robust.md", "toml") if "entry-points" not in block]
     assert len(blocks) >= 3
@@ -188,7 +204,7 @@ def test_the_guides_own_pieces_work_by_name(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match="expected num_byzantine < n / 2, got 2 of 4"):
         rule.check(4)
 
-    plan = load_plan(Path(__file__).parents[1] / "simulations" / "plans" / "breast-cancer.toml")
+    plan = load_plan(BREAST_CANCER)
     attacked = plan.override(
         ['simulation.attack={name="standstill", attackers=2, options={share=0.5}}'],
     )
@@ -201,10 +217,8 @@ def test_the_guides_own_pieces_work_by_name(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_honest_hospital_is_flagged_as_often_as_the_guide_says() -> None:
-    from wardround.simulations.simulate import simulate
-
     [(site, said, rounds)] = re.findall(r"`(site-\d\d)` is flagged in (\d+) of (\d+) rounds", text_of("robust.md"))
-    plan = load_plan(Path(__file__).parents[1] / "simulations" / "plans" / "breast-cancer.toml")
+    plan = load_plan(BREAST_CANCER)
     plan = plan.override(["seed=1", "robust.rule=trimmed_mean", "robust.num_byzantine=3"])
     lines = simulate(plan, report=False).rounds
     flags = [bool(one["flags"]) for line in lines for one in line["evidence"] if one["members"] == [site]]

@@ -17,10 +17,12 @@ CANDIDATES = (
     Candidate("median"),
     Candidate("trimmed_mean"),
     Candidate("geometric_median"),
+    Candidate("centered_clipping"),
     Candidate("caf"),
     Candidate("trimmed_mean", ("nnm",)),
     Candidate("geometric_median", ("nnm",)),
     Candidate("caf", ("nnm",)),
+    Candidate("trimmed_mean", ("arc", "nnm")),
 )
 """The rules that `auto` chooses from: those that are seldom far behind on any data that we tried."""
 ATTACKS = ("scaled_sign_flip", "gaussian", "label_flip", "alie", "ipm", "min_max", "mimic", "adaptive")

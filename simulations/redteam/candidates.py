@@ -44,7 +44,7 @@ class Candidate:
 
 
 def parse_candidate(label: str) -> Candidate:
-    """The candidate called `nnm+trimmed_mean`, or `off`: no rule, FedAvg. Raises LocalError for a name that is not registered."""
+    """The candidate called `nnm+trimmed_mean`, or `off` (FedAvg). Raises LocalError for an unknown name."""
     if label == OFF:
         return Candidate(OFF)
     *pre, rule = label.split("+")

@@ -17,14 +17,20 @@ from wardround.plan_robust import OFF
 from wardround.plan_simulation import ExecutorChoice
 from wardround.registry import load, names, nearest
 from wardround.simulations.attacks.attack import GROUP
-from wardround.simulations.metrics import PRIMARY, Kind
+from wardround.simulations.metrics import Kind
 from wardround.simulations.redteam.candidates import CANDIDATES, Candidate, why_not
 from wardround.simulations.redteam.cells import HONEST, Cell, CellResult, run_cell
 from wardround.simulations.redteam.choice import choose
 
 __all__ = ["Grid", "plan_grid", "run_grid", "table_of_results"]
 
-_LOWER = {"rmse", "mae", "loss"}
+_METRICS = {
+    Kind.BINARY: ("accuracy", "auc", "sensitivity", "specificity", "brier"),
+    Kind.MULTICLASS: ("accuracy", "auc"),
+    Kind.REGRESSION: ("rmse", "mae", "r2"),
+}
+"""What a rule may be judged by; the first is the default."""
+_LOWER = {"rmse", "mae", "brier"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +43,8 @@ class Grid:
     left_out: dict[str, str]
     attacks: tuple[str, ...]
     seeds: tuple[int, ...]
-
-    @property
-    def metric(self) -> str:
-        """The leading metric of the plan's target."""
-        target = self.plan.data.target
-        return "accuracy" if target is None else PRIMARY[Kind.of(target)]
+    metric: str
+    """What rules are judged by, on test rows."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -61,10 +63,13 @@ def plan_grid(
     attacks: Sequence[str] | None = None,
     attackers: int | None = None,
     seeds: Sequence[int] = (101, 102, 103),
+    metric: str | None = None,
 ) -> Grid:
     """The grid for `plan`: by default every usable candidate, every attack, and `robust.num_byzantine` attackers.
 
-    Raises LocalError for an unknown attack, no attackers, or when no candidate is left.
+    Rules are judged by accuracy, or by rmse where a number is predicted. AUC is no good judge: it does not see a
+    model whose threshold was shifted until it calls everybody healthy.
+    Raises LocalError for an unknown attack or metric, no attackers, or when no candidate is left.
     """
     if plan.task.flower_app is not None:
         raise LocalError("redteam: expected a plan with a task: a Flower app's data cannot be poisoned or judged here")
@@ -79,6 +84,10 @@ def plan_grid(
     for name in attacks or ():
         if name not in (HONEST, *known):
             raise LocalError(f"redteam: no attack is called {name!r}{nearest(name, known)}")
+    judges = _METRICS[Kind.of(plan.data.target)] if plan.data.target is not None else ("accuracy",)
+    metric = metric or judges[0]
+    if metric not in judges:
+        raise LocalError(f"redteam: expected one of {', '.join(judges)} for this plan's target, got {metric!r}")
     candidates = tuple(dict.fromkeys(candidates))
     chosen = [name for name in dict.fromkeys(attacks or known) if name != HONEST]
     obstacles = {one.label: why_not(one, plan, attackers) for one in candidates}
@@ -93,6 +102,7 @@ def plan_grid(
         left_out={label: why for label, why in obstacles.items() if why},
         attacks=(HONEST, *(name for name in chosen if _applies(name, plan))),
         seeds=tuple(seeds),
+        metric=metric,
     )
 
 

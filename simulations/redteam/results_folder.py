@@ -27,14 +27,16 @@ class ResultsFolder:
 
         Raises LocalError for any other; it is left as it is.
         """
-        key = {"plan_digest": grid.plan.digest, "attackers": grid.attackers}
+        key = {"plan_digest": grid.plan.digest, "attackers": grid.attackers, "metric": grid.metric}
         try:
             if not path.exists() or not any(path.iterdir()):
                 path.mkdir(parents=True, exist_ok=True)
                 replace_file(path / _GRID, json.dumps(key).encode() + b"\n")
                 return cls(path, [], 0)
             if not (path / _GRID).exists() or json.loads((path / _GRID).read_bytes()) != key:
-                raise LocalError(f"{path}: exists, and holds no results of this plan and {grid.attackers} attackers")
+                raise LocalError(
+                    f"{path}: exists, and holds no results of this plan, {grid.attackers} attackers and {grid.metric}"
+                )
             data = (path / _CELLS).read_bytes() if (path / _CELLS).exists() else b""
         except OSError as error:
             raise LocalError(f"{error.filename or path}: {error.strerror}; nothing was changed") from None

@@ -29,7 +29,7 @@ def test_a_label_is_read_back(pre: list[str], rule: str) -> None:
         ("+median", "''"),
         ("nnm+", "''"),
         ("nnm + median", "'nnm '"),
-        ("off", "'off'"),
+        ("nnm+off", "'off'"),
         ("auto", "'auto'"),
     ],
 )
@@ -60,6 +60,11 @@ def test_a_candidates_plan_is_the_plan_with_another_rule() -> None:
     assert found.robust.norm_factor == 7.0 and found.robust.options == {"bucketing": {"size": 1}}
     assert Candidate("median").plan(before, 2).robust.options == {}
     check(found)
+
+
+def test_off_is_the_plan_without_any_rule() -> None:
+    found = parse_candidate("off").plan(plan(), 2).robust
+    assert (found.rule, found.num_byzantine, found.pre) == ("off", 0, ()) and why_not(Candidate("off"), plan(), 4) == ""
 
 
 def test_why_a_candidate_cannot_be_used() -> None:

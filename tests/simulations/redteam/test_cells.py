@@ -48,19 +48,26 @@ def test_the_result_has_every_metric_and_the_leading_one() -> None:
 
 
 def test_a_run_that_fails_is_a_result() -> None:
-    found = result_of(plan("rounds=6", "cohort.min_replies=5"), "nan")
-    assert found.value is None and found.metrics == {} and "rounds in a row were void" in found.error
-    short = result_of(plan("rounds=3", "cohort.min_replies=5"), "nan")
-    assert short.error == "" and short.void_rounds == 3
+    found = result_of(plan("rounds=6", "training.lr=1e30", "training.epochs=9"), HONEST)
+    assert found.value is None and found.metrics == {} and found.error.startswith("5 rounds in a row were void; last: ")
+
+
+def test_rounds_without_an_update_are_counted() -> None:
+    found = result_of(plan("rounds=3", "simulation.dropout=0.4", "cohort.min_replies=5"), HONEST)
+    assert found.error == "" and found.void_rounds > 0
 
 
 def test_a_backdoor_that_is_planted_is_measured() -> None:
-    """Model replacement works against the mean; without an attack nobody asks; a median keeps most of it out."""
-    chosen = plan("rounds=8", "training.lr=0.5", "simulation.attack.options.size=1", attack="scaling_backdoor")
-    planted = result_of(chosen.override(["simulation.attack.options.value=6.0"]), "scaling_backdoor")
+    """Model replacement works against the mean and not against the median; without an attack nobody asks."""
+    options = ("size=1", "value=6.0", "share=1.0")
+    settings = [f"simulation.attack.options.{option}" for option in options]
+    chosen = plan("rounds=8", "training.lr=0.5", *settings, attack="scaling_backdoor")
+    planted = result_of(chosen, "scaling_backdoor")
     assert planted.backdoor is not None and planted.backdoor > 0.9
-    # The attack begins after the last round: its trigger is measured in a model that never saw it.
-    late = chosen.override(["simulation.attack.options.value=6.0", "simulation.attack.from_round=9"])
-    untouched = result_of(late, "scaling_backdoor")
-    assert untouched.backdoor is not None and untouched.backdoor < planted.backdoor - 0.3
+    # Begun after the last round: the trigger is measured in a model that never saw it.
+    untouched = result_of(chosen.override(["simulation.attack.from_round=9"]), "scaling_backdoor")
+    assert untouched.backdoor is not None and untouched.backdoor < 0.2
+    defended = result_of(chosen, "scaling_backdoor", "median")
+    assert defended.backdoor is not None and defended.backdoor < 0.2
     assert result_of(chosen, "sign_flip").backdoor is None
+    assert result_of(chosen, HONEST).backdoor is None
