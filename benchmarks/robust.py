@@ -21,7 +21,7 @@ from typing import Any
 
 from environments import HERE, ensure
 from simulation import Findings, Gate, interleaved, machine, paired_ratios, print_table, progress, spread, values, write
-from updates import CASES
+from updates import CASES, num_byzantine
 
 OURS = "wardround"
 PARTIES = {  # party: interpreter, program, cases
@@ -56,6 +56,15 @@ TUNING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+def fits(party: str, case: str, problem: str) -> bool:
+    """Whether the machine can hold what the case takes: byzfl's mixing gathers n - f vectors for each of n."""
+    if (party, case) != ("byzfl-torch", "nnm_trimmed_mean"):
+        return True
+    n, size = (int(number) for number in problem.split("x"))
+    needed = 4 * n * (n - num_byzantine(case, n)) * size
+    return needed < 0.4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def run_cases(party: str, problem: str, cases: Sequence[str], calls: int) -> dict[str, dict[str, Any]]:
     """One run of a party's program: what it measured of each case."""
     peer, program, _ = PARTIES[party]
@@ -81,8 +90,12 @@ def run_cases(party: str, problem: str, cases: Sequence[str], calls: int) -> dic
 def measure(problem: str, args: argparse.Namespace, findings: Findings) -> None:
     """All parties on one problem; their figures and gates go to `findings`."""
     runs = []
+    for party in args.parties:
+        for case in PARTIES[party][2]:
+            if case in args.cases and not fits(party, case, problem):
+                progress(f"{problem} {party}: {case} is left out, it would not fit into memory")
     for repetition, party in interleaved(args.parties, args.repetitions):
-        wanted = [case for case in PARTIES[party][2] if case in args.cases]
+        wanted = [case for case in PARTIES[party][2] if case in args.cases and fits(party, case, problem)]
         slow = [case for case in wanted if (party, case) in SLOW]
         found: dict[str, dict[str, Any]] = {}
         if quick := [case for case in wanted if case not in slow]:
@@ -91,7 +104,7 @@ def measure(problem: str, args: argparse.Namespace, findings: Findings) -> None:
             found |= run_cases(party, problem, slow, 1)
         for case, figures in found.items():
             runs.append({"problem": problem, "party": party, "case": case, "repetition": repetition, **figures})
-        progress(f"{problem} {party}, repetition {repetition + 1} of {args.repetitions}")
+        progress(f"{problem} {party}: repetition {repetition + 1} of {args.repetitions} is done")
     findings.runs += runs
 
     rows = [(problem, "party", "CPU s", "wall s", "CPU, times ours", "gate")]

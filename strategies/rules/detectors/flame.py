@@ -72,7 +72,7 @@ class Flame(Detector):
     of the sites, and the others are flagged, honest or not.
 
     Measured, honest sites flagged per round without an attack: 37 and 43 % of n = 10 and 20 on i.i.d. Gaussian updates,
-    27 to 38 % in training on breast cancer and digits. Beside it, `[robust.quarantine]` needs a flag_rate above that.
+    27 to 38 % in training on breast cancer and digits. Quarantine is refused beside it.
 
     This is the clustering of FLAME only, and on updates where the paper clusters local models; its clipping is not a
     detector's work (pre-aggregator `clipping`), its noise is not added. Updates that are zero and rounds of fewer than
