@@ -40,6 +40,8 @@ test: lint
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/robust.py
+	$(BIN)/python benchmarks/robust_memory.py
 
 clean:
 	rm -rf .venv .build .dev build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

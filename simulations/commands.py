@@ -63,7 +63,7 @@ def simulate(
     elif plan is not None:
         chosen = find_plan(plan).override(overrides)
         if attack is not None:
-            lying = attackers or max(1, chosen.robust.num_byzantine)
+            lying = attackers or (0 if attack == "none" else max(1, chosen.robust.num_byzantine))
             chosen = chosen.override([f'simulation.attack.name="{attack}"', f"simulation.attack.attackers={lying}"])
         folder = out or free_folder(chosen.name)
     else:

@@ -15,6 +15,7 @@ from wardround.client.trainer.bundle import read_bundle
 from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan import Plan, load_plan
+from wardround.plan_robust import AUTO
 from wardround.simulations.flower_app import LEFT_OUT
 
 __all__ = ["export"]
@@ -71,6 +72,8 @@ def export(plan: Plan, folder: Path) -> None:
     """
     if plan.data.source == "arrays":
         raise PlanError("data.source", "a data set or a file, since arrays exist in Python only", plan.data.source)
+    if plan.robust.rule == AUTO:
+        raise PlanError("robust.rule", "a rule by name; `wardround redteam` picks one", AUTO)
     if plan.simulation.attack.attackers or plan.robust.root_examples:
         wrong = "simulation.attack.attackers" if plan.simulation.attack.attackers else "robust.root_examples"
         raise PlanError(wrong, "0, since only wardround's own simulation plays attackers and the server's own rows")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wardround.errors import LocalError
 from wardround.extras import require
 from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_source import find_plan
@@ -180,8 +181,15 @@ def release(
     require("simulation")
     from wardround.simulations.replay import release_site
 
-    after = release_site(run, site, by or getpass.getuser(), reason)
+    after = release_site(run, site, by or _user(), reason)
     typer.echo(f"released {site} after round {after}; continue with: wardround simulate --resume {run}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        raise LocalError("expected --by NAME, since the user of this process has no name") from None
 
 
 @run_app.command()

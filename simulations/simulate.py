@@ -45,6 +45,7 @@ from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain
 from wardround.strategies.records import Observer, RoundRecord, RunState
 from wardround.strategies.rules.build import build_rule
+from wardround.strategies.rules.rule import Rule
 from wardround.task import Task
 
 __all__ = ["local_grid", "settled_engine", "simulate"]
@@ -92,6 +93,11 @@ def simulate(
             plan = tuned.plan
         check(plan)
         plan, participants = _gather(plan, task, data)
+        rule = build_rule(plan.robust)
+        attack = gather_adversary(plan, participants, rule)  # what does not fit is refused before a folder is made
+        root = None
+        if participants.task is not None and (rows := server_rows(plan, data)) is not None:
+            root = ServerRoot(participants.task, plan, rows)
         digest = data_digest(participants.data)
         engine = _engine(plan, participants) if directory is None else _recorded_engine(directory, digest)
         if directory is None and out is not None:
@@ -100,11 +106,8 @@ def simulate(
             plan = directory.plan
             if tuned is not None:
                 write_table(directory.path, tuned.table)
-        root = None
-        if participants.task is not None and (rows := server_rows(plan, data)) is not None:
-            root = ServerRoot(participants.task, plan, rows)
         stack.enter_context(_still_objects())
-        return _Run(plan, participants, engine, directory, root).finish(observer, report=report)
+        return _Run(plan, participants, engine, directory, rule, attack, root).finish(observer, report=report)
 
 
 def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participants]:
@@ -191,12 +194,14 @@ class _Run:
         participants: Participants,
         engine: EngineChoice | None,
         directory: RunDirectory | None,
+        rule: Rule,
+        attack: tuple[Adversary | None, TrainerOf],
         root: ServerRoot | None,
     ) -> None:
-        self._plan, self._participants, self._directory, self._root = plan, participants, directory, root
+        self._plan, self._participants, self._directory = plan, participants, directory
+        self._rule, self._root = rule, root
         self._workers = 1 if engine is None else engine.workers
-        self._rule = build_rule(plan.robust)
-        self._adversary, trainer_of = gather_adversary(plan, participants, self._rule)
+        self._adversary, trainer_of = attack
         executor = None
         if engine is not None and participants.task is not None:
             executor = make_executor(engine, participants.task, plan, trainer_of)

@@ -128,6 +128,15 @@ def test_a_missing_data_file_and_changed_code_leave_nothing(tmp_path: Path) -> N
     [
         (["simulation.dropout=0.1", "cohort.min_replies=1"], r"plan\.simulation\.dropout: expected 0"),
         (["simulation.stragglers.fraction=0.1"], r"plan\.simulation\.stragglers\.fraction: expected 0"),
+        (
+            ["simulation.attack.name=alie", "simulation.attack.attackers=1"],
+            r"plan\.simulation\.attack\.attackers: expected 0, since only wardround's own simulation plays attackers",
+        ),
+        (
+            ["robust.rule=fltrust", "robust.root_examples=1"],
+            r"plan\.robust\.root_examples: expected 0, since only wardround's own simulation plays attackers and the",
+        ),
+        (["robust.rule=auto", "robust.num_byzantine=1"], r"plan\.robust\.rule: expected a rule by name"),
         (["data.source=arrays", "data.path="], r"plan\.data\.source: expected a data set or a file"),
     ],
 )
@@ -239,11 +248,21 @@ def test_one_plan_on_both_executors_and_on_stock_flower(tmp_path: Path, flower: 
 
 
 @pytest.mark.slow
-def test_a_users_own_flower_app_on_stock_flower(tmp_path: Path, flower: dict[str, str]) -> None:
-    plan = load_plan(EXAMPLES / "flower-app" / "plan.toml").override(["rounds=2", "simulation.sites=3"])
+def test_a_users_own_flower_app_on_stock_flower_under_a_robust_rule(tmp_path: Path, flower: dict[str, str]) -> None:
+    plan = load_plan(EXAMPLES / "flower-app" / "plan.toml").override(
+        ["rounds=2", "simulation.sites=3", "robust.rule=geometric_median", "robust.num_byzantine=1"]
+    )
     export(plan, tmp_path / "app")
     last = flwr_run(tmp_path / "app", 3, flower)
     result = simulate(plan, report=False)
     assert last["test"] == pytest.approx(result.metrics, abs=1e-5)
     model = read_model(Path(last["run"]) / "model.safetensors").model
     np.testing.assert_allclose(model, result.model, atol=1e-5)
+    for ours, theirs in zip(result.rounds, rounds_of(Path(last["run"])), strict=True):
+        for one, other in zip(ours["evidence"], theirs["evidence"], strict=True):
+            assert (one["members"], one["verdict"], one["flags"]) == (
+                other["members"],
+                other["verdict"],
+                other["flags"],
+            )
+            assert one["weight"] == pytest.approx(other["weight"], abs=1e-3)

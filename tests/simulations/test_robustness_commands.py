@@ -89,7 +89,7 @@ def refused(*arguments: str) -> str:
 
 def attacked(name: str = "run", last: int = 4) -> str:
     """A run in which a site sends NaN, stopped after a round; the site's name."""
-    plan = load_plan("plan.toml").override(["simulation.attack.name=nan", "simulation.attack.attackers=1"])
+    plan = load_plan("plan.toml").override(['simulation.attack.name="nan"', "simulation.attack.attackers=1"])
     with pytest.raises(Stop):
         simulate(plan, out=name, observer=StopAfter(last), report=False)
     first = read_lines(Path(name))[0]["evidence"]
@@ -118,7 +118,7 @@ def test_without_a_tolerated_number_one_site_attacks() -> None:
 
 
 def test_no_attack_can_be_asked_for() -> None:
-    settings = ("--set", "simulation.attack.name=nan", "--set", "simulation.attack.attackers=1", "--rounds", "1")
+    settings = ("--set", 'simulation.attack.name="nan"', "--set", "simulation.attack.attackers=1", "--rounds", "1")
     found = run("simulate", "plan.toml", *settings, "--attack", "none", "--out", "run", "-q", "--no-report")
     assert found == (0, "", "")
     assert load_plan("run/plan.toml").simulation.attack.attackers == 0
@@ -182,7 +182,7 @@ def test_a_red_team_names_the_rule_to_take_and_writes_its_page(inline: None) -> 
     assert (code, error) == (0, "")
     lines = text.splitlines()
     assert lines[0].startswith("run 1/4  mean against none, seed 101: 0.") and lines[3].startswith("run 4/4  ")
-    assert lines[4] == "accuracy: mean of 1 seeds"
+    assert lines[4].strip() == "accuracy: mean of 1 seeds"
     assert lines[-2].startswith("take nnm+median: its worst attack (") and lines[-2].count("rules") == 1
     assert lines[-1] == "report  runs/two-measurements-redteam-1/redteam.html"
     assert {path.name for path in Path("runs/two-measurements-redteam-1").iterdir()} == {
