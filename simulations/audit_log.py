@@ -68,7 +68,7 @@ class AuditLog:
         extend_file(self._path, lines[-1][1] if lines else 0, line.encode(errors="backslashreplace"))
 
     def _lines(self) -> list[tuple[dict[str, Any], int]]:
-        """Each whole line and where it ends. Raises LocalError for one that is no event, which no kill leaves behind."""
+        """Each whole line and where it ends. Raises LocalError for one that is no event: no kill leaves it behind."""
         data = self._path.read_bytes() if self._path.exists() else b""
         found: list[tuple[dict[str, Any], int]] = []
         at = 0

@@ -14,6 +14,9 @@ from wardround.simulations.run_info import read_info
 
 __all__ = ["evidence_of_site", "evidence_of_sites", "evidence_table"]
 
+_SHORT = {"contributions": "sent", "quarantined in rounds": "quarantine"}
+"""Headings for a terminal of 80 columns."""
+
 
 def evidence_of_sites(run: Path) -> list[dict[str, Any]]:
     """A row for each site: how often it contributed and with which verdicts, its suspicion, and its quarantine."""
@@ -49,9 +52,11 @@ def evidence_of_site(run: Path, site: str) -> list[dict[str, Any]]:
 
 def evidence_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for the terminal."""
-    shown = Table(box=None)
+    shown = Table(box=None, padding=(0, 1, 0, 0))
     for name in rows[0] if rows else ():
-        shown.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        shown.add_column(
+            _SHORT.get(name, name), justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold"
+        )
     for row in rows:
         shown.add_row(*(Text(_shown(value)) for value in row.values()))  # a name may look like markup
     return shown

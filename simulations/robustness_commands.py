@@ -213,7 +213,9 @@ def replay(
     require("simulation")
     from wardround.plan import load_plan
     from wardround.simulations.replay import prepare_replay
+    from wardround.simulations.run_info import read_info
 
+    read_info(run)
     name = load_plan(run / "plan.toml").name
     prepared = prepare_replay(run, without, out or free_folder(f"{name}-replay"), from_round)
     if not quiet and not as_json:

@@ -281,8 +281,8 @@ class RunDirectory:
         adopted = 0 if self.info.origin is None else self.info.origin.get("from_round", 1) - 1
         if self.rounds < adopted:
             raise LocalError(
-                f"{self.path}: expected rounds 1 to {adopted} of the run that it repeats, got {self.rounds}; its making "
-                "was interrupted: delete it and replay again"
+                f"{self.path}: expected rounds 1 to {adopted} of the run that it repeats, got {self.rounds}; its "
+                "making was interrupted: delete it and replay again"
             )
         latest = self.latest()
         path = self.path / METRICS_FILE

@@ -45,8 +45,8 @@ REFUSED = (
     Refused(
         key="robust.quarantine.enabled",
         when=lambda plan: plan.robust.quarantine.enabled and bool(_OFTEN_WRONG & set(plan.robust.detectors)),
-        expected="false beside flame and foolsgold: they flag honest sites in up to 45 % of their rounds (measured), so "
-        "that the error rate of quarantine would not hold",
+        expected="false beside flame and foolsgold: they flag honest sites in up to 45 % of their rounds (measured), "
+        "so that the error rate of quarantine would not hold",
     ),
     Refused(
         key="simulation.attack.name",

@@ -21,9 +21,10 @@ from wardround.standardization import statistics_of
 from wardround.strategies.cohort import draw_cohort
 from wardround.strategies.composition import least_replies, quarantine_threshold
 from wardround.strategies.protection import Protection
-from wardround.strategies.records import EvaluationRecord, Observer, RoundRecord, RunState
+from wardround.strategies.records import Absence, EvaluationRecord, Observer, RoundRecord, RunState
 from wardround.strategies.rules.rule import RoundContext, Rule
 from wardround.strategies.server_optimizer import ServerStep
+from wardround.strategies.tally_sums import TallySums
 from wardround.tally import Tally
 from wardround.vector import F32
 
@@ -142,7 +143,7 @@ class FederatedStrategy(Strategy):
         order = self._order(OrderKind.FIT, number, state, model)
         self.context = context = self._context(state, order)
         self._protection.open(grid, cohort)
-        tallies: list[Tally] = []
+        tallies = TallySums()
         contributions = self._counted(self._protection.collect(grid, order, model), tallies)
         aggregate = self._rule.apply(contributions, context)
         absences = tuple(self._protection.absences)
@@ -167,7 +168,7 @@ class FederatedStrategy(Strategy):
             void=update is None,
             lr=self._plan.training.lr_at(number, self._plan.rounds),
             update_norm=0.0 if update is None else float(np.linalg.norm(update.astype(np.float64))),
-            train=_total(tallies),
+            train=tallies.total,
             validation=validation,
             report=aggregate.report,
             reason=reason,
@@ -265,17 +266,20 @@ class FederatedStrategy(Strategy):
     def _ask(self, grid: Grid, order: Order, model: bytes | None, sites: Mapping[SiteId, int]) -> EvaluationRecord:
         self._protection.open(grid, sites)
         detail = len(sites) <= _MAX_SITES_IN_DETAIL
-        total: Tally | None = None
+        sums = TallySums()
         each: dict[SiteId, Tally] = {}
         for contribution in self._protection.collect(grid, order, model):
-            total = contribution.tally if total is None else total + contribution.tally
+            sums.add(contribution.members, contribution.tally)
             if detail and len(contribution.members) == 1:
                 each[contribution.members[0]] = contribution.tally
+        total, odd = sums.total, sums.odd
         if total is None:
             self._fail_if_nobody_could(sites)
             raise LocalError("no site answered")
-        absences = tuple(self._protection.absences)
-        return EvaluationRecord(total=total, sites=dict(sorted(each.items())), absences=absences)
+        reason = "rejected: a tally of another kind than the other sites'"
+        absences = (*self._protection.absences, *(Absence(site=site, reason=reason, failed=True) for site in odd))
+        seen = {site: tally for site, tally in sorted(each.items()) if site not in odd}
+        return EvaluationRecord(total=total, sites=seen, absences=absences)
 
     # -- pieces -----------------------------------------------------------------------------------
 
@@ -310,13 +314,10 @@ class FederatedStrategy(Strategy):
         return {site: roster[site] for site in draw_cohort(tuple(roster), size, self._plan.seed, *purpose)}
 
     @staticmethod
-    def _counted(contributions: Iterable[Contribution], tallies: list[Tally]) -> Iterable[Contribution]:
+    def _counted(contributions: Iterable[Contribution], tallies: TallySums) -> Iterable[Contribution]:
         """Pass contributions on, adding up their tallies on the way."""
         for contribution in contributions:
-            if tallies and tallies[0].spec == contribution.tally.spec:
-                tallies[0] += contribution.tally
-            else:
-                tallies.append(contribution.tally)
+            tallies.add(contribution.members, contribution.tally)
             yield contribution
 
     # -- Flower's piecewise interface, which cannot express a protocol of several messages --------
@@ -356,7 +357,3 @@ def _why_void(record: RoundRecord) -> str:
     sites = [f"{absence.site}: {absence.reason}" for absence in record.absences]
     sites += [f"{', '.join(line.members)}: {line.reason}" for line in record.report.lines if line.reason]
     return "; ".join((record.reason, *sites[:1]))
-
-
-def _total(tallies: Sequence[Tally]) -> Tally | None:
-    return tallies[0] if len(tallies) == 1 else None

@@ -4,6 +4,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -119,11 +121,22 @@ def _start(data: _Data) -> None:
     """Once in each process: one thread for torch, and the data that Python gave."""
     global _data
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback of its own
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     import torch
 
     torch.set_num_threads(1)
     _data = data
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Ctrl-C waits here, and in the processes that are begun here until `_start`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(cell: Cell, *, plan: Plan, attackers: int, metric: str) -> CellResult:
@@ -155,7 +168,8 @@ def run_grid(
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, (data,)) as pool:
         try:
             work = partial(_work, plan=plan, attackers=grid.attackers, metric=grid.metric)
-            running = {pool.submit(work, cell) for cell in islice(waiting, 2 * processes)}
+            with _starting():
+                running = {pool.submit(work, cell) for cell in islice(waiting, 2 * processes)}
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -163,6 +177,8 @@ def run_grid(
                     found[result.rule, result.attack, result.seed] = result
                     on_result(result)
                     running |= {pool.submit(work, cell) for cell in islice(waiting, 1)}
+        except BrokenProcessPool:
+            raise LocalError("a process was killed, for want of memory perhaps; try fewer workers") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

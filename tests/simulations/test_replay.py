@@ -35,7 +35,9 @@ from wardround.strategies.reputation import Reputation
 from wardround.strategies.rules.build import build_rule
 from wardround.vector import F32
 
-ROBUST = {"robust": {"rule": "trimmed_mean", "num_byzantine": 1, "detectors": [], "quarantine": {"enabled": False}}}
+ROBUST: dict[str, Any] = {
+    "robust": {"rule": "trimmed_mean", "num_byzantine": 1, "detectors": [], "quarantine": {"enabled": False}}
+}
 
 
 def late(*settings: str, **tables: Any) -> Plan:

@@ -35,7 +35,7 @@ from wardround.simulations.run_directory import RunDirectory, read_lines
 from wardround.simulations.server_root import SERVER, ServerRoot
 from wardround.simulations.simulate import simulate
 
-ROOT = {"robust": {"rule": "fltrust", "root_examples": 20, "num_byzantine": 1}}
+ROOT: dict[str, Any] = {"robust": {"rule": "fltrust", "root_examples": 20, "num_byzantine": 1}}
 
 
 def without_times(result: Result) -> list[dict[str, Any]]:

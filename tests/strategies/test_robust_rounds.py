@@ -11,6 +11,7 @@ from wardround.errors import LocalError
 from wardround.orders import Order, SiteId
 from wardround.plan import Plan, PlanError
 from wardround.strategies.records import RunState
+from wardround.tally import Tally
 from wardround.vector import F32
 
 
@@ -177,6 +178,18 @@ def test_the_servers_own_update_is_the_root_of_trust() -> None:
     state = Points(plan, federation.trainers, rogues=federation.rogues, root=root).run()
     assert asked == list(range(1, 9))
     assert near(federation, state, 7) < 1.5
+
+
+def test_a_tally_of_another_kind_ends_no_evaluation() -> None:
+    federation = points(robust_plan("median", 2, rounds=1))
+    federation.trainers[0].evaluate = lambda job, model: Tally.of_means(10**15, {"bogus": 0.0})  # type: ignore[method-assign]
+    federation.run()
+    validation = federation.recorder.records[0].validation
+    assert validation is not None
+    assert set(validation.total.metrics()) == {"loss"} and set(validation.sites) == {f"site-{i}" for i in range(1, 10)}
+    assert [(one.site, one.reason) for one in validation.absences] == [
+        ("site-0", "rejected: a tally of another kind than the other sites'")
+    ]
 
 
 def test_the_order_of_arrival_changes_no_bit() -> None:

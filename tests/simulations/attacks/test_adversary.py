@@ -1,4 +1,4 @@
-"""The attackers of a simulation as one mind: who they are, what they know, what they claim, and until when they wait."""
+"""The attackers of a simulation as one mind: who they are, what they know and claim, until when they wait."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar

@@ -33,7 +33,9 @@ def sent(chosen: Plan, values: list[float], *, examples: int = 10, number: int =
 
 def test_a_lie_is_neither_checked_nor_clipped() -> None:
     chosen = plan("clipping.clip_norm=0.5", attack="nan")
-    np.testing.assert_array_equal(sent(chosen, [np.nan, np.inf, 1e30]).vector, np.float32([np.nan, np.inf, 1e30]))
+    np.testing.assert_array_equal(
+        sent(chosen, [np.nan, np.inf, 1e30]).vector, np.array([np.nan, np.inf, 1e30], np.float32)
+    )
     frame = sent(chosen, [3, 4])
     assert (frame.site, frame.round, frame.attempt) == (SITES[0], 1, 0) and frame.tally.n == 10
     np.testing.assert_array_equal(frame.vector, [3, 4])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["InlinePool"]
 
@@ -11,7 +11,7 @@ __all__ = ["InlinePool"]
 class InlinePool:
     """Stands for `ProcessPoolExecutor`; `made` says with how many processes each was asked for."""
 
-    made: list[int] = []
+    made: ClassVar[list[int]] = []
 
     def __init__(self, processes: int, context: Any, start: Callable[..., None], arguments: Sequence[Any]) -> None:
         type(self).made.append(processes)

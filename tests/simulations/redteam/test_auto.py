@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from wardround.simulations.redteam.cells import CellResult
 from wardround.simulations.redteam.red_team import Grid
 from wardround.simulations.simulate import simulate
 
-AUTO = {"robust": {"rule": "auto", "num_byzantine": 1, "norm_factor": 50.0, "detectors": ["norm"]}}
+AUTO: dict[str, Any] = {"robust": {"rule": "auto", "num_byzantine": 1, "norm_factor": 50.0, "detectors": ["norm"]}}
 
 
 @pytest.fixture(autouse=True)

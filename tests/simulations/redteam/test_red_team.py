@@ -1,5 +1,8 @@
 """A grid: what is run, what is not, what is made of it. Its processes: the last test."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
@@ -161,6 +164,21 @@ def test_what_an_observer_raises_ends_the_grid(inline: type[InlinePool]) -> None
 
     with pytest.raises(LocalError, match="the disk is full"):
         run_grid(small(), data=hospitals(), workers=1, on_result=full)
+
+
+class Killed(InlinePool):
+    """Whose processes were killed."""
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_exception(BrokenProcessPool("terminated abruptly"))
+        return future
+
+
+def test_a_killed_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(red_team, "ProcessPoolExecutor", Killed)
+    with pytest.raises(LocalError, match="a process was killed, for want of memory perhaps; try fewer workers"):
+        run_grid(small(), data=hospitals(), workers=1)
 
 
 # -- what is made of it -------------------------------------------------------------------------------
