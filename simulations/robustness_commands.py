@@ -216,8 +216,12 @@ def replay(
     from wardround.simulations.run_info import read_info
 
     read_info(run)
-    name = load_plan(run / "plan.toml").name
-    prepared = prepare_replay(run, without, out or free_folder(f"{name}-replay"), from_round)
+    plan = load_plan(run / "plan.toml")
+    if plan.data.source == "arrays":
+        raise LocalError(
+            f"{run}: its data came from Python; use prepare_replay and simulate(out=..., data=..., resume=True)"
+        )
+    prepared = prepare_replay(run, without, out or free_folder(f"{plan.name}-replay"), from_round)
     if not quiet and not as_json:
         typer.echo(f"retraining without {', '.join(without)} from round {prepared.first_round}")
         for note in prepared.notes:

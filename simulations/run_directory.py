@@ -278,7 +278,7 @@ class RunDirectory:
         remove_leftovers(self.path)
         remove_leftovers(self.path / _CHECKPOINTS)
         self.rounds = max(self._checkpoint_rounds(), default=0)
-        adopted = 0 if self.info.origin is None else self.info.origin.get("from_round", 1) - 1
+        adopted = 0 if self.info.origin is None else self.info.origin["from_round"] - 1
         if self.rounds < adopted:
             raise LocalError(
                 f"{self.path}: expected rounds 1 to {adopted} of the run that it repeats, got {self.rounds}; its "

@@ -50,7 +50,10 @@ def read_info(folder: Path) -> RunInfo:
     try:
         if table.pop("format") != _FORMAT:
             raise LocalError(f"{folder / INFO_FILE}: expected format {_FORMAT}; it was made by another wardround")
-        return RunInfo(**table)
+        info = RunInfo(**table)
+        if info.origin is not None and not isinstance(info.origin["from_round"], int):
+            raise TypeError(f"origin.from_round {info.origin['from_round']!r}")
+        return info
     except (KeyError, TypeError, AttributeError) as error:
         raise LocalError(f"{folder / INFO_FILE}: expected what wardround wrote ({error!r})") from None
 

@@ -1,8 +1,8 @@
 """Functions of every column's values in order: their middle, and what is nearest to their median.
 
-A few rows are put in order by a network of comparators, each of which takes two rows and gives their minima and maxima:
-two calls for thousands of columns, at the speed of the cache. Of the network only what the wanted rows depend on is run.
-It costs O(log² n) a value, so that many rows are sorted column by column instead, each column beside the next in memory.
+A few rows are put in order by a network of comparators, each of which takes two rows and gives their minima and
+maxima: two calls for thousands of columns, at the speed of the cache. Of the network only what the wanted rows depend
+on is run. It costs O(log² n) a value, so many rows are sorted column by column instead, a column's values side by side.
 
 Source: Batcher 1968, "Sorting networks and their applications" (odd-even merge sort); as an algorithm for any n: Knuth,
 "The Art of Computer Programming", Volume 3, Section 5.2.2, Algorithm M.

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wardround.errors import LocalError
@@ -50,6 +50,7 @@ def test_a_release_counts_for_the_round_after_which_it_was(tmp_path: Path) -> No
     assert [log.out_of_quarantine(number) for number in (3, 4, 5, 6)] == [[], [], [SOUTH], []]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 9), max_size=9).map(sorted), st.integers(0, 9), st.data())
 def test_repair_cuts_a_torn_line_and_rounds_that_are_not_durable(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int], durable: int, data: st.DataObject

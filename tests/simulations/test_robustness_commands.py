@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.simulations.attacked_federation import Stop, StopAfter
+from tests.simulations.attacked_federation import Stop, StopAfter, hospitals
+from tests.simulations.attacked_federation import plan as arrays
 from tests.simulations.redteam.inline_pool import InlinePool
 from wardround.cli import app
 from wardround.plan import load_plan
@@ -162,7 +163,9 @@ def test_auto_tells_of_its_trials_and_of_the_rule(inline: None, monkeypatch: pyt
     code, text, error = run("simulate", "plan.toml", *settings, "--out", "run")
     assert (code, error) == (0, "")
     lines = text.splitlines()
-    assert lines[0].startswith("choosing a rule 1/8  mean against none") and lines[7] == "choosing a rule 8/8  median"
+    trials = [line.split("  ") for line in lines[:8]]
+    assert [trial[0] for trial in trials] == [f"choosing a rule {number}/8" for number in range(1, 9)]
+    assert all(" against " in trial[1] for trial in trials[:7]) and trials[7][1] == "median"
     assert lines[8].startswith("round 1/2  ")
     assert load_plan("run/plan.toml").robust.rule == "median" and Path("run/redteam.html").exists()
     as_json = run("simulate", "plan.toml", *settings, "--out", "two", "--json")
@@ -342,6 +345,12 @@ def test_a_replay_that_cannot_be_is_one_line() -> None:
     assert "expected a run directory" in refused("run", "replay", "empty", "--without", site)
     assert run("run", "replay", "run")[0] == 2
     assert not Path("runs").exists() and [path.name for path in Path("full").iterdir()] == ["mine"]
+
+
+def test_a_run_on_data_from_python_is_replayed_there_and_nothing_is_made() -> None:
+    simulate(arrays("rounds=1"), data=hospitals(), out="run", report=False)
+    assert "its data came from Python" in refused("run", "replay", "run", "--without", "ward 0", "--from", "1")
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("command", ["evidence", "release", "replay"])

@@ -205,7 +205,11 @@ def test_a_changed_plan_is_refused(tmp_path: Path) -> None:
         RunDirectory.open(tmp_path / "a")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"format": 1}', '{"format": 1, "x": 2}'])
+FIELDS = '"run_id": "", "plan_digest": "", "source_digest": "", "version": "", "created": "", "engine": {}'
+ORIGINS = [f'{{"format": 1, {FIELDS}, "origin": {origin}}}' for origin in ("[]", "5", "{}", '{"from_round": "x"}')]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"format": 1}', '{"format": 1, "x": 2}', *ORIGINS])
 def test_a_strange_run_json_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(LocalError, match=r"run.json: (cannot be read|expected )"):
