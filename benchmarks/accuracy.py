@@ -112,10 +112,10 @@ def page(all_found: Sequence[Measured]) -> Iterator[str]:
     """The page, Markdown."""
     yield "# Accuracy under attack\n"
     yield (
-        f"Written by `python benchmarks/accuracy.py --out DIR --page docs/accuracy.md`. {len(SEEDS)} seeds ({SEEDS[0]} to "
-        f'{SEEDS[-1]}); a seed decides who holds which rows, the first model and the attackers. "auto" picked its rule on '
-        "other seeds. Values are means over seeds, in brackets the worst seed; a run that fails counts as 0. No value is of "
-        "a validation row; every test row of every hospital counts, the attackers' own included.\n"
+        f"Written by `python benchmarks/accuracy.py --out DIR --page docs/accuracy.md`. {len(SEEDS)} seeds ({SEEDS[0]} "
+        f"to {SEEDS[-1]}); a seed decides who holds which rows, the first model and the attackers. `auto` picked its "
+        "rule on other seeds. Values are means over seeds, in brackets the worst seed; a run that fails counts as 0. "
+        "They are of test rows, those of every hospital, the attackers' own included.\n"
     )
     for found in all_found:
         yield from section(found)

@@ -84,6 +84,8 @@ def run_and_show(plan: Plan, folder: Path, *, resume: bool, quiet: bool, as_json
             )
     except KeyboardInterrupt:
         _interrupted(folder)
+    for site in result.untested:
+        typer.echo(f"the model was not tested at {site}", err=True)
     if as_json:
         typer.echo(json.dumps(_summary(result, folder)))
     elif not quiet:

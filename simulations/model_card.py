@@ -48,6 +48,7 @@ def model_card(
     stopped: str = "",
     comparison: Comparison | None = None,
     sites: Heterogeneity | None = None,
+    untested: Sequence[str] = (),
     versions: Mapping[str, str],
 ) -> str:
     """The card of the model as it was after `released_round`, Markdown.
@@ -61,7 +62,7 @@ def model_card(
         "Data": _data(plan, sites),
         "Training": _training(plan, lines, stopped),
         "Intended use": _INTENDED_USE,
-        "Limits": _limits(plan, comparison),
+        "Limits": _limits(plan, comparison, untested),
         "Privacy and security": _claims(plan),
         "Provenance": _provenance(info, versions),
     }
@@ -184,9 +185,11 @@ def _training(plan: Plan, lines: Sequence[Mapping[str, Any]], stopped: str) -> I
     yield f"- Seed: {plan.seed}"
 
 
-def _limits(plan: Plan, comparison: Comparison | None) -> Iterator[str]:
+def _limits(plan: Plan, comparison: Comparison | None, untested: Sequence[str]) -> Iterator[str]:
     yield "- All sites were simulated on one machine; real hospitals differ in more ways."
     yield "- The figures hold for rows like those it was judged on; nothing is known about others, or about subgroups."
+    for site in untested:
+        yield f"- Not tested by {_plain(site)}"
     if comparison is not None and not comparison.resamples:
         yield "- The figures have no intervals."
     if comparison is None and _steered(plan):

@@ -75,11 +75,11 @@ class LiveProgress(Progress):
         self._plan, self._report = plan, report
         self._validation = ""
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             MofNCompleteColumn(),
             BarColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             console=console,
         )
         self._task = self._bar.add_task("round", total=plan.rounds, state="preparing")

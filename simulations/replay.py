@@ -4,12 +4,13 @@ What the site did before that is still in the model and in the statistics of rou
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wardround.errors import LocalError
 from wardround.orders import SiteId
-from wardround.plan import Plan
+from wardround.plan import Plan, PlanError
 from wardround.plan_sections import Standardize
 from wardround.simulations.run_directory import RunDirectory
 from wardround.strategies.composition import check
@@ -63,7 +64,15 @@ def prepare_replay(run: Path, without: Sequence[str], out: Path, from_round: int
                 reputation = checkpoint.state.reputation
                 for site in source.audit.out_of_quarantine(base):
                     reputation = reputation.release(site)
-                state = replace(checkpoint.state, reputation=_without(reputation, without), stopped="")
+                state = replace(
+                    checkpoint.state,
+                    reputation=_without(reputation, without),
+                    stopped="",
+                    best_round=0,  # which round was best is judged anew, without the site's word
+                    best_loss=None,
+                    best_model=None,
+                    evaluations_without_gain=0,
+                )
                 target.adopt(lines[:base], replace(checkpoint, state=state))
             return Replay(
                 folder=target.path, plan=target.plan, first_round=base + 1, notes=tuple(_notes(plan, base, from_round))
@@ -71,13 +80,20 @@ def prepare_replay(run: Path, without: Sequence[str], out: Path, from_round: int
 
 
 def _plan_without(plan: Plan, sites: Sequence[str]) -> Plan:
-    """The plan without `sites`; a cohort or a quorum that counted on them is as much smaller as it must be."""
+    """The plan without `sites`; cohort, quorum and num_byzantine are as much smaller as they must be."""
     cohort = plan.cohort
     without = (*cohort.without, *sites)
     left = plan.simulation.sites - len(without)
     size = None if cohort.size is None else max(1, min(cohort.size, left))
     least = None if cohort.min_replies is None else max(1, min(cohort.min_replies, left))
-    return replace(plan, cohort=replace(cohort, without=without, size=size, min_replies=least))
+    smaller = replace(plan, cohort=replace(cohort, without=without, size=size, min_replies=least))
+    for fewer in range(len(sites) + 1):  # those that are left out may be of the num_byzantine
+        bad = max(min(1, plan.robust.num_byzantine), plan.robust.num_byzantine - fewer)
+        tried = replace(smaller, robust=replace(plan.robust, num_byzantine=bad))
+        with suppress(PlanError):
+            check(tried)
+            return tried
+    return smaller
 
 
 def _without(reputation: Reputation, sites: Sequence[str]) -> Reputation:

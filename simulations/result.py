@@ -26,6 +26,7 @@ class Result:
     """A finished run. `repr` is one line; a notebook shows the report.
 
     `rounds` are the records of metrics.jsonl. `metrics` are computed from the summed tallies of all sites' test rows,
+    `untested` says which sites did not count theirs, and why;
     `comparison` judges the model beside the baselines. `model` has shape (d,) and is named by `layout`.
     """
 
@@ -41,6 +42,7 @@ class Result:
     directory: Path | None = None
     report: str | None = None
     task: Task | None = None
+    untested: Sequence[str] = ()
 
     @property
     def report_path(self) -> Path | None:

@@ -123,7 +123,7 @@ class _show_cells:
                 MofNCompleteColumn(),
                 BarColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[last]}"),
+                TextColumn("{task.fields[last]}", markup=False),
             )
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task("runs", total=self._total, completed=self._count, last="")

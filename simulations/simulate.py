@@ -226,8 +226,6 @@ class _Run:
             self._adversary.context = lambda: strategy.context
         state = strategy.run(self._grid, self._start())
         test = strategy.evaluate(self._grid, state, Split.TEST) if plan.data.test else None
-        for absence in () if test is None else test.absences:
-            raise LocalError(f"the model could not be tested; {absence.site}: {absence.reason}")
         released = strategy.released(state)
         best = released is state.best_model
         result = Result(
@@ -239,6 +237,7 @@ class _Run:
             stopped=state.stopped,
             rounds=lines.tables,
             metrics={} if test is None else test.total.metrics(),
+            untested=() if test is None else tuple(f"{one.site}: {one.reason}" for one in test.absences),
             directory=None if directory is None else directory.path,
             task=self._participants.task,
         )
@@ -315,6 +314,7 @@ def _write(directory: RunDirectory, result: Result, sites: Heterogeneity | None)
         stopped=result.stopped,
         comparison=result.comparison,
         sites=sites,
+        untested=result.untested,
         versions=software_versions(),
     )
     directory.write_text("model-card.md", card)

@@ -24,6 +24,7 @@ class Refused:
     expected: str
 
 
+_NUMBERLESS = frozenset({OFF, "mean", "fltrust"})
 _OFTEN_WRONG = frozenset({"flame", "foolsgold"})
 
 REFUSED = (
@@ -34,8 +35,22 @@ REFUSED = (
     ),
     Refused(
         key="robust.num_byzantine",
-        when=lambda plan: plan.robust.rule == AUTO and plan.robust.num_byzantine == 0,
-        expected='at least 1, since rule = "auto" is chosen by attacking the federation with so many sites',
+        when=lambda plan: plan.robust.rule not in _NUMBERLESS and plan.robust.num_byzantine == 0,
+        expected="at least 1: how many bad contributions of a round the rule is to reckon with",
+    ),
+    Refused(
+        key="robust.num_byzantine",
+        when=lambda plan: plan.robust.rule == AUTO and 2 * plan.robust.num_byzantine >= plan.cohort_size,
+        expected="fewer than half of a cohort, since no rule that is chosen from tolerates more",
+    ),
+    Refused(
+        key="robust.detectors",
+        when=lambda plan: (
+            plan.robust.rule == "fltrust"
+            and 2 * plan.robust.num_byzantine >= plan.cohort_size
+            and bool(plan.robust.detectors)
+        ),
+        expected="none, since detectors take the majority for honest, and this plan reckons with a bad one",
     ),
     Refused(
         key="robust.rule",
@@ -90,11 +105,16 @@ def _told(plan: Plan) -> Iterator[str]:
     limit = quarantine_threshold(plan)
     if not settings.quarantine.enabled:
         yield "no site is quarantined (robust.quarantine.enabled)"
+    elif not settings.num_byzantine:
+        yield "no site is ever quarantined, since at most num_byzantine = 0 are"
     elif limit is None:
         yield f"no site is ever quarantined: {plan.rounds} rounds are too few to tell an attacker from bad luck"
     else:
         rounds = delay(settings.quarantine, limit)
-        yield f"a site is quarantined at suspicion {limit:.2f}: one that is always flagged, after {rounds} rounds"
+        yield (
+            f"a site is quarantined at suspicion {limit:.2f}, at most {settings.num_byzantine} at a time: one that is "
+            f"always flagged, in its {rounds}th round"
+        )
 
 
 def least_replies(plan: Plan, *, given: bool = True) -> int:

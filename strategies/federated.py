@@ -14,14 +14,16 @@ from wardround import _flower
 from wardround.contribution import Contribution, Report
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind, SiteId, Split, derive_seed, digest
+from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.plan_robust import OFF
 from wardround.plan_sections import Select, Standardize
-from wardround.standardization import statistics_of
+from wardround.standardization import robust_statistics, statistics_fault, statistics_of
 from wardround.strategies.cohort import draw_cohort
 from wardround.strategies.composition import least_replies, quarantine_threshold
 from wardround.strategies.protection import Protection
 from wardround.strategies.records import Absence, EvaluationRecord, Observer, RoundRecord, RunState
+from wardround.strategies.rules.ingest import LONGEST
 from wardround.strategies.rules.rule import RoundContext, Rule
 from wardround.strategies.server_optimizer import ServerStep
 from wardround.strategies.tally_sums import TallySums
@@ -56,6 +58,10 @@ def find_sites(grid: Grid, expected: int, timeout_s: float = 120.0) -> dict[Site
         if reply.has_error():
             raise RemoteError(f"node {node} did not give its site's name: {reply.error.reason}")
         site = SiteId(_flower.read_hello(reply))
+        if plain_text(site, 255) != site or len(site.encode()) > 255:
+            raise RemoteError(
+                f"node {node}: expected a site's name of at most 255 printable bytes, got {plain_text(site)!r}"
+            )
         if site in found:
             raise RemoteError(f"expected every site once, got two nodes that call themselves {site!r}")
         found[site] = node
@@ -83,6 +89,8 @@ class FederatedStrategy(Strategy):
         self._plan, self._run_id, self._root = plan, run_id, root
         self._min_replies = least_replies(plan)
         self._quarantine_at = quarantine_threshold(plan)
+        clip = plan.clipping.clip_norm
+        self._longest = LONGEST if clip is None else clip * (1 + 1e-4)  # honest guards clip in float32
         self.context: RoundContext | None = None
         """What the rule is told in the round at work."""
         self._plan_digest = plan_digest or plan.digest
@@ -141,7 +149,8 @@ class FederatedStrategy(Strategy):
         cohort = self._draw(grid, state, self._plan.cohort_size, "fit", number)
         model = state.model.astype("<f4", copy=False).tobytes()
         order = self._order(OrderKind.FIT, number, state, model)
-        self.context = context = self._context(state, order)
+        left_out = self._plan.cohort_size - len(cohort)  # sites in quarantine, where the others are too few
+        self.context = context = self._context(state, order, left_out)
         self._protection.open(grid, cohort)
         tallies = TallySums()
         contributions = self._counted(self._protection.collect(grid, order, model), tallies)
@@ -150,9 +159,11 @@ class FederatedStrategy(Strategy):
         self._fail_if_nobody_could(cohort)
         replies, refused = len(cohort) - len(absences), aggregate.report.refused
         reason = aggregate.reason
-        # a rule reckons with num_byzantine bad ones: that so many are refused does not void a round
-        if replies - max(0, refused - self._plan.robust.num_byzantine) < self._min_replies:
-            reason = f"{replies - refused} usable updates of {len(cohort)}, and {self._min_replies} are needed"
+        # a rule reckons with num_byzantine bad ones: that so many are refused, or in quarantine, voids no round
+        found = refused + context.left_out
+        needed = self._min_replies - min(found, self._plan.robust.num_byzantine)
+        if replies - refused < max(1, needed):
+            reason = f"{replies - refused} usable updates of {len(cohort)}, and {max(1, needed)} are needed"
         after = replace(state, round=number, rule_memory=aggregate.memory)
         update = None if reason else aggregate.vector
         if update is None:
@@ -183,10 +194,12 @@ class FederatedStrategy(Strategy):
             raise LocalError(f"{after.void_rounds} rounds in a row were void; last: {_why_void(record)}")
         return after
 
-    def _context(self, state: RunState, order: Order) -> RoundContext:
+    def _context(self, state: RunState, order: Order, left_out: int) -> RoundContext:
         root = {} if self._root is None else {"root": self._root(order, state.model)}
         return RoundContext(
             size=state.model.size,
+            longest=self._longest,
+            left_out=left_out,
             round=order.round,
             seed=derive_seed(self._plan.seed, "rule", order.round),
             memory=state.rule_memory,
@@ -206,7 +219,7 @@ class FederatedStrategy(Strategy):
             threshold=self._quarantine_at,
             sites=self._plan.simulation.sites - len(self._plan.cohort.without),
             num_byzantine=settings.num_byzantine,
-            least=self._min_replies,
+            least=max(1, self._min_replies - settings.num_byzantine),
         )
         return replace(state, reputation=reputation)
 
@@ -228,11 +241,28 @@ class FederatedStrategy(Strategy):
     # -- statistics and evaluation ----------------------------------------------------------------
 
     def agree_on_statistics(self, grid: Grid, state: RunState) -> RunState:
-        """Sum the sites' statistics once, before the first round; every site must take part."""
-        record = self._ask(grid, self._order(OrderKind.STATISTICS, 0, state), None, self._roster(grid))
-        for absence in record.absences:
-            raise LocalError(f"standardisation needs every site; {absence.site}: {absence.reason}")
-        return replace(state, statistics=statistics_of(self._plan.data, record.total))
+        """Agree once, before the first round, on means and deviations of the columns.
+
+        Every site's sums are added up. Under a robust rule medians over sites are taken instead, and up to
+        `num_byzantine` sites may be missing or send what cannot be.
+        """
+        data, robust = self._plan.data, self._plan.robust
+        sites = self._roster(grid)
+        self._protection.open(grid, sites)
+        tallies, missing = [], []
+        for contribution in self._protection.collect(grid, self._order(OrderKind.STATISTICS, 0, state)):
+            if fault := statistics_fault(data, contribution.tally):
+                missing.append(f"{', '.join(contribution.members)}: {fault}")
+            else:
+                tallies.append(contribution.tally)
+        missing += [f"{absence.site}: {absence.reason}" for absence in self._protection.absences]
+        if len(missing) > (0 if robust.rule == OFF else robust.num_byzantine):
+            raise LocalError(f"standardisation needs every site; {missing[0]}")
+        if robust.rule == OFF:
+            statistics = statistics_of(data, sum(tallies[1:], start=tallies[0]))
+        else:
+            statistics = robust_statistics(data, tallies)
+        return replace(state, statistics=statistics)
 
     def evaluate(self, grid: Grid, state: RunState, split: Split) -> EvaluationRecord:
         """The released model's tallies on `split`, summed over all sites that answer."""

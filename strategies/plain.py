@@ -9,6 +9,7 @@ from wardround.contribution import Contribution
 from wardround.errors import RemoteError
 from wardround.frames import Frame, decode_frame
 from wardround.orders import Order, OrderKind, SiteId
+from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.plan_sections import Weighting
 from wardround.strategies.records import Absence
@@ -30,7 +31,8 @@ class Plain:
     def __init__(self, plan: Plan) -> None:
         cohort = plan.cohort
         self._plan = plan
-        self._max_weight = 1 if plan.weighting is Weighting.UNIFORM else cohort.weight_cap or _MOST_EXAMPLES
+        self._weighs = plan.weighting is not Weighting.UNIFORM
+        self._max_weight = cohort.weight_cap or _MOST_EXAMPLES
         self._cohort: Mapping[SiteId, int] = {}
         self._absences: dict[SiteId, Absence] = {}
 
@@ -48,34 +50,37 @@ class Plain:
         site_of = {node: site for site, node in self._cohort.items()}
         content = _flower.pack_order(order.encode(), model)
         requests = _flower.requests(content, self._cohort.values(), _MESSAGE_TYPES[order.kind], str(order.round))
-        size = len(model) // 4 if model is not None and order.kind is OrderKind.FIT else 0
         for message in grid.send_and_receive(requests, timeout=self._plan.cohort.deadline_s):
             site = site_of.get(message.metadata.src_node_id)
             if site is None or site not in self._absences:
                 continue
             if message.has_error():
-                reason = message.error.reason or f"error {message.error.code}"
+                reason = plain_text(message.error.reason or "") or f"error {message.error.code}"
                 self._absences[site] = Absence(site=site, reason=reason, failed=not _flower.is_gone(message))
                 continue
             try:
                 frame = decode_frame(_flower.read_frame(message))
-                self._check(frame, order, site, size)
+                self._check(frame, order, site)
             except RemoteError as error:
-                self._absences[site] = Absence(site=site, reason=f"rejected: {error}", failed=True)
+                self._absences[site] = Absence(site=site, reason=plain_text(f"rejected: {error}"), failed=True)
                 continue
             del self._absences[site]
-            yield Contribution(
-                members=(site,), weight=frame.weight, vector=MemoryVector(frame.vector), tally=frame.tally
-            )
+            weight = frame.weight if self._weighs else 1  # what a site claims is not asked for
+            yield Contribution(members=(site,), weight=weight, vector=MemoryVector(frame.vector), tally=frame.tally)
 
-    def _check(self, frame: Frame, order: Order, site: SiteId, most: int) -> None:
+    def _check(self, frame: Frame, order: Order, site: SiteId) -> None:
         """A frame must be this site's answer to this order; what its vector holds is for the rule to judge."""
         if frame.site != site or (frame.round, frame.attempt) != (order.round, order.attempt):
             raise RemoteError(
                 f"frame: expected {site}, round {order.round}.{order.attempt}, "
                 f"got {frame.site!r}, round {frame.round}.{frame.attempt}"
             )
-        if frame.vector.size > most:
-            raise RemoteError(f"frame: expected {most} values, got {frame.vector.size}")
-        if order.kind is OrderKind.FIT and not 0 < frame.weight <= self._max_weight:
+        if order.kind is OrderKind.STATISTICS:
+            return
+        if fault := frame.tally.fault():
+            raise RemoteError(f"frame: its tally: {fault}")
+        if order.kind is OrderKind.EVALUATE:
+            if frame.vector.size:
+                raise RemoteError(f"frame: expected no vector, got {frame.vector.size} values")
+        elif self._weighs and not 0 < frame.weight <= self._max_weight:
             raise RemoteError(f"frame: expected a weight from 1 to {self._max_weight}, got {frame.weight}")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from wardround.errors import LocalError
 from wardround.registry import nearest
 
-__all__ = ["PlanError", "check_bounds", "decode", "encode", "fields_of", "key", "type_name"]
+__all__ = ["PlanError", "check_bounds", "decode", "default_of", "encode", "fields_of", "key", "type_name"]
 
 T = TypeVar("T")
 
@@ -105,6 +105,11 @@ def fields_of(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
 def _fields_of(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     hints = get_type_hints(cls)
     return {field.name: (field, hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The value of a key that is left out; `dataclasses.MISSING` for one that must be there."""
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 _PLURALS = {int: "whole numbers", float: "numbers", str: "text values"}

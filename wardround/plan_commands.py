@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from wardround.decoding import PlanError, encode, fields_of
+from wardround.decoding import PlanError, default_of, encode, fields_of
 from wardround.plan import CHECKS, PLAN_KEYS, Plan
 from wardround.plan_source import find_plan, shipped_plans
 from wardround.registry import load, names, nearest
@@ -128,7 +128,7 @@ def _section(title: str, section: Any) -> Iterator[str]:
 def _line(name: str, section: Any) -> str:
     field, _ = fields_of(type(section))[name]
     value = getattr(section, name)
-    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    default = default_of(field)
     unit = f" {field.metadata['unit']}" if field.metadata["unit"] and value is not None else ""
     return f"{name:18} {' ' if value == default else '*'} {_plain(value)}{unit}"
 

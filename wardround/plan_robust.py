@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wardround.decoding import PlanError, check_bounds, key
+from wardround.decoding import PlanError, check_bounds, default_of, fields_of, key
 from wardround.registry import names, nearest
 
 __all__ = ["AUTO", "OFF", "Quarantine", "Robust"]
@@ -72,8 +72,8 @@ class Robust:
                     raise PlanError(f"{keyword}[{index}]", "a known name", name, nearest(name, known))
             if len(set(given)) != len(given):
                 raise PlanError(keyword, "every name once", given)
-        if self.rule == OFF and (self.num_byzantine or self.pre or self.options):
-            raise PlanError("rule", 'a rule, since num_byzantine, pre or options are set; "off" is the plain mean', OFF)
+        if self.rule == OFF and (idle := self._changed() - {"rule", "root_examples"}):
+            raise PlanError("rule", f'a rule, since {min(idle)} is set; "off" is the plain mean', OFF)
         if self.rule == AUTO and (self.pre or self.options):
             raise PlanError("pre", 'none, and no options, since rule = "auto" chooses them', self.pre)
         if self.rule not in (OFF, AUTO):
@@ -84,3 +84,7 @@ class Robust:
                     )
         if (self.rule == "fltrust") != (self.root_examples > 0):
             raise PlanError("root_examples", 'rows of the server exactly when rule = "fltrust"', self.root_examples)
+
+    def _changed(self) -> set[str]:
+        """The keys that are not at their default."""
+        return {name for name, (field, _) in fields_of(Robust).items() if getattr(self, name) != default_of(field)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from wardround.decoding import PlanError, check_bounds, decode, encode, key
 from wardround.errors import RemoteError
+from wardround.plain_text import plain_text
 from wardround.vector import F64, I64
 
 __all__ = [
@@ -34,6 +35,9 @@ LOGIT_LIMIT = 12.0
 
 _MAX_CELLS = 1 << 22
 _LARGEST = 1 << 52
+_LARGEST_SUM = 1 << 56
+"""Of a site: several batches, each of which may have saturated."""
+_MOST_EXAMPLES = 1 << 32
 
 
 def fixed_point(value: float) -> int:
@@ -119,7 +123,9 @@ def decode_spec(data: bytes) -> TallySpec:
         spec: TallySpec = decode(kind, table)
         size = spec.size
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PlanError) as error:
-        raise RemoteError(f"tally: expected a known kind of tally, got {data[:80]!r} ({error})") from None
+        raise RemoteError(
+            f"tally: expected a known kind of tally, got {data[:80]!r} ({plain_text(str(error))})"
+        ) from None
     if size > _MAX_CELLS:
         raise RemoteError(f"tally: expected at most {_MAX_CELLS} cells, got {size}")
     return spec
@@ -151,6 +157,28 @@ class Tally:
         if self.spec != other.spec:
             raise ValueError(f"expected a tally of {self.spec}, got one of {other.spec}")
         return Tally(self.spec, self.counts + other.counts)
+
+    def fault(self) -> str:
+        """Why no honest site counts this, or an empty string: counts that do not add up, endless sums.
+
+        What it cannot see is whether the examples were there.
+        """
+        if not 0 <= self.n <= _MOST_EXAMPLES:
+            return f"expected 0 to {_MOST_EXAMPLES} examples, got {self.n}"
+        sums = self.counts[1:2] if isinstance(self.spec, ClassificationSpec) else self.counts[1:]
+        if sums.size and not -_LARGEST_SUM <= int(sums.min()) <= int(sums.max()) <= _LARGEST_SUM:
+            return f"expected sums of at most {_LARGEST_SUM} either way, got {int(sums.min())} to {int(sums.max())}"
+        if isinstance(self.spec, ClassificationSpec):
+            cells = self.counts[2:]
+            if not 0 <= int(cells.min()) <= int(cells.max()) <= self.n:
+                return f"expected counts from 0 to {self.n}, got {int(cells.min())} to {int(cells.max())}"
+            if int(self.confusion.sum()) != self.n or (self.histograms.sum(axis=(1, 2)) != self.n).any():
+                return f"expected counts that add up to {self.n} examples"
+        if isinstance(self.spec, RegressionSpec):
+            _, _, absolute, square, y, yy = (int(cell) for cell in sums)
+            if min(absolute, square, y, yy) < 0:
+                return "expected squares, sizes and scaled targets that are not negative"
+        return ""
 
     @property
     def n(self) -> int:

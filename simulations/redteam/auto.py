@@ -13,7 +13,6 @@ from wardround.simulations.redteam.red_team import plan_grid, run_grid, table_of
 __all__ = ["ATTACKS", "CANDIDATES", "TUNING_SEEDS", "Tuned", "resolve_auto"]
 
 CANDIDATES = (
-    Candidate("mean"),
     Candidate("median"),
     Candidate("trimmed_mean"),
     Candidate("geometric_median"),

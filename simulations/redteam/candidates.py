@@ -33,7 +33,7 @@ class Candidate:
         robust = Robust(
             rule=self.rule,
             pre=self.pre,
-            num_byzantine=num_byzantine,
+            num_byzantine=0 if self.rule == "mean" else num_byzantine,
             detectors=(),
             norm_factor=settings.norm_factor,
             options={name: options for name, options in settings.options.items() if name in pieces},

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from wardround.client.data.site_data import Rows
-from wardround.errors import LocalError
+from wardround.errors import WardroundError
 from wardround.orders import Split
 from wardround.plan import Plan
 from wardround.plan_sections import Select
@@ -51,7 +51,7 @@ class CellResult:
         return asdict(self)
 
 
-def cell_plan(plan: Plan, cell: Cell, attackers: int) -> Plan:
+def cell_plan(plan: Plan, cell: Cell, attackers: int, num_byzantine: int) -> Plan:
     """The plan of a cell: everybody's data and first model by the cell's seed, `attackers` of the sites lie."""
     attack = Attack()
     if cell.attack != HONEST:
@@ -62,18 +62,20 @@ def cell_plan(plan: Plan, cell: Cell, attackers: int) -> Plan:
     if evaluation.select is Select.LAST and evaluation.patience is None:
         evaluation = replace(evaluation, every=0)
     simulation = replace(plan.simulation, attack=attack, baselines=False, bootstrap=0, workers=1)
-    return replace(cell.candidate.plan(plan, attackers), seed=cell.seed, simulation=simulation, evaluation=evaluation)
+    return replace(
+        cell.candidate.plan(plan, num_byzantine), seed=cell.seed, simulation=simulation, evaluation=evaluation
+    )
 
 
-def run_cell(plan: Plan, cell: Cell, attackers: int, metric: str, data: Any = None) -> CellResult:
+def run_cell(plan: Plan, cell: Cell, attackers: int, num_byzantine: int, metric: str, data: Any = None) -> CellResult:
     """Run a cell of `plan`. A run that fails (a model that is not finite, no usable round) is a result too."""
     from wardround.simulations.simulate import simulate
 
-    own = cell_plan(plan, cell, attackers)
+    own = cell_plan(plan, cell, attackers, num_byzantine)
     found = {"rule": cell.candidate.label, "attack": cell.attack, "seed": cell.seed}
     try:
         result = simulate(own, data=data, report=False)
-    except LocalError as error:
+    except (WardroundError, ValueError) as error:
         return CellResult(**found, value=None, error=str(error))  # type: ignore[arg-type]
     return CellResult(
         **found,  # type: ignore[arg-type]

@@ -41,6 +41,8 @@ class Grid:
 
     plan: Plan
     attackers: int
+    num_byzantine: int
+    """What rules reckon with in a round, where `attackers` are of all sites."""
     candidates: tuple[Candidate, ...]
     left_out: dict[str, str]
     attacks: tuple[str, ...]
@@ -67,7 +69,10 @@ def plan_grid(
     seeds: Sequence[int] = (101, 102, 103),
     metric: str | None = None,
 ) -> Grid:
-    """The grid for `plan`: by default every usable candidate, every attack, and `robust.num_byzantine` attackers.
+    """The grid for `plan`: by default every usable candidate and every attack.
+
+    Rules reckon with `robust.num_byzantine` bad contributions of a round. Where a round draws a cohort, by default as
+    many of all sites attack that a cohort holds so many of them on average.
 
     Rules are judged by accuracy, or by rmse where a number is predicted. AUC is no good judge: it does not see a
     model whose threshold was shifted until it calls everybody healthy.
@@ -75,8 +80,11 @@ def plan_grid(
     """
     if plan.task.flower_app is not None:
         raise LocalError("redteam: expected a plan with a task: a Flower app's data cannot be poisoned or judged here")
+    if plan.data.test == 0:
+        raise LocalError("redteam: expected test rows to judge models by (data.test above 0)")
+    share = plan.cohort_size / plan.simulation.sites
     if attackers is None:
-        attackers = plan.robust.num_byzantine or plan.simulation.attack.attackers
+        attackers = round(plan.robust.num_byzantine / share) or plan.simulation.attack.attackers
     if not 0 < attackers < plan.simulation.sites:
         raise LocalError(
             f"redteam: expected 1 to {plan.simulation.sites - 1} attackers (--attackers or robust.num_byzantine), "
@@ -92,7 +100,8 @@ def plan_grid(
         raise LocalError(f"redteam: expected one of {', '.join(judges)} for this plan's target, got {metric!r}")
     candidates = tuple(dict.fromkeys(candidates))
     chosen = [name for name in dict.fromkeys(attacks or known) if name != HONEST]
-    obstacles = {one.label: why_not(one, plan, attackers) for one in candidates}
+    num_byzantine = plan.robust.num_byzantine or max(1, round(attackers * share))
+    obstacles = {one.label: why_not(one, plan, num_byzantine) for one in candidates}
     usable = tuple(one for one in candidates if not obstacles[one.label])
     if not usable:
         label, why = next(iter(obstacles.items()))
@@ -100,6 +109,7 @@ def plan_grid(
     return Grid(
         plan=plan,
         attackers=attackers,
+        num_byzantine=num_byzantine,
         candidates=usable,
         left_out={label: why for label, why in obstacles.items() if why},
         attacks=(HONEST, *(name for name in chosen if _applies(name, plan))),
@@ -139,8 +149,8 @@ def _starting() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(cell: Cell, *, plan: Plan, attackers: int, metric: str) -> CellResult:
-    return run_cell(plan, cell, attackers, metric, _data)
+def _work(cell: Cell, *, grid: Grid, plan: Plan) -> CellResult:
+    return run_cell(plan, cell, grid.attackers, grid.num_byzantine, grid.metric, _data)
 
 
 def run_grid(
@@ -167,7 +177,7 @@ def run_grid(
     waiting = iter(cells)
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, (data,)) as pool:
         try:
-            work = partial(_work, plan=plan, attackers=grid.attackers, metric=grid.metric)
+            work = partial(_work, grid=grid, plan=plan)
             with _starting():
                 running = {pool.submit(work, cell) for cell in islice(waiting, 2 * processes)}
             while running:
@@ -214,6 +224,7 @@ def table_of_results(grid: Grid, results: Sequence[CellResult], created: datetim
         "higher_is_better": grid.higher_is_better,
         "sites": grid.plan.simulation.sites,
         "attackers": grid.attackers,
+        "num_byzantine": grid.num_byzantine,
         "rounds": grid.plan.rounds,
         "seeds": list(grid.seeds),
         "baseline": {

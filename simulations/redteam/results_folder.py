@@ -27,7 +27,12 @@ class ResultsFolder:
 
         Raises LocalError for any other; it is left as it is.
         """
-        key = {"plan_digest": grid.plan.digest, "attackers": grid.attackers, "metric": grid.metric}
+        key = {
+            "plan_digest": grid.plan.digest,
+            "attackers": grid.attackers,
+            "num_byzantine": grid.num_byzantine,
+            "metric": grid.metric,
+        }
         try:
             if not path.exists() or not any(path.iterdir()):
                 path.mkdir(parents=True, exist_ok=True)

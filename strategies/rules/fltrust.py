@@ -37,6 +37,7 @@ class FlTrust(VectorRule):
     tolerates: ClassVar[str] = "num_byzantine < n"
     cost: ClassVar[str] = "O(n² d)"
     source: ClassVar[str] = "Cao et al. 2021, Algorithm 2"
+    trusts_majority: ClassVar[bool] = False
 
     def check(self, n: int) -> None:
         require(self.num_byzantine < n, "num_byzantine < n", self.num_byzantine, n)
@@ -45,7 +46,7 @@ class FlTrust(VectorRule):
         """The server's own update."""
         root = context.references.get(_ROOT)
         if root is None:
-            raise ValueError('expected the server\'s own update as references["root"], got none; set root_examples')
+            raise ValueError('expected the server\'s own update as references["root"], got none')
         if root.shape != (context.size,):
             raise ValueError(f'expected references["root"] of shape ({context.size},), got {root.shape}')
         if not np.isfinite(root).all():

@@ -13,8 +13,8 @@ LONGEST = 1e15
 """The longest L2 norm that is believed: squares and sums of float32 values stay finite below it."""
 
 
-def check_vector(vector: VectorSource, size: int) -> tuple[float | None, str]:
-    """The vector's L2 norm and an empty string, or why it is refused: another size or type, non-finite, endless.
+def check_vector(vector: VectorSource, size: int, longest: float = LONGEST) -> tuple[float | None, str]:
+    """The vector's L2 norm and an empty string, or why it is refused: another size or type, non-finite, too long.
 
     Reads the vector once.
     """
@@ -36,8 +36,8 @@ def check_vector(vector: VectorSource, size: int) -> tuple[float | None, str]:
     if read != size:
         return None, f"expected {size} values, got {read}"
     norm = math.sqrt(square)
-    if norm > LONGEST:
-        return None, f"expected a norm of at most {LONGEST:g}, got {norm:.3g}"
+    if norm > longest:
+        return None, f"expected a norm of at most {longest:g}, got {norm:.3g}"
     return norm, ""
 
 

@@ -33,7 +33,7 @@ class Mean:
         weighted = _WeightedSum(context.size)
         lines: list[Evidence] = []
         for contribution in contributions:
-            norm, reason = check_vector(contribution.vector, context.size)
+            norm, reason = check_vector(contribution.vector, context.size, context.longest)
             weight, verdict = (0, Verdict.REFUSED) if reason else (contribution.weight, Verdict.ACCEPTED)
             if not reason:
                 weighted.add(contribution.vector, weight)

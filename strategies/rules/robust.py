@@ -16,7 +16,7 @@ from wardround.strategies.rules.preaggregators.preaggregator import PreAggregato
 from wardround.strategies.rules.rule import Aggregate, Memory, Needs, RoundContext, VectorRule
 from wardround.strategies.rules.vectors import Combined, Vectors
 from wardround.tally import Tally
-from wardround.vector import F32, F64, MemoryVector
+from wardround.vector import F32, F64, MemoryVector, squared_norm
 
 __all__ = ["NORM_FACTOR", "Robust", "chain"]
 
@@ -76,11 +76,11 @@ class Robust:
         """The aggregate of what is left after the checks; none, with the reason, when that is too little.
 
         Contributions are taken in the order of their members' names, so that the order of arrival changes no bit. Where
-        the refused ones leave too few for `num_byzantine` of them, they are counted as such: the pieces then work for
-        so many less.
+        too few are left for `num_byzantine` bad ones among them, those that were refused or left out are counted as
+        such: the pieces then work for so many less.
         """
         given = sorted(contributions, key=lambda one: one.members)
-        lines = _checked(given, context.size, self.norm_factor)
+        lines = _checked(given, context, self.norm_factor if self.rule.trusts_majority else math.inf)
         kept = [index for index, line in enumerate(lines) if line.verdict is not Verdict.REFUSED]
         memory: dict[str, NDArray[np.float64]] = dict(context.memory)
         reason = "" if kept else "none of the contributions is usable"
@@ -88,17 +88,17 @@ class Robust:
         if kept:
             vectors = Vectors.of([given[index].vector for index in kept], self._own_references(context))
             self._inspect(vectors, kept, lines, context, memory)
-            working, reason = self._for(len(kept), len(given) - len(kept))
+            working, reason = self._for(len(kept), len(given) - len(kept) + context.left_out)
         if not reason:
             vector = working._combine(vectors, kept, lines, context, memory)
         return Aggregate(vector=vector, report=Report(tuple(lines)), memory=memory, reason=reason)
 
-    def _for(self, n: int, refused: int) -> tuple["Robust", str]:
-        """What to apply to `n` contributions beside which `refused` ones were found bad, and why nothing can be."""
+    def _for(self, n: int, found: int) -> tuple["Robust", str]:
+        """What to apply to `n` contributions when `found` bad ones are not among them, and why nothing can be."""
         obstacle = _obstacle(self, n)
-        if obstacle and refused:
+        if obstacle and found:
             fewer = replace(
-                self, rule=_tolerating(self.rule, refused), pre=tuple(_tolerating(part, refused) for part in self.pre)
+                self, rule=_tolerating(self.rule, found), pre=tuple(_tolerating(part, found) for part in self.pre)
             )
             if not _obstacle(fewer, n):
                 return fewer, ""
@@ -181,9 +181,9 @@ def _keep(memory: dict[str, NDArray[np.float64]], part: str, own: Memory) -> Non
     memory.update({f"{part}/{name}": array for name, array in own.items()})
 
 
-def _checked(contributions: Sequence[Contribution], size: int, factor: float) -> list[Evidence]:
+def _checked(contributions: Sequence[Contribution], context: RoundContext, factor: float) -> list[Evidence]:
     """A line for each contribution: its norm, and why it is refused."""
-    checked = [check_vector(one.vector, size) for one in contributions]
+    checked = [check_vector(one.vector, context.size, context.longest) for one in contributions]
     late = iter(outsize([norm for norm, reason in checked if norm is not None and not reason], factor))
     lines = []
     for one, (norm, reason) in zip(contributions, checked, strict=True):
@@ -205,7 +205,7 @@ def _of_sources(scores: F64, mixing: F64, sources: int) -> F64:
 def _judged(lines: Sequence[Evidence], made: Combined, scores: F64 | None) -> list[Evidence]:
     """The lines with the rule's weights, cosines, scores and verdicts."""
     norms = np.array([line.norm or 0.0 for line in lines])
-    length = float(np.linalg.norm(made.vector.astype(np.float64)))
+    length = math.sqrt(squared_norm(made.vector))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = np.clip(made.products / (norms * length), -1.0, 1.0)
     if scores is None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.contribution import Contribution, Report
+from wardround.strategies.rules.ingest import LONGEST
 from wardround.strategies.rules.vectors import Vectors
 from wardround.vector import F32, F64
 
@@ -33,10 +34,13 @@ class RoundContext:
 
     `size` is the length that every vector must have. `seed` is for draws that attackers should not foresee.
     `references` are vectors of the server itself: "root" is its own update (FLTrust). `model` is the global model of
-    the round, shape (size,).
+    the round, shape (size,). No honest vector is longer than `longest`. `left_out` bad sites are in quarantine: where
+    too few are left for a rule's num_byzantine, it works for so many less.
     """
 
     size: int
+    longest: float = LONGEST
+    left_out: int = 0
     round: int = 1
     seed: int = 0
     memory: Memory = field(default_factory=dict)
@@ -102,6 +106,8 @@ class VectorRule(ABC):
     tolerates: ClassVar[str]
     cost: ClassVar[str]
     source: ClassVar[str]
+    trusts_majority: ClassVar[bool] = True
+    """Whether more than half of the vectors must be honest, so that medians over them are those of honest ones."""
 
     @property
     @abstractmethod

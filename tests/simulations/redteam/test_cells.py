@@ -12,20 +12,20 @@ MEDIAN = Candidate("median")
 
 def test_a_cells_plan_has_its_rule_its_attack_and_its_seed() -> None:
     given = plan("simulation.attack.from_round=2", "simulation.attack.options.epsilon=3.0", attack="ipm")
-    found = cell_plan(given, Cell(MEDIAN, "ipm", 9), 2)
+    found = cell_plan(given, Cell(MEDIAN, "ipm", 9), 2, 2)
     assert (found.robust.rule, found.robust.num_byzantine, found.seed) == ("median", 2, 9)
     attack = found.simulation.attack
     assert (attack.name, attack.attackers, attack.from_round, attack.options) == ("ipm", 2, 2, {"epsilon": 3.0})
-    other = cell_plan(given, Cell(MEDIAN, "alie", 9), 2).simulation.attack
+    other = cell_plan(given, Cell(MEDIAN, "alie", 9), 2, 2).simulation.attack
     assert (other.name, other.options, other.from_round) == ("alie", {}, 2)
-    honest = cell_plan(given, Cell(MEDIAN, HONEST, 9), 2)
+    honest = cell_plan(given, Cell(MEDIAN, HONEST, 9), 2, 2)
     assert (honest.simulation.attack.name, honest.simulation.attack.attackers) == ("none", 0)
     assert honest.robust.num_byzantine == 2
 
 
 def test_nothing_is_made_that_no_one_looks_at() -> None:
     found = cell_plan(
-        plan("simulation.workers=2", "simulation.baselines=true", "evaluation.every=1"), Cell(MEDIAN, HONEST, 1), 1
+        plan("simulation.workers=2", "simulation.baselines=true", "evaluation.every=1"), Cell(MEDIAN, HONEST, 1), 1, 1
     )
     assert (found.simulation.baselines, found.simulation.bootstrap, found.simulation.workers) == (False, 0, 1)
     assert found.evaluation.every == 0
@@ -33,11 +33,11 @@ def test_nothing_is_made_that_no_one_looks_at() -> None:
 
 @pytest.mark.parametrize("setting", ["evaluation.select=best", "evaluation.patience=2"])
 def test_an_evaluation_that_steers_the_training_stays(setting: str) -> None:
-    assert cell_plan(plan("evaluation.every=1", setting), Cell(MEDIAN, HONEST, 1), 1).evaluation.every == 1
+    assert cell_plan(plan("evaluation.every=1", setting), Cell(MEDIAN, HONEST, 1), 1, 1).evaluation.every == 1
 
 
 def result_of(chosen: Plan, attack: str, rule: str = "mean", attackers: int = 1):  # type: ignore[no-untyped-def]
-    return run_cell(chosen, Cell(Candidate(rule), attack, 3), attackers, "auc", hospitals())
+    return run_cell(chosen, Cell(Candidate(rule), attack, 3), attackers, attackers, "auc", hospitals())
 
 
 def test_the_result_has_every_metric_and_the_leading_one() -> None:

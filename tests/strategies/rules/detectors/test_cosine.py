@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize  # type: ignore[import-untyped]
@@ -65,6 +67,6 @@ def test_a_large_minority_is_found_although_it_agrees_with_itself() -> None:
 
 
 @pytest.mark.parametrize("options", [{"threshold": -1.0}, {"least": 0.0}])
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected threshold > 0 and least > 0"):
         CosineOutliers(**options)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,7 +58,7 @@ def test_the_unit_of_the_updates_does_not_matter(scale: float) -> None:
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"least": 0.0}, {"threshold": float("nan")}])
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected threshold > 0 and least > 0"):
         NormOutliers(**options)
 
