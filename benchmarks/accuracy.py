@@ -16,7 +16,7 @@ from statistics import fmean
 from wardround.plan import Plan
 from wardround.plan_source import find_plan
 from wardround.simulations.redteam.auto import resolve_auto
-from wardround.simulations.redteam.candidates import CANDIDATES, Candidate, parse_candidate
+from wardround.simulations.redteam.candidates import Candidate, parse_candidate
 from wardround.simulations.redteam.cells import HONEST, CellResult
 from wardround.simulations.redteam.red_team import Grid, plan_grid, run_grid
 from wardround.simulations.redteam.results_folder import ResultsFolder
@@ -37,11 +37,10 @@ class Setting:
     rules: tuple[Candidate, ...]
 
 
+_BESIDE = ("off", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "nnm+geometric_median")
 SETTINGS = (
-    Setting("breast-cancer", 3, CANDIDATES),
-    Setting(
-        "digits", 4, tuple(map(parse_candidate, ("off", "median", "trimmed_mean", "krum", "nnm+geometric_median")))
-    ),
+    Setting("breast-cancer", 3, tuple(map(parse_candidate, _BESIDE))),
+    Setting("digits", 4, tuple(map(parse_candidate, ("off", "median")))),  # a run takes ten times as long
 )
 
 

@@ -40,6 +40,11 @@ REFUSED = (
     ),
     Refused(
         key="robust.num_byzantine",
+        when=lambda plan: plan.robust.rule == "mean" and plan.robust.num_byzantine > 0,
+        expected="0, since a mean tolerates no bad contribution",
+    ),
+    Refused(
+        key="robust.num_byzantine",
         when=lambda plan: plan.robust.rule == AUTO and 2 * plan.robust.num_byzantine >= plan.cohort_size,
         expected="fewer than half of a cohort, since no rule that is chosen from tolerates more",
     ),

@@ -18,7 +18,7 @@ from wardround import plan_robust
 from wardround.contribution import Contribution, Evidence, Report, Verdict
 from wardround.errors import LocalError
 from wardround.orders import SiteId
-from wardround.strategies.rules.build import build_rule
+from wardround.strategies.rules.build import build_robust
 from wardround.strategies.rules.fltrust import FlTrust
 from wardround.strategies.rules.robust import Robust, chain
 from wardround.strategies.rules.rule import Memory, RoundContext, VectorRule
@@ -80,6 +80,8 @@ class RobustStrategy(FedAvg):
 
         `options` are by piece: `{"bucketing": {"size": 2}}`. Raises PlanError for what is not known.
         """
+        if rule == plan_robust.OFF:
+            raise ValueError(f"expected a robust rule, got {rule!r}")
         section = plan_robust.Robust(
             rule=rule,
             num_byzantine=num_byzantine,
@@ -88,10 +90,7 @@ class RobustStrategy(FedAvg):
             options={name: dict(values) for name, values in (options or {}).items()},
             root_examples=int(rule == "fltrust"),  # any number: the rows are those of `root_update`
         )
-        built = build_rule(section)
-        if not isinstance(built, Robust):
-            raise ValueError(f"expected a robust rule, got {rule!r}")
-        return cls(built, *settings, **named_settings)
+        return cls(build_robust(section), *settings, **named_settings)
 
     def summary(self) -> None:
         """Log the rule, then what FedAvg logs."""

@@ -107,7 +107,7 @@ def test_plan_check_tells_what_a_rule_reckons_with(plan: Path) -> None:
     assert lines[1:] == [
         "  krum reckons with 3 bad contributions of 10 in a round, no more",
         "  a round needs 9 updates",
-        "  a site is quarantined at suspicion 0.58: one that is always flagged, after 9 rounds",
+        "  a site is quarantined at suspicion 0.58, at most 3 at a time: one that is always flagged, in its 9th round",
     ]
     assert "too few to tell an attacker from bad luck" in run("plan", "check", plan, *robust[:-1], "rounds=2")[1]
 

@@ -98,7 +98,7 @@ REFUSED = [
     ("privacy.epsilon=1", "plan.privacy.epsilon: expected a known key; known: mode"),
     ("protection.mode=masking", 'plan.protection.mode: expected "off": secure aggregation is not available'),
     ("robust.rule=krun", "plan.robust.rule: expected a known name, got 'krun'; did you mean 'krum'?"),
-    ("robust.num_byzantine=1", "plan.robust.rule: expected a rule, since num_byzantine, pre or options are set"),
+    ("robust.num_byzantine=1", "plan.robust.rule: expected a rule, since num_byzantine is set"),
     ('robust.rule=mean & robust.pre=["nmn"]', "plan.robust.pre[0]: expected a known name, got 'nmn'; did you mean"),
     ('robust.rule=mean & robust.detectors=["norm", "norm"]', "plan.robust.detectors: expected every name once"),
     (
@@ -110,15 +110,25 @@ REFUSED = [
         "robust.rule=krum & robust.num_byzantine=3 & cohort.min_replies=8",
         "plan.cohort.min_replies: expected at least 9, which the rule needs (Krum: expected num_byzantine < ",
     ),
-    ("robust.rule=krum & robust.options.krum.radius=1", "plan.robust.options.krum.radius: expected a known option"),
+    (
+        "robust.rule=krum & robust.num_byzantine=1 & robust.options.krum.radius=1",
+        "plan.robust.options.krum.radius: expected a known option",
+    ),
     ("robust.rule=krum & robust.options.kram.radius=1", "plan.robust.options.kram: expected a rule, pre-aggregator or"),
     (
-        "robust.rule=krum & robust.options.krum.num_byzantine=1",
+        "robust.rule=krum & robust.num_byzantine=1 & robust.options.krum.num_byzantine=1",
         "plan.robust.options.krum.num_byzantine: expected a known",
     ),
+    ("robust.rule=median", "plan.robust.num_byzantine: expected at least 1: how many bad contributions"),
+    (
+        "robust.rule=mean & robust.num_byzantine=1",
+        "plan.robust.num_byzantine: expected 0, since a mean tolerates no bad",
+    ),
+    ("robust.rule=auto & robust.num_byzantine=5", "plan.robust.num_byzantine: expected fewer than half of a cohort"),
+    ("robust.quarantine.enabled=true", "plan.robust.rule: expected a rule, since quarantine is set"),
     ("robust.rule=fltrust", "plan.robust.root_examples: expected rows of the server exactly when"),
     ("robust.root_examples=5", "plan.robust.root_examples: expected rows of the server exactly when"),
-    ("robust.rule=auto", 'plan.robust.num_byzantine: expected at least 1, since rule = "auto"'),
+    ("robust.rule=auto", "plan.robust.num_byzantine: expected at least 1: how many bad contributions"),
     ('robust.rule=auto & robust.pre=["nnm"]', 'plan.robust.pre: expected none, and no options, since rule = "auto"'),
     (
         "robust.rule=median & cohort.weighting=capped & cohort.weight_cap=5",

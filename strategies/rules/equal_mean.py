@@ -15,7 +15,7 @@ __all__ = ["EqualMean"]
 class EqualMean(VectorRule):
     """The mean of the vectors, each with the same weight; no number of bad ones is tolerated.
 
-    It is what rules are compared with.
+    It is what rules are compared with, and the rule to put behind a pre-aggregator that is robust itself.
 
     Source: McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     Algorithm 1, for sites with equal numbers of examples.
@@ -24,14 +24,12 @@ class EqualMean(VectorRule):
     num_byzantine: int = 0
 
     summary: ClassVar[str] = "the mean with equal weights; one bad vector moves it anywhere"
-    tolerates: ClassVar[str] = "num_byzantine = 0"
+    tolerates: ClassVar[str] = "num_byzantine = 0, unless a pre-aggregator tolerates more"
     cost: ClassVar[str] = "O(n d)"
     source: ClassVar[str] = "McMahan et al. 2017, Algorithm 1"
 
     def check(self, n: int) -> None:
-        require(
-            self.num_byzantine == 0, "num_byzantine = 0, since a mean tolerates no bad vector", self.num_byzantine, n
-        )
+        require(self.num_byzantine < n, "num_byzantine < n", self.num_byzantine, n)
 
     def decide(self, vectors: Vectors, context: RoundContext) -> Decision:
         return Decision(weights=np.full(vectors.n, 1.0 / vectors.n))

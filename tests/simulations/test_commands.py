@@ -71,6 +71,7 @@ class Engine:
         if self.interrupted:
             raise KeyboardInterrupt
         return SimpleNamespace(
+            untested=(),
             comparison=compared(),
             report_path=options["out"] / "report.html" if options["report"] else None,
             rounds=[{"round": 1}],

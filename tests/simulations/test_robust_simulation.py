@@ -82,7 +82,7 @@ def test_what_was_remembered_survives_a_stop_to_the_bit(
 
 def test_a_forgotten_memory_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: without the attackers' memory the continued run is another."""
-    chosen = plan("rounds=5", attack="free_rider", robust={"rule": "mean", "num_byzantine": 1})
+    chosen = plan("rounds=5", attack="free_rider", robust={"rule": "mean"})
     whole = run(chosen)
     with pytest.raises(Stop):
         run(chosen, out=tmp_path / "run", observer=StopAfter(3))

@@ -113,7 +113,7 @@ def test_an_attack_is_simulated_with_the_tolerated_number_of_attackers() -> None
 
 
 def test_without_a_tolerated_number_one_site_attacks() -> None:
-    settings = ("--set", "robust.rule=off", "--set", "robust.num_byzantine=0", "--set", "rounds=1")
+    settings = ("--set", "robust={}", "--set", "rounds=1")
     assert run("simulate", "plan.toml", "--attack", "sign_flip", *settings, "--out", "run", "-q", "--no-report")[0] == 0
     assert load_plan("run/plan.toml").simulation.attack.attackers == 1
 

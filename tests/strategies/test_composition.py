@@ -36,11 +36,18 @@ def test_every_row_of_the_table_refuses_something() -> None:
     """Each is shown as a person meets it in tests/test_plan.py; here, that none is dead."""
     app = ["task.flower_app=a:b", "task.flower_initial=a:c", "data.source=app", "task.name=", "data.target="]
     plans = {
-        "cohort.weighting": ["robust.rule=median", "cohort.weighting=capped", "cohort.weight_cap=3"],
+        "cohort.weighting": [
+            "robust.rule=median",
+            "robust.num_byzantine=1",
+            "cohort.weighting=capped",
+            "cohort.weight_cap=3",
+        ],
         "robust.num_byzantine": ["robust.rule=auto"],
         "robust.rule": [*app, "robust.rule=fltrust", "robust.root_examples=3"],
+        "robust.detectors": ["robust.rule=fltrust", "robust.root_examples=3", "robust.num_byzantine=2"],
         "robust.quarantine.enabled": [
             "robust.rule=median",
+            "robust.num_byzantine=1",
             'robust.detectors=["flame"]',
             "robust.quarantine.enabled=true",
         ],

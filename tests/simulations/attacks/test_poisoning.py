@@ -135,7 +135,7 @@ def test_a_poisoned_trainer_trains_on_the_rows_that_it_was_given() -> None:
 
 
 def test_label_flip_harms_the_mean() -> None:
-    mean: dict[str, Any] = {"robust": {"rule": "mean", "num_byzantine": 2}}
+    mean: dict[str, Any] = {"robust": {"rule": "mean"}}
     common = ("rounds=6", "training.lr=0.5")
     honest = run(plan(*common, **mean))
     attacked = run(plan(*common, attack="label_flip", **mean).override(["simulation.attack.attackers=2"]))

@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_used_is_refused_before_the_trials(
 
 
 def test_what_auto_needs_is_said() -> None:
-    with pytest.raises(PlanError, match=r'num_byzantine: expected at least 1, since rule = "auto"'):
+    with pytest.raises(PlanError, match=r"num_byzantine: expected at least 1: how many bad"):
         plan(robust={"rule": "auto"})
     with pytest.raises(PlanError, match='"auto" chooses them'):
         automatic('robust.pre=["nnm"]')

@@ -107,9 +107,14 @@ def test_rules_are_judged_by_accuracy_unless_a_person_says_otherwise(metric: str
         ([], {"attackers": 0}, r"expected 1 to 4 attackers \(--attackers or robust.num_byzantine\), got 0"),
         ([], {"attackers": -1}, "got -1"),
         ([], {"attackers": 5}, "got 5"),
-        (["robust.num_byzantine=0"], {}, "got 0"),
+        (["robust.rule=off", "robust.num_byzantine=0"], {}, "got 0"),
         ([], {"candidates": [BULYAN]}, "expected a rule that can be used, but bulyan: .*a cohort of 5"),
-        ([], {"candidates": [MEDIAN], "attackers": 3}, "expected a rule that can be used, but median: .*3 of 5"),
+        (["data.test=0"], {}, "expected test rows to judge models by"),
+        (
+            ["robust.rule=off", "robust.num_byzantine=0"],
+            {"candidates": [MEDIAN], "attackers": 3},
+            "expected a rule that can be used, but median: .*3 of 5",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused(settings: list[str], options: dict[str, Any], message: str) -> None:
