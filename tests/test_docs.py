@@ -219,7 +219,7 @@ def test_the_guides_own_pieces_work_by_name(tmp_path: Path, monkeypatch: pytest.
 def test_an_honest_hospital_is_flagged_as_often_as_the_guide_says() -> None:
     [(site, said, rounds)] = re.findall(r"`(site-\d\d)` is flagged in (\d+) of (\d+) rounds", text_of("robust.md"))
     plan = load_plan(BREAST_CANCER)
-    plan = plan.override(["seed=1", "robust.rule=trimmed_mean", "robust.num_byzantine=3"])
+    plan = plan.override(["seed=19", "robust.rule=trimmed_mean", "robust.num_byzantine=3"])
     lines = simulate(plan, report=False).rounds
     flags = [bool(one["flags"]) for line in lines for one in line["evidence"] if one["members"] == [site]]
     assert len(flags) == int(rounds) == plan.rounds

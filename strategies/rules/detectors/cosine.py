@@ -64,7 +64,6 @@ class CosineOutliers(Detector):
 
     threshold: float = 3.5
     least: float = 0.05
-    num_byzantine: int = 0
 
     summary: ClassVar[str] = "updates that point elsewhere than the others"
     cost: ClassVar[str] = "O(n² d)"
@@ -80,7 +79,7 @@ class CosineOutliers(Detector):
         scores, flagged, reasons = np.zeros(vectors.n), np.zeros(vectors.n, dtype=np.bool_), [""] * vectors.n
         if len(measured) >= FEWEST:
             found = agreement(cosines[np.ix_(measured, measured)])
-            scores[measured] = np.maximum(-deviations(found, self.least, self.num_byzantine), 0.0)
+            scores[measured] = np.maximum(-deviations(found, self.least), 0.0)
             flagged = scores > self.threshold
             middle = float(np.median(found))
             for index, own in zip(measured.tolist(), found.tolist(), strict=True):

@@ -17,20 +17,15 @@ FEWEST = 4
 """Of fewer vectors none is called an outlier."""
 
 
-def deviations(values: F64, least: float, num_byzantine: int = 0) -> F64:
+def deviations(values: F64, least: float) -> F64:
     """How far each of n values is above the median, in robust standard deviations, shape (n,); negative below.
 
-    Without bad values the standard deviation is 1.4826 · n/(n − 0.8) · MAD, but not under `least`. Bad values that sit
-    at the median would make it small, and honest ones outliers: so with `num_byzantine` of them the deviation is taken
-    which is the median of the honest ones then, but none above the n − num_byzantine smallest, which may be a bad
-    one's. Source: Rousseeuw, Croux 1993, "Alternatives to the Median Absolute Deviation";
-    the factor for small n as in Croux, Rousseeuw 1992.
+    The standard deviation is 1.4826 · n/(n − 0.8) · MAD, but not under `least`. Source: Rousseeuw, Croux 1993,
+    "Alternatives to the Median Absolute Deviation"; the factor for small n as in Croux, Rousseeuw 1992.
     """
     middle = float(np.median(values))
     n = len(values)
-    away = np.sort(np.abs(values - middle))
-    place = max((n - 1) / 2, min((n + num_byzantine - 1) / 2, n - num_byzantine - 1))
-    spread = 1.4826 * n / (n - 0.8) * float(np.interp(place, np.arange(n), away))
+    spread = 1.4826 * n / (n - 0.8) * float(np.median(np.abs(values - middle)))
     found: F64 = (values - middle) / max(spread, least)
     return found
 
@@ -50,7 +45,6 @@ class NormOutliers(Detector):
 
     threshold: float = 3.5
     least: float = 0.1
-    num_byzantine: int = 0
 
     summary: ClassVar[str] = "updates much longer or shorter than the others"
     cost: ClassVar[str] = "O(n d)"
@@ -65,7 +59,7 @@ class NormOutliers(Detector):
         measured = np.flatnonzero(norms > 0.0)
         scores, flagged, reasons = np.zeros(vectors.n), np.zeros(vectors.n, dtype=np.bool_), [""] * vectors.n
         if len(measured) >= FEWEST:
-            scores[measured] = np.abs(deviations(np.log(norms[measured]), self.least, self.num_byzantine))
+            scores[measured] = np.abs(deviations(np.log(norms[measured]), self.least))
             flagged = scores > self.threshold
             middle = float(np.median(norms[measured]))
             for index in np.flatnonzero(flagged):
