@@ -9,7 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from wardround.errors import RemoteError
 from wardround.orders import Statistics
 from wardround.plan_sections import Column, ColumnType, Data, Standardize, Target
-from wardround.standardization import standardize, statistics_of, statistics_tally
+from wardround.standardization import (
+    robust_statistics,
+    standardize,
+    statistics_fault,
+    statistics_of,
+    statistics_tally,
+)
 from wardround.tally import Tally
 from wardround.vector import F32, F64
 
@@ -100,3 +106,38 @@ def test_what_does_not_fit_is_refused() -> None:
         statistics_of(section, Tally.of_means(3, {"a": 1.0}))
     with pytest.raises(RemoteError, match="sums over at least one row"):
         statistics_of(section, Tally.empty(statistics_tally(section, x).spec))
+
+
+def test_one_site_cannot_carry_off_the_medians_as_it_does_the_sums() -> None:
+    generator = np.random.Generator(np.random.Philox(key=3))
+    section = data(*RANGES)
+    low, high = np.array(RANGES).T
+    rows = [inputs(low + (high - low) * generator.beta(2, 5, size=(60, 3))) for _ in range(5)]
+    honest = [statistics_tally(section, x) for x in rows]
+    n = 1 << 30
+    liar = Tally(honest[0].spec, np.array([n, *[n << 32] * 6], dtype=np.int64))  # so many rows, all at the upper end
+    assert statistics_fault(section, liar) == ""
+    summed = statistics_of(section, sum(honest[1:], start=honest[0]) + liar)
+    robust, truth = (
+        robust_statistics(section, [*honest, liar]),
+        statistics_of(section, sum(honest[1:], start=honest[0])),
+    )
+    np.testing.assert_allclose(summed.mean, high, rtol=1e-3)
+    np.testing.assert_allclose(robust.mean, truth.mean, atol=0.1 * float((high - low).max()), rtol=0.2)
+    np.testing.assert_allclose(robust.std, truth.std, rtol=0.2)
+
+
+def test_sums_that_no_site_can_have_are_named() -> None:
+    section = data(*RANGES)
+    good = statistics_tally(section, inputs(np.array([[1.0, 5.0, 1e-4], [50.0, 3e4, 1e-3]])))
+    assert statistics_fault(section, good) == ""
+
+    def changed(place: int, value: int) -> str:
+        counts = good.counts.copy()
+        counts[place] = value
+        return statistics_fault(section, Tally(good.spec, counts))
+
+    assert changed(0, 0).startswith("expected 1 to") and changed(0, -(10**6)).startswith("expected 1 to")
+    for place, value in ((1, 1 << 62), (1, -1), (4, 1 << 62), (4, -(1 << 40))):
+        assert changed(place, value) == "expected sums of values within the columns' ranges"
+    assert statistics_fault(section, Tally.of_means(3, {"a": 1.0})) == "expected sums of the plan's columns"

@@ -243,3 +243,24 @@ def test_a_spec_survives_the_wire(spec: TallySpec) -> None:
 def test_a_spec_from_a_peer_is_not_trusted(data: bytes) -> None:
     with pytest.raises(RemoteError, match=r"^tally: expected"):
         decode_spec(data)
+
+
+def _of(spec: ClassificationSpec | RegressionSpec | MeansSpec, *cells: int) -> str:
+    return Tally(spec, np.array(cells, dtype=np.int64)).fault()
+
+
+def test_counts_that_no_honest_site_has_are_named() -> None:
+    spec = ClassificationSpec(classes=2, bins=2)
+    good = [3, 5, 1, 0, 1, 1, 1, 0, 0, 2]  # n, loss, confusion, then negatives and positives by bin
+    assert _of(spec, *good) == ""
+    assert _of(spec, -1, *good[1:]).startswith("expected 0 to 4294967296 examples, got -1")
+    assert _of(spec, 1 << 40, *good[1:]).startswith("expected 0 to 4294967296 examples")
+    assert _of(spec, 3, 1 << 60, *good[2:]).startswith("expected sums of at most")
+    assert _of(spec, *good[:2], 1 << 62, *good[3:]).startswith("expected counts from 0 to 3")
+    assert _of(spec, *good[:2], -1, *good[3:]).startswith("expected counts from 0 to 3")
+    assert _of(spec, *good[:-1], 1) == "expected counts that add up to 3 examples"
+    assert _of(spec, *good[:2], 0, *good[3:]) == "expected counts that add up to 3 examples"
+    assert _of(RegressionSpec(low=0, high=1), 2, 1, -1, 1, 1, 1, 1) == ""
+    assert "not negative" in _of(RegressionSpec(low=0, high=1), 2, 1, 0, 1, -1, 1, 1)
+    assert _of(MeansSpec(names=("a",)), 2, -5) == ""
+    assert _of(MeansSpec(names=("a",)), 2, -(1 << 60)).startswith("expected sums of at most")

@@ -8,7 +8,7 @@ import pytest
 from tests.federation_of_points import Points, PointTrainer, point_plan, points
 from wardround.contribution import Verdict
 from wardround.errors import LocalError
-from wardround.orders import Order, SiteId
+from wardround.orders import LocalResult, Order, SiteId
 from wardround.plan import Plan, PlanError
 from wardround.strategies.records import RunState
 from wardround.tally import Tally
@@ -190,6 +190,59 @@ def test_a_tally_of_another_kind_ends_no_evaluation() -> None:
     assert [(one.site, one.reason) for one in validation.absences] == [
         ("site-0", "rejected: a tally of another kind than the other sites'")
     ]
+
+
+def test_a_tally_that_cannot_be_leaves_its_site_out() -> None:
+    federation = points(robust_plan("median", 2, rounds=1))
+    federation.trainers[0].evaluate = lambda job, model: Tally.of_means(1 << 40, {"loss": 0.0})  # type: ignore[method-assign]
+    federation.run()
+    validation = federation.recorder.records[0].validation
+    assert validation is not None and validation.total.n > 0
+    assert [one.site for one in validation.absences] == ["site-0"]
+
+
+def test_what_a_clipping_guard_never_sends_is_refused() -> None:
+    plan = robust_plan("median", 2, "clipping.clip_norm=0.5", rounds=1)
+    federation = points(plan, lie=lambda update: update * np.float32(9), liars=2)
+    federation.run()
+    lines = federation.recorder.records[0].report.lines
+    assert [line.verdict is Verdict.REFUSED for line in lines] == [False] * 8 + [True] * 2
+    assert lines[-1].reason.startswith("expected a norm of at most 0.50005, got")
+
+
+def test_a_vector_of_any_wrong_length_is_evidence() -> None:
+    for lie in (lambda update: update[:-1], lambda update: np.tile(update, 1000)):
+        federation = points(robust_plan("median", 2, rounds=1), lie=lie, liars=1)
+        federation.run()
+        (record,) = federation.recorder.records
+        assert record.report.lines[-1].verdict is Verdict.REFUSED and not record.absences and not record.void
+        assert record.reputation.standing(SiteId("site-9")).suspicion > 0
+
+
+def test_sites_in_quarantine_are_not_missed_by_the_quorum() -> None:
+    """Of 10 sites at least 7 are needed with f = 3; two are in quarantine, one honest one falls silent."""
+    federation = liar(robust_plan("trimmed_mean", 3, ON, rounds=30))
+    start = RunState(round=0, model=np.zeros(40, np.float32))
+    state = federation.strategy.run(federation.grid, start, 29)
+    assert set(state.reputation.quarantined) == {"site-8", "site-9"}
+    for site, voids in ((0, 0), (1, 0), (2, 0)):
+        federation.trainers[site].broken = "nan"
+        state = federation.strategy.run(federation.grid, state, state.round + 1)
+        assert state.void_rounds == voids
+    federation.trainers[3].broken = "nan"
+    assert federation.strategy.run(federation.grid, state, state.round + 1).void_rounds == 1
+
+
+def test_text_from_a_site_is_printable_and_short() -> None:
+    federation = points(robust_plan("median", 2, rounds=1))
+
+    def fails(job: object, model: object) -> LocalResult:
+        raise LocalError("\x1b[2J" + "x" * 10_000 + "\ud800")
+
+    federation.trainers[0].fit = fails  # type: ignore[method-assign]
+    federation.run()
+    (absence,) = federation.recorder.records[0].absences
+    assert absence.reason.isprintable() and len(absence.reason) <= 200
 
 
 def test_the_order_of_arrival_changes_no_bit() -> None:
