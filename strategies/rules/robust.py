@@ -58,6 +58,14 @@ class Robust:
                 raise ValueError(f"{type(part).__name__}: {error}") from None
             n = part.mixtures(n) if isinstance(part, PreAggregator) else n
 
+    def obstacle(self, n: int) -> str:
+        """Why it does not work for `n` contributions; empty when it does."""
+        try:
+            self.check(n)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def aggregate(self, vectors: F32, context: RoundContext | None = None) -> Aggregate:
         """The same on plain arrays of shape (n, d): line i of the report is row i, its only member the row's number."""
         rows = np.asarray(vectors)
@@ -95,12 +103,12 @@ class Robust:
 
     def _for(self, n: int, found: int) -> tuple["Robust", str]:
         """What to apply to `n` contributions when `found` bad ones are not among them, and why nothing can be."""
-        obstacle = _obstacle(self, n)
+        obstacle = self.obstacle(n)
         if obstacle and found:
             fewer = replace(
                 self, rule=_tolerating(self.rule, found), pre=tuple(_tolerating(part, found) for part in self.pre)
             )
-            if not _obstacle(fewer, n):
+            if not fewer.obstacle(n):
                 return fewer, ""
         return self, obstacle
 
@@ -149,14 +157,6 @@ class Robust:
             lines[index] = line
         _keep(memory, "rule", self.rule.remember(own, made.vector))
         return made.vector
-
-
-def _obstacle(robust: Robust, n: int) -> str:
-    try:
-        robust.check(n)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _tolerating(part: Part, fewer: int) -> Part:
