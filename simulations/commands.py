@@ -51,24 +51,42 @@ def simulate(
     attackers: Annotated[
         int | None, typer.Option(metavar="F", min=1, help="How many do.  [default: robust.num_byzantine, at least 1]")
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=V,V,...", help="Run once for each value, e.g. privacy.epsilon=1,3,8,off; --out may go on."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Seeds for each value of --sweep.  [default: 1]")
+    ] = None,
 ) -> None:
     """Train a federation of hospitals on this machine."""
     overrides = [*(settings or ()), *(f"{k}={v}" for k, v in (("rounds", rounds), ("seed", seed)) if v is not None)]
     if attackers is not None and attack is None:
         raise click.UsageError("--attackers needs --attack NAME")
+    if seeds is not None and sweep is None:
+        raise click.UsageError("--seeds needs --sweep KEY=V,V,...")
     if resume is not None:
         if plan is not None or out is not None or overrides or attack is not None:
             raise click.UsageError("a run continues as it was begun: --resume takes no PLAN, --set, --attack or --out")
+        if sweep is not None:
+            raise click.UsageError("a sweep is continued by the same command with --out, not by --resume")
         chosen, folder = load_plan(resume / "plan.toml"), resume
     elif plan is not None:
         chosen = find_plan(plan).override(overrides)
         if attack is not None:
             lying = attackers or (0 if attack == "none" else max(1, chosen.robust.num_byzantine))
             chosen = chosen.override([f'simulation.attack.name="{attack}"', f"simulation.attack.attackers={lying}"])
-        folder = out or free_folder(chosen.name)
+        folder = out or free_folder(chosen.name if sweep is None else f"{chosen.name}-sweep")
     else:
         raise click.UsageError("expected PLAN or --resume RUN")
     require("simulation")
+    if sweep is not None:
+        from wardround.simulations.sweep_commands import sweep_and_show
+
+        sweep_and_show(chosen, sweep, folder, seeds=seeds or 1, quiet=quiet, as_json=as_json, report=not no_report)
+        return
     run_and_show(chosen, folder, resume=resume is not None, quiet=quiet, as_json=as_json, no_report=no_report)
 
 

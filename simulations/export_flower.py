@@ -74,6 +74,9 @@ def export(plan: Plan, folder: Path) -> None:
         raise PlanError("data.source", "a data set or a file, since arrays exist in Python only", plan.data.source)
     if plan.robust.rule == AUTO:
         raise PlanError("robust.rule", "a rule by name; `wardround redteam` picks one", AUTO)
+    if plan.privacy.on:
+        expected = '"off", since no site\'s ledger is asked there; `PrivateStrategy` hides the clients of a Flower app'
+        raise PlanError("privacy.unit", expected, plan.privacy.unit.value)
     if plan.simulation.attack.attackers or plan.robust.root_examples:
         wrong = "simulation.attack.attackers" if plan.simulation.attack.attackers else "robust.root_examples"
         raise PlanError(wrong, "0, since only wardround's own simulation plays attackers and the server's own rows")

@@ -12,9 +12,11 @@ from typing import Any
 
 from wardround.orders import Split
 from wardround.plan import Plan
+from wardround.plan_robust import OFF
 from wardround.plan_sections import BatchNorm, Column, Data, Select
 from wardround.simulations.comparison import Comparison, Estimate, Model
 from wardround.simulations.heterogeneity import Heterogeneity
+from wardround.simulations.report.privacy import claimed
 from wardround.simulations.run_info import RunInfo
 
 __all__ = ["model_card", "software_versions"]
@@ -63,7 +65,7 @@ def model_card(
         "Training": _training(plan, lines, stopped),
         "Intended use": _INTENDED_USE,
         "Limits": _limits(plan, comparison, untested),
-        "Privacy and security": _claims(plan),
+        "Privacy and security": _claims(plan, lines),
         "Provenance": _provenance(info, versions),
     }
     text = "\n\n".join(f"## {title}\n\n" + "\n".join(body) for title, body in sections.items())
@@ -198,23 +200,32 @@ def _limits(plan: Plan, comparison: Comparison | None, untested: Sequence[str]) 
         yield "- Inputs must have the units above; values that are not valid are refused, never corrected."
 
 
-def _claims(plan: Plan) -> Iterator[str]:
-    off = {
-        "protection": (plan.protection.mode, "Updates were sent in clear: the server saw every site's update."),
-        "privacy": (
-            plan.privacy.mode,
-            "No differential privacy: the model may tell who was in the training rows, and what they looked like.",
-        ),
-        "robust": (plan.robust.rule, "No protection against poisoned updates: one bad site could spoil the model."),
-    }
+def _claims(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield (
+        "- Updates were sent in clear: the server saw every site's update."
+        if plan.protection.mode == "off"
+        else f"- protection: {_plain(plan.protection.mode)}; this card makes no claim about it."
+    )
+    yield from _privacy(plan, lines)
     rule = _plain("+".join((*plan.robust.pre, plan.robust.rule)))
-    on = {
-        "robust": f"Updates were combined by {rule}, which reckons with up to {plan.robust.num_byzantine} bad "
+    yield (
+        "- No protection against poisoned updates: one bad site could spoil the model."
+        if plan.robust.rule == OFF
+        else f"- Updates were combined by {rule}, which reckons with up to {plan.robust.num_byzantine} bad "
         f"contributions of {plan.cohort_size} a round; nothing is claimed beyond that, and nothing against backdoors."
-    }
-    for section, (value, text) in off.items():
-        without_claim = f"{section}: {_plain(value)}; this card makes no claim about it."
-        yield f"- {text if value == 'off' else on.get(section, without_claim)}"
+    )
+
+
+def _privacy(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    claim = claimed(plan, lines)
+    if claim is None:
+        yield "- No differential privacy: the model may tell who was in the training rows, and what they looked like."
+        return
+    yield f"- Differential privacy: {_plain(claim.headline())}"
+    yield from (f"  - {what}: {_plain(said)}" for what, said in claim.facts())
+    yield from (f"  - Warning: {_plain(warning)}" for warning in claim.warnings)
+    yield from (f"  - It rests on this: {_plain(sentence)}" for sentence in claim.assumptions)
+    yield from (f"  - Not covered: {_plain(sentence)}" for sentence in claim.not_covered)
 
 
 def _provenance(info: RunInfo, versions: Mapping[str, str]) -> Iterator[str]:

@@ -51,12 +51,14 @@ def gather_task(plan: Plan, data: tuple[SiteData, ...], task: Task | None = None
     """Sites that train `task`, by default the plan's, on `data`."""
     from wardround.client.trainer.bundle import load_task
     from wardround.client.trainer.flat_model import initial_vector, layout_of
+    from wardround.client.trainer.private_trainer import PrivateTrainer
     from wardround.client.trainer.torch_trainer import TorchTrainer
     from wardround.client.trainer.workspace import Workspace
 
     task = load_task(plan) if task is None else task
     workspace = Workspace(task, plan)  # for evaluations, which run one after another
-    trainers: dict[SiteId, StatefulTrainer] = {site.site: TorchTrainer(task, plan, site, workspace) for site in data}
+    kind = PrivateTrainer if plan.privacy.per_example else TorchTrainer
+    trainers: dict[SiteId, StatefulTrainer] = {site.site: kind(task, plan, site, workspace) for site in data}
     initial = initial_vector(task, plan, derive_seed(plan.seed, "model"))
     return Participants(trainers=trainers, layout=layout_of(task, plan), initial=initial, task=task, data=data)
 
@@ -79,6 +81,8 @@ def data_digest(data: Sequence[SiteData]) -> str:
     """SHA-256 over every site's rows, so that a resumed run notices other data; hex."""
     total = hashlib.sha256()
     for site in data:
+        if site.patients is not None:
+            total.update(site.patients.tobytes())
         for rows in (site.train, site.validation, site.test):
             total.update(f"{site.site}\x1f{rows.x.shape}\x1f{rows.y.dtype}".encode())
             total.update(rows.x.tobytes())

@@ -14,6 +14,7 @@ from wardround.client.data.files import read_table
 from wardround.client.data.table import Table
 from wardround.client.trainer.bundle import foreign_code, load_task
 from wardround.client.trainer.flat_model import FlatModel
+from wardround.client.trainer.private_model import model_of
 from wardround.client.trainer.torch_trainer import predict as predict_rows
 from wardround.errors import LocalError
 from wardround.plan import Plan
@@ -97,7 +98,7 @@ def _table(data: Data, array: NDArray[Any]) -> Table:
 
 
 def _check_model(folder: Path, task: Task, plan: Plan, model: ModelFile) -> None:
-    expected = FlatModel(task.model(0), plan.training.batch_norm)
+    expected = FlatModel(model_of(task, plan, 0), plan.training.batch_norm)
     if expected.layout != model.layout:
         raise LocalError(
             f"{folder / MODEL_FILE}: expected the tensors of task {plan.task.name or plan.task.entry!r}, got others; "

@@ -5,7 +5,9 @@
      "validation": {"n", "metrics", "sites": {site: {"n", "metrics"}}, "absences": as above, if any} | null,
      "evidence": [{"members", "weight", "norm", "cosine", "score", "verdict", "reason", "flags": [detector]}],
      "aggregation": why the rule gave nothing, or "", "reputation": {site: suspicion above 0},
-     "quarantined": [site], "notes": [sentence], "seconds", "cpu_seconds", "simulated_seconds"}
+     "quarantined": [site], "notes": [sentence],
+     "privacy": {"epsilon", "delta", "clip_norm", "sites": {site: epsilon}, "clipped", "noise_to_signal"} | null,
+     "seconds", "cpu_seconds", "simulated_seconds"}
 
 Numbers round-trip; what is not finite is null. Of more than `COMPACT_ABOVE` sites, only what is not
 plainly accepted (another verdict, or a reason) is in `evidence`, and only its members are in
@@ -14,6 +16,7 @@ plainly accepted (another verdict, or a reason) is in `evidence`, and only its m
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from wardround.contribution import Evidence, Verdict
@@ -50,6 +53,7 @@ def record_table(record: RoundRecord) -> dict[str, Any]:
         "reputation": {site: one.suspicion for site, one in sorted(reputation.standings.items()) if one.suspicion > 0},
         "quarantined": sorted(reputation.quarantined),
         "notes": list(reputation.notes),
+        "privacy": None if record.privacy is None else _finite(asdict(record.privacy)),
         "seconds": record.seconds,
         "cpu_seconds": record.cpu_seconds,
         "simulated_seconds": record.simulated_seconds,

@@ -54,6 +54,11 @@ def prepare_replay(run: Path, without: Sequence[str], out: Path, from_round: int
             from_round = min(suspicious)
         if not 1 <= from_round <= source.rounds:
             raise LocalError(f"{run}: expected a round from 1 to {source.rounds}, got {from_round}")
+        if source.plan.privacy.on and (from_round != 1 or "ledgers" not in source.info.engine):
+            raise LocalError(
+                f"{run}: a replay releases more about the same patients, a job of its own that the sites' ledgers are "
+                "charged with: expected --from 1, and a run that was started with --ledgers DIR"
+            )
         base = max((kept for kept in source.kept() if kept < from_round), default=0)
         plan = _plan_without(source.plan, without)
         check(plan)

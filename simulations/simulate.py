@@ -1,6 +1,7 @@
 """A whole federation on this machine: data dealt out, rounds run, the result judged and written down."""
 
 import gc
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -10,12 +11,15 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from wardround.client.app import client_app
-from wardround.client.guard.guard import Guard, SiteGuard
+from wardround.client.guard.guard import Budget, Guard, SiteGuard
+from wardround.decoding import decode, encode
 from wardround.errors import LocalError
-from wardround.orders import SiteId, Split
+from wardround.orders import SiteId, Split, Statistics
 from wardround.plan import Plan, PlanError
+from wardround.plan_privacy import Disclosure, PrivateStatistics
 from wardround.plan_robust import AUTO
 from wardround.plan_source import find_plan
+from wardround.simulations.accounts import Accounts, open_accounts
 from wardround.simulations.attacks.adversary import ATTACKERS, Adversary
 from wardround.simulations.attacks.gather import gather_adversary
 from wardround.simulations.attacks.rogue_guard import RogueGuard
@@ -50,6 +54,8 @@ from wardround.task import Task
 
 __all__ = ["local_grid", "settled_engine", "simulate"]
 
+_STATISTICS = "statistics.json"
+
 
 def simulate(
     plan: Plan | str | Path | None = None,
@@ -60,6 +66,7 @@ def simulate(
     observer: Observer | None = None,
     resume: bool = False,
     report: bool = True,
+    ledgers: str | Path | None = None,
     on_tuning: Callable[[int, int, str], None] = lambda done, total, last: None,
 ) -> Result:
     """Train a plan's federation on this machine and judge the model.
@@ -67,7 +74,8 @@ def simulate(
     `plan` is a Plan, a file or a shipped plan's name. `task` replaces the plan's task; `data` holds arrays for a plan
     with `data.source = "arrays"`: a pair (X, y), a torch Dataset, or a mapping from site names to either. `out` is a
     new folder for the run directory; without it nothing is written. `resume=True` continues the run in `out`, which
-    has its own copy of the plan. `report=False` leaves out the baselines and report.html. `on_tuning` is told of the
+    has its own copy of the plan. `report=False` leaves out the baselines and report.html. `ledgers` is a folder with
+    the sites' privacy ledgers, which other runs share; without it they belong to the run. `on_tuning` is told of the
     trial runs by which `robust.rule = "auto"` is resolved (see `resolve_auto`).
 
     Raises LocalError (PlanError for the plan) for whatever does not fit; a run directory keeps its finished rounds.
@@ -94,6 +102,7 @@ def simulate(
         check(plan)
         plan, participants = _gather(plan, task, data)
         rule = build_rule(plan.robust)
+        ledgers = _ledgers(plan, ledgers, directory)
         attack = gather_adversary(plan, participants, rule)  # what does not fit is refused before a folder is made
         root = None
         if participants.task is not None and (rows := server_rows(plan, data)) is not None:
@@ -102,12 +111,26 @@ def simulate(
         engine = _engine(plan, participants) if directory is None else _recorded_engine(directory, digest)
         if directory is None and out is not None:
             table = {**({} if engine is None else asdict(engine)), "data": digest}
+            if ledgers is not None:
+                table["ledgers"] = str(ledgers)
             directory = stack.enter_context(RunDirectory.create(out, plan, table))
             plan = directory.plan
             if tuned is not None:
                 write_table(directory.path, tuned.table)
+        accounts = stack.enter_context(open_accounts(plan, participants, directory, ledgers))
         stack.enter_context(_still_objects())
-        return _Run(plan, participants, engine, directory, rule, attack, root).finish(observer, report=report)
+        run = _Run(plan, participants, engine, directory, rule, attack, root, accounts)
+        return run.finish(observer, report=report)
+
+
+def _ledgers(plan: Plan, given: str | Path | None, directory: RunDirectory | None) -> Path | None:
+    """The folder of shared ledgers: the given one, or the one that a resumed run was begun with."""
+    if directory is not None:
+        kept = directory.info.engine.get("ledgers")
+        if given is not None and (kept is None or Path(given).resolve() != Path(kept)):
+            raise LocalError(f"{directory.path}: expected the ledgers of the run's start, {kept}, got {given}")
+        given = kept
+    return None if given is None else Path(given).resolve()
 
 
 def _gather(plan: Plan, task: Task | None, data: Any) -> tuple[Plan, Participants]:
@@ -153,6 +176,7 @@ def _still_objects() -> Iterator[None]:
 
 def _recorded_engine(directory: RunDirectory, digest: str) -> EngineChoice | None:
     table = dict(directory.info.engine)
+    table.pop("ledgers", None)
     if table.pop("data", None) != digest:
         raise LocalError(f"{directory.path}: expected the data that the run was started with, got other rows")
     return EngineChoice(**table) if table else None
@@ -163,13 +187,16 @@ def local_grid(
     participants: Participants,
     executor: Executor | None = None,
     adversary: Adversary | None = None,
+    budgets: Mapping[SiteId, Budget] | None = None,
 ) -> LocalGrid:
     """Every site behind its guard, on one grid; attackers behind guards of their own."""
-    digest = plan.digest
+    digest, tensors, budgets = plan.digest, [tensor.size for tensor in participants.layout.tensors], budgets or {}
     nodes = []
     for partition, (site, trainer) in enumerate(participants.trainers.items()):
         prefetched = PrefetchedTrainer(trainer)
-        honest = SiteGuard(plan, site, MemoryStore(), plan_digest=digest)
+        honest = SiteGuard(
+            plan, site, MemoryStore(), plan_digest=digest, tensors=tensors, budget=budgets.get(site)
+        )
         guard: Guard = RogueGuard(plan, honest) if adversary is not None and site in adversary.sites else honest
         nodes.append(LocalNode(site=site, app=client_app(prefetched, guard), trainer=prefetched, partition=partition))
     return LocalGrid(plan, nodes, executor, adversary)
@@ -197,15 +224,16 @@ class _Run:
         rule: Rule,
         attack: tuple[Adversary | None, TrainerOf],
         root: ServerRoot | None,
+        accounts: Accounts,
     ) -> None:
         self._plan, self._participants, self._directory = plan, participants, directory
-        self._rule, self._root = rule, root
+        self._rule, self._root, self._accounts = rule, root, accounts
         self._workers = 1 if engine is None else engine.workers
         self._adversary, trainer_of = attack
         executor = None
         if engine is not None and participants.task is not None:
             executor = make_executor(engine, participants.task, plan, trainer_of)
-        self._grid = local_grid(plan, participants, executor, self._adversary)
+        self._grid = local_grid(plan, participants, executor, self._adversary, accounts.budgets)
         self._resumed: tuple[int, ...] = ()
 
     def finish(self, observer: Observer | None, *, report: bool) -> Result:
@@ -216,16 +244,19 @@ class _Run:
             plan,
             run_id="in memory" if directory is None else directory.info.run_id,
             protection=Plain(plan),
-            rule=self._rule,
+            rule=self._rule if self._accounts.central is None else self._accounts.central.rule,
             num_parameters=self._participants.layout.num_parameters,
             observers=[item for item in (directory, lines, observer) if item is not None],
             clock=self._grid.clock,
             root=self._root,
+            central=self._accounts.central,
+            meter=self._accounts.record if plan.privacy.on else None,
         )
         if self._adversary is not None:
             self._adversary.context = lambda: strategy.context
-        state = strategy.run(self._grid, self._start())
-        test = strategy.evaluate(self._grid, state, Split.TEST) if plan.data.test else None
+        state = strategy.run(self._grid, self._agreed(strategy, self._start()))
+        silent = plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF
+        test = strategy.evaluate(self._grid, state, Split.TEST) if plan.data.test and not silent else None
         released = strategy.released(state)
         best = released is state.best_model
         result = Result(
@@ -260,6 +291,17 @@ class _Run:
         self._resumed = (state.round + 1,)
         for site in () if self._directory is None else self._directory.audit.out_of_quarantine(state.round):
             state = replace(state, reputation=state.reputation.release(site))
+        return state
+
+    def _agreed(self, strategy: FederatedStrategy, state: RunState) -> RunState:
+        """The state with statistics that were paid for: they are released once, whatever happens to the first round."""
+        if self._directory is None or self._plan.privacy.statistics is PrivateStatistics.OFF or state.statistics:
+            return state
+        path = self._directory.path / _STATISTICS
+        if path.exists():
+            return replace(state, statistics=decode(Statistics, json.loads(path.read_text(encoding="utf-8"))))
+        state = strategy.agree_on_statistics(self._grid, state)
+        self._directory.write_text(_STATISTICS, json.dumps(encode(state.statistics)))
         return state
 
     def _kept(self) -> SiteArrays:

@@ -5,12 +5,25 @@ What computes (rules, and numpy with them) is imported only for plans that ask f
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wardround.decoding import PlanError
 from wardround.plan import Plan
+from wardround.plan_privacy import (
+    Disclosure,
+    Mechanism,
+    PrivateStatistics,
+    Relation,
+    Sampling,
+    Unit,
+    UnitClipping,
+)
 from wardround.plan_robust import AUTO, OFF
-from wardround.plan_sections import Weighting
+from wardround.plan_sections import Select, Standardize, Weighting
 from wardround.registry import load
+
+if TYPE_CHECKING:
+    from wardround.strategies.rules.robust import Robust
 
 __all__ = ["REFUSED", "Refused", "check", "least_replies", "quarantine_threshold"]
 
@@ -80,17 +93,218 @@ REFUSED = (
 )
 
 
+def _secret_sizes(plan: Plan) -> bool:
+    privacy = plan.privacy
+    return privacy.per_example and not privacy.public_sizes and privacy.claimed_relation is not Relation.REPLACE_ONE
+
+
+def _sampled(plan: Plan) -> bool:
+    return plan.privacy.per_client and plan.privacy.claimed_sampling is not Sampling.FULL
+
+
+REFUSED_UNDER_PRIVACY = (
+    # -- what would leak beside the mechanism
+    Refused(
+        key="data.standardize",
+        when=lambda plan: (
+            plan.data.standardize is Standardize.FEDERATED and plan.privacy.statistics is PrivateStatistics.OFF
+        ),
+        expected='"plan" or "none" (or privacy.statistics = "dp"), since sums over sites would be sent in clear',
+    ),
+    Refused(
+        key="privacy.statistics",
+        when=lambda plan: plan.privacy.statistics is PrivateStatistics.DP and plan.privacy.per_client,
+        expected='"off", since a whole site moves such sums without bound; take data.standardize = "plan"',
+    ),
+    Refused(
+        key="privacy.statistics",
+        when=lambda plan: (
+            plan.privacy.statistics is PrivateStatistics.DP and plan.data.standardize is not Standardize.FEDERATED
+        ),
+        expected='"off", since only data.standardize = "federated" asks for statistics',
+    ),
+    Refused(
+        key="privacy.public_sizes",
+        when=lambda plan: (
+            plan.privacy.statistics is PrivateStatistics.DP
+            and not plan.privacy.public_sizes
+            and (plan.privacy.unit is Unit.PATIENT or plan.privacy.claimed_relation is not Relation.REPLACE_ONE)
+        ),
+        expected="true, since statistics are sent with the number of rows",
+    ),
+    Refused(
+        key="training.class_weights",
+        when=lambda plan: plan.training.class_weights == "balanced",
+        expected="numbers, since weights by a site's own counts depend on its rows",
+    ),
+    Refused(
+        key="privacy.public_sizes",
+        when=_secret_sizes,
+        expected='true, since batches, steps and the claim itself tell how many rows a site has (or relation = "replace-one")',
+    ),
+    Refused(
+        key="cohort.weighting",
+        when=lambda plan: (
+            plan.privacy.per_example and not plan.privacy.public_sizes and plan.weighting is not Weighting.UNIFORM
+        ),
+        expected='"uniform", since a weight by examples tells their number (or privacy.public_sizes = true)',
+    ),
+    Refused(
+        key="evaluation.patience",
+        when=lambda plan: plan.evaluation.patience is not None and plan.privacy.evaluation is Disclosure.OFF,
+        expected='no key, since no loss leaves a site (or privacy.evaluation = "clear", outside the claim)',
+    ),
+    Refused(
+        key="evaluation.select",
+        when=lambda plan: plan.evaluation.select is Select.BEST and plan.privacy.evaluation is Disclosure.OFF,
+        expected='"last", since no loss leaves a site (or privacy.evaluation = "clear", outside the claim)',
+    ),
+    Refused(
+        key="robust.rule",
+        when=lambda plan: plan.robust.rule == AUTO,
+        expected="a rule by name, since every trial on the sites' rows would be a charge of its own",
+    ),
+    # -- what the accounting does not hold for
+    Refused(
+        key="privacy.sampling",
+        when=lambda plan: plan.privacy.claimed_sampling is Sampling.SHUFFLE,
+        expected='"poisson", since shuffled batches are no Poisson samples (or "full", which claims no amplification)',
+    ),
+    Refused(
+        key="privacy.sampling",
+        when=lambda plan: plan.privacy.per_example and plan.privacy.claimed_sampling is Sampling.FIXED_SIZE,
+        expected='"poisson" or "full" for rows and patients',
+    ),
+    Refused(
+        key="cohort.size",
+        when=lambda plan: _sampled(plan) and plan.cohort_size >= plan.simulation.sites - len(plan.cohort.without),
+        expected="fewer than all sites, since privacy.sampling draws from them",
+    ),
+    Refused(
+        key="privacy.relation",
+        when=lambda plan: (
+            plan.privacy.claimed_sampling is Sampling.FIXED_SIZE
+            and plan.privacy.claimed_relation is not Relation.REPLACE_ONE
+        ),
+        expected='"replace-one", since a sample of fixed size changes with every client that comes or goes',
+    ),
+    Refused(
+        key="cohort.min_replies",
+        when=lambda plan: _sampled(plan) and plan.cohort.min_replies is not None,
+        expected="no key, since which rounds have too few clients would tell who took part",
+    ),
+    # -- example-level training
+    Refused(
+        key="task.flower_app",
+        when=lambda plan: plan.privacy.per_example and plan.task.flower_app is not None,
+        expected='a task, since a Flower app trains with steps of its own that nobody clips (or unit = "client")',
+    ),
+    Refused(
+        key="data.patient",
+        when=lambda plan: plan.privacy.unit is Unit.PATIENT and plan.data.patient is None,
+        expected='the column that says whose a row is, since unit = "patient" (or unit = "row")',
+    ),
+    Refused(
+        key="training.gradient_clip_norm",
+        when=lambda plan: plan.privacy.per_example and plan.training.gradient_clip_norm is not None,
+        expected="no key, since privacy.clip_norm bounds every row's gradient",
+    ),
+    Refused(
+        key="privacy.clipping",
+        when=lambda plan: plan.privacy.per_example and plan.privacy.clipping is UnitClipping.ADAPTIVE,
+        expected='"flat" or "per-layer" for rows and patients',
+    ),
+    Refused(
+        key="privacy.mechanism",
+        when=lambda plan: plan.privacy.per_example and plan.privacy.mechanism is Mechanism.BANDED_MF,
+        expected='"gaussian" for rows and patients',
+    ),
+    Refused(
+        key="robust.rule",
+        when=lambda plan: plan.privacy.per_example and plan.robust.rule == "fltrust",
+        expected="another rule, since the server's own rows (robust.root_examples) have no noise",
+    ),
+    # -- central noise: nothing that one client's update steers may come before it
+    Refused(
+        key="robust.rule",
+        when=lambda plan: plan.privacy.per_client and plan.robust.rule != OFF,
+        expected='"off": central noise fits the clipped mean only, and with a robust rule or detectors one client steers '
+        'which others count (unit = "row" or "patient" leaves every rule free)',
+    ),
+    Refused(
+        key="cohort.weighting",
+        when=lambda plan: plan.privacy.per_client and plan.weighting is not Weighting.UNIFORM,
+        expected='"uniform", since unequal weights break the bound on what one client adds',
+    ),
+    Refused(
+        key="clipping.clip_norm",
+        when=lambda plan: plan.privacy.per_client and plan.clipping.clip_norm is not None,
+        expected="no key, since privacy.clip_norm clips every update",
+    ),
+    # -- banded matrix factorisation
+    Refused(
+        key="privacy.clipping",
+        when=lambda plan: (
+            plan.privacy.mechanism is Mechanism.BANDED_MF and plan.privacy.clipping is UnitClipping.ADAPTIVE
+        ),
+        expected='"flat" or "per-layer" beside banded-mf: no accountant exists for noise that spans changing clips',
+    ),
+    Refused(
+        key="privacy.sampling",
+        when=lambda plan: (
+            plan.privacy.mechanism is Mechanism.BANDED_MF and plan.privacy.claimed_sampling is not Sampling.FULL
+        ),
+        expected='"full" beside banded-mf: no accountant exists for its samples',
+    ),
+    Refused(
+        key="privacy.noise_multiplier",
+        when=lambda plan: (
+            plan.privacy.mechanism is Mechanism.BANDED_MF
+            and plan.privacy.epsilon is not None
+            and plan.privacy.noise_multiplier is not None
+        ),
+        expected="no key beside epsilon: banded-mf is charged whole at its start, so that no round can be left out",
+    ),
+    Refused(
+        key="cohort.size",
+        when=lambda plan: (
+            plan.privacy.bands is not None
+            and plan.cohort_size * plan.privacy.bands > plan.simulation.sites - len(plan.cohort.without)
+        ),
+        expected="at most the number of sites / privacy.bands, so that a site takes part in one of so many rounds",
+    ),
+)
+
+
 def check(plan: Plan) -> tuple[str, ...]:
     """What a person should know of the plan's rule, in sentences.
 
     Raises PlanError for the first combination that is refused, and for a rule that too few sites feed.
     """
-    for row in REFUSED:
+    for row in (*REFUSED, *(REFUSED_UNDER_PRIVACY if plan.privacy.on else ())):
         if row.when(plan):
             raise PlanError(row.key, row.expected)
+    return (*_private(plan), *_robust(plan))
+
+
+def _private(plan: Plan) -> tuple[str, ...]:
+    """What is claimed. Where clients are hidden all is known; where rows are, only a site knows how many it has."""
+    if not plan.privacy.per_client:
+        return ()
+    from wardround.strategies.privacy.build import private_mean
+    from wardround.strategies.privacy.noise_source import FreshNoise
+    from wardround.strategies.privacy.terms import client_terms
+
+    terms = client_terms(plan)
+    private_mean(plan, terms, (1,), FreshNoise())
+    told = f"noise of {terms.noise_multiplier:.4g} times the clip on a sum over {plan.cohort_size} clients, each round"
+    return (told,)
+
+
+def _robust(plan: Plan) -> tuple[str, ...]:
     if plan.robust.rule in (OFF, AUTO):
         return ()
-    obstacle = _obstacles(plan)
+    obstacle = _rule(plan).obstacle
     if reason := obstacle(plan.cohort_size):
         raise PlanError("robust.num_byzantine", f"a rule that works for a cohort of {plan.cohort_size} ({reason})")
     if plan.cohort.min_replies is not None and (reason := obstacle(plan.cohort.min_replies)):
@@ -107,12 +321,11 @@ def _told(plan: Plan) -> Iterator[str]:
     rule = "+".join((*settings.pre, settings.rule))
     yield f"{rule} reckons with {settings.num_byzantine} bad contributions of {plan.cohort_size} in a round, no more"
     yield f"a round needs {least_replies(plan)} updates"
-    limit = quarantine_threshold(plan)
     if not settings.quarantine.enabled:
         yield "no site is quarantined (robust.quarantine.enabled)"
     elif not settings.num_byzantine:
         yield "no site is ever quarantined, since at most num_byzantine = 0 are"
-    elif limit is None:
+    elif (limit := quarantine_threshold(plan)) is None:
         yield f"no site is ever quarantined: {plan.rounds} rounds are too few to tell an attacker from bad luck"
     else:
         rounds = delay(settings.quarantine, limit)
@@ -133,7 +346,7 @@ def least_replies(plan: Plan, *, given: bool = True) -> int:
     most = plan.cohort_size
     if plan.robust.rule in (OFF, AUTO):
         return most
-    obstacle = _obstacles(plan)
+    obstacle = _rule(plan).obstacle
     fewest = max(1, most - plan.robust.num_byzantine)
     return next((n for n in range(fewest, most) if not obstacle(n)), most)
 
@@ -154,17 +367,7 @@ def quarantine_threshold(plan: Plan) -> float | None:
         return None
 
 
-def _obstacles(plan: Plan) -> Callable[[int], str]:
-    """Why the plan's rule does not work for so many contributions; empty when it does."""
+def _rule(plan: Plan) -> "Robust":
     from wardround.strategies.rules.build import build_robust
 
-    rule = build_robust(plan.robust)
-
-    def obstacle(n: int) -> str:
-        try:
-            rule.check(n)
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    return obstacle
+    return build_robust(plan.robust)

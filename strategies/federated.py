@@ -16,21 +16,27 @@ from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind, SiteId, Split, derive_seed, digest
 from wardround.plain_text import plain_text
 from wardround.plan import Plan
+from wardround.plan_privacy import Disclosure, Sampling
 from wardround.plan_robust import OFF
 from wardround.plan_sections import Select, Standardize
 from wardround.standardization import robust_statistics, statistics_fault, statistics_of
 from wardround.strategies.cohort import draw_cohort
 from wardround.strategies.composition import least_replies, quarantine_threshold
+from wardround.strategies.privacy.central import CentralPrivacy
+from wardround.strategies.privacy.statistics_noise import statistics_noise_std
 from wardround.strategies.protection import Protection
-from wardround.strategies.records import Absence, EvaluationRecord, Observer, RoundRecord, RunState
+from wardround.strategies.records import Absence, EvaluationRecord, Observer, PrivacyRecord, RoundRecord, RunState
 from wardround.strategies.rules.ingest import LONGEST
-from wardround.strategies.rules.rule import RoundContext, Rule
+from wardround.strategies.rules.rule import Memory, RoundContext, Rule
 from wardround.strategies.server_optimizer import ServerStep
 from wardround.strategies.tally_sums import TallySums
 from wardround.tally import Tally
 from wardround.vector import F32
 
 __all__ = ["FederatedStrategy", "RootUpdate", "find_sites"]
+
+PrivacyMeter = Callable[[F32 | None, Memory], PrivacyRecord]
+"""What has been spent after a round, from its update, shape (d,), and what the rule keeps."""
 
 RootUpdate = Callable[[Order, F32], F32]
 """What the server's own rows make of the model in a round: an update, shape (d,)."""
@@ -85,8 +91,13 @@ class FederatedStrategy(Strategy):
         clock: Callable[[], float] | None = None,
         plan_digest: str | None = None,
         root: RootUpdate | None = None,
+        central: CentralPrivacy | None = None,
+        meter: PrivacyMeter | None = None,
     ) -> None:
         self._plan, self._run_id, self._root = plan, run_id, root
+        if plan.privacy.per_client and central is None:
+            raise LocalError("privacy.unit: expected the account of a plan that hides its clients, got none")
+        self._central, self._meter = central, meter
         self._min_replies = least_replies(plan)
         self._quarantine_at = quarantine_threshold(plan)
         clip = plan.clipping.clip_norm
@@ -146,9 +157,12 @@ class FederatedStrategy(Strategy):
         started, cpu = time.perf_counter(), time.process_time()
         simulated = self._clock() if self._clock else 0.0
         number = state.round + 1
-        cohort = self._draw(grid, state, self._plan.cohort_size, "fit", number)
+        if self._central is not None and (obstacle := self._central.obstacle()):
+            return replace(state, stopped=obstacle)
+        index = number - 1 if self._central is None else self._central.begin()
+        cohort = self._cohort(grid, state, index)
         model = state.model.astype("<f4", copy=False).tobytes()
-        order = self._order(OrderKind.FIT, number, state, model)
+        order = self._order(OrderKind.FIT, number, state, model, attempt=index - (number - 1))
         left_out = self._plan.cohort_size - len(cohort)  # sites in quarantine, where the others are too few
         self.context = context = self._context(state, order, left_out)
         self._protection.open(grid, cohort)
@@ -162,8 +176,9 @@ class FederatedStrategy(Strategy):
         # a rule reckons with num_byzantine bad ones: that so many are refused, or in quarantine, voids no round
         found = refused + context.left_out
         needed = self._min_replies - min(found, self._plan.robust.num_byzantine)
-        if replies - refused < max(1, needed):
-            reason = f"{replies - refused} usable updates of {len(cohort)}, and {max(1, needed)} are needed"
+        needed = 0 if self._in_secret else max(1, needed)
+        if replies - refused < needed:
+            reason = f"{replies - refused} usable updates of {len(cohort)}, and {needed} are needed"
         after = replace(state, round=number, rule_memory=aggregate.memory)
         update = None if reason else aggregate.vector
         if update is None:
@@ -172,27 +187,48 @@ class FederatedStrategy(Strategy):
             after = self._updated(after, state, update)
         after = self._reputed(after, aggregate.report)
         after, validation = self._validated(grid, after)
+        after = self._within_budget(after, absences, void=update is None)
+        hidden = self._in_secret  # who took part is not published where the claim rests on it
         record = RoundRecord(
             round=number,
-            cohort=tuple(cohort),
-            absences=absences,
+            cohort=() if hidden else tuple(cohort),
+            absences=() if hidden else absences,
             void=update is None,
             lr=self._plan.training.lr_at(number, self._plan.rounds),
             update_norm=0.0 if update is None else float(np.linalg.norm(update.astype(np.float64))),
-            train=tallies.total,
+            train=None if self._plan.privacy.on else tallies.total,
             validation=validation,
-            report=aggregate.report,
+            report=Report() if hidden else aggregate.report,
             reason=reason,
             reputation=after.reputation,
+            privacy=None if self._meter is None else self._meter(update, aggregate.memory),
             seconds=time.perf_counter() - started,
             cpu_seconds=time.process_time() - cpu,
             simulated_seconds=self._clock() - simulated if self._clock else None,
         )
         for observer in self._observers:
             observer.round_done(record, after)
-        if after.void_rounds >= _MAX_VOID_ROUNDS:
+        if after.void_rounds >= _MAX_VOID_ROUNDS and not after.stopped:
             raise LocalError(f"{after.void_rounds} rounds in a row were void; last: {_why_void(record)}")
         return after
+
+    @property
+    def _in_secret(self) -> bool:
+        """Whether the claim rests on nobody's knowing who took part."""
+        return self._plan.privacy.per_client and self._plan.privacy.claimed_sampling is not Sampling.FULL
+
+    def _cohort(self, grid: Grid, state: RunState, index: int) -> dict[SiteId, int]:
+        drawn = None if self._central is None else self._central.cohort(self._roster(grid), index)
+        return self._draw(grid, state, self._plan.cohort_size, "fit", state.round + 1) if drawn is None else drawn
+
+    def _within_budget(self, state: RunState, absences: Sequence[Absence], *, void: bool) -> RunState:
+        """The state, stopped where no further round can be paid for."""
+        if state.stopped or state.round >= self._plan.rounds:
+            return state
+        spent = [f"{absence.site}: {absence.reason}" for absence in absences if absence.spent]
+        if void and spent:
+            return replace(state, stopped=spent[0])
+        return replace(state, stopped="" if self._central is None else self._central.obstacle())
 
     def _context(self, state: RunState, order: Order, left_out: int) -> RoundContext:
         root = {} if self._root is None else {"root": self._root(order, state.model)}
@@ -249,9 +285,10 @@ class FederatedStrategy(Strategy):
         data, robust = self._plan.data, self._plan.robust
         sites = self._roster(grid)
         self._protection.open(grid, sites)
+        std = statistics_noise_std(data, self._plan.privacy)
         tallies, missing = [], []
         for contribution in self._protection.collect(grid, self._order(OrderKind.STATISTICS, 0, state)):
-            if fault := statistics_fault(data, contribution.tally):
+            if fault := statistics_fault(data, contribution.tally, noisy=std > 0):
                 missing.append(f"{', '.join(contribution.members)}: {fault}")
             else:
                 tallies.append(contribution.tally)
@@ -259,9 +296,9 @@ class FederatedStrategy(Strategy):
         if len(missing) > (0 if robust.rule == OFF else robust.num_byzantine):
             raise LocalError(f"standardisation needs every site; {missing[0]}")
         if robust.rule == OFF:
-            statistics = statistics_of(data, sum(tallies[1:], start=tallies[0]))
+            statistics = statistics_of(data, sum(tallies[1:], start=tallies[0]), std * len(tallies) ** 0.5)
         else:
-            statistics = robust_statistics(data, tallies)
+            statistics = robust_statistics(data, tallies, std)
         return replace(state, statistics=statistics)
 
     def evaluate(self, grid: Grid, state: RunState, split: Split) -> EvaluationRecord:
@@ -271,6 +308,8 @@ class FederatedStrategy(Strategy):
     def _validated(self, grid: Grid, state: RunState) -> tuple[RunState, EvaluationRecord | None]:
         settings = self._plan.evaluation
         last = state.round >= self._plan.rounds
+        if self._plan.privacy.on and self._plan.privacy.evaluation is Disclosure.OFF:
+            return state, None
         if not settings.every or self._plan.data.validation == 0 or (state.round % settings.every and not last):
             return state, None
         sites = self._draw(grid, state, settings.sites or len(self._roster(grid)), "evaluate", state.round)
@@ -314,13 +353,22 @@ class FederatedStrategy(Strategy):
     # -- pieces -----------------------------------------------------------------------------------
 
     def _order(
-        self, kind: OrderKind, number: int, state: RunState, model: bytes = b"", split: Split = Split.TRAIN
+        self,
+        kind: OrderKind,
+        number: int,
+        state: RunState,
+        model: bytes = b"",
+        split: Split = Split.TRAIN,
+        attempt: int = 0,
     ) -> Order:
+        central = self._central if kind is OrderKind.FIT else None
         return Order(
             run_id=self._run_id,
             plan_digest=self._plan_digest,
             kind=kind,
             round=number,
+            attempt=attempt,
+            clip_norm=None if central is None else central.clip_norm(state.rule_memory),
             split=split,
             model_digest=digest(model) if model else "",
             statistics=state.statistics,

@@ -56,7 +56,9 @@ class Plain:
                 continue
             if message.has_error():
                 reason = plain_text(message.error.reason or "") or f"error {message.error.code}"
-                self._absences[site] = Absence(site=site, reason=reason, failed=not _flower.is_gone(message))
+                self._absences[site] = Absence(
+                    site=site, reason=reason, failed=not _flower.is_gone(message), spent=_flower.is_spent(message)
+                )
                 continue
             try:
                 frame = decode_frame(_flower.read_frame(message))

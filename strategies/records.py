@@ -13,7 +13,7 @@ from wardround.strategies.rules.rule import Memory
 from wardround.tally import Tally
 from wardround.vector import F32
 
-__all__ = ["Absence", "EvaluationRecord", "Observer", "RoundRecord", "RunState"]
+__all__ = ["Absence", "EvaluationRecord", "Observer", "PrivacyRecord", "RoundRecord", "RunState"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +41,14 @@ class RunState:
 class Absence:
     """A drawn site that is not in the round's result, and why.
 
-    `failed`: it answered with an error, or with something that was rejected; else it was not there.
+    `failed`: it answered with an error, or with something that was rejected; else it was not there. `spent`: it has no
+    privacy budget left for this run.
     """
 
     site: SiteId
     reason: str
     failed: bool = False
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,22 @@ class EvaluationRecord:
     total: Tally
     sites: dict[SiteId, Tally] = field(default_factory=dict)
     absences: tuple[Absence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyRecord:
+    """What has been spent after a round: the largest epsilon of all claims, and each site's own where it has one.
+
+    `noise_to_signal` is the expected norm of the noise over that of the noisy update. `clipped`, the share of rows or
+    clients that were clipped, is known only where it was released with noise, or to a simulation.
+    """
+
+    epsilon: float
+    delta: float
+    clip_norm: float
+    sites: dict[SiteId, float] = field(default_factory=dict)
+    clipped: float | None = None
+    noise_to_signal: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +94,7 @@ class RoundRecord:
     reason: str = ""
     reputation: Reputation = field(default_factory=Reputation)
     """Of the sites, after this round."""
+    privacy: PrivacyRecord | None = None
     simulated_seconds: float | None = None
 
 

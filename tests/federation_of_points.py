@@ -1,21 +1,22 @@
 """The smallest federation: every site holds one point, and local training moves the model half way towards it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from wardround.client.app import client_app
-from wardround.client.guard.guard import SiteGuard
+from wardround.client.guard.guard import Budget, SiteGuard
 from wardround.errors import LocalError
 from wardround.orders import EvalJob, FitJob, LocalResult, SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.simulations.attacks.rogue_guard import RogueGuard
 from wardround.simulations.grid import LocalGrid, LocalNode
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
-from wardround.state_store import MemoryStore
+from wardround.state_store import MemoryStore, StateStore
 from wardround.strategies.federated import FederatedStrategy, RootUpdate
 from wardround.strategies.plain import Plain
+from wardround.strategies.privacy.build import build_central
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.strategies.rules.build import build_rule
 from wardround.tally import Tally
@@ -85,12 +86,18 @@ class Points:
     rogues: tuple[int, ...] = ()
     """Sites whose guard lets everything pass."""
     root: RootUpdate | None = None
+    store: StateStore = field(default_factory=MemoryStore)
+    """Of the server: what a plan with privacy keeps in spite of a crash."""
+    budgets: Mapping[int, Budget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes: list[LocalNode] = []
+        size = len(self.trainers[0].point)
+        private = self.plan.privacy.per_client
+        self.central = build_central(self.plan, (size,), self.store) if private else None
         for i, trainer in enumerate(self.trainers):
             site, prefetched = SiteId(f"site-{i}"), PrefetchedTrainer(trainer)
-            honest = SiteGuard(self.plan, site, MemoryStore())
+            honest = SiteGuard(self.plan, site, MemoryStore(), tensors=(size,), budget=self.budgets.get(i))
             app = client_app(prefetched, RogueGuard(self.plan, honest) if i in self.rogues else honest)
             nodes.append(LocalNode(site=site, app=app, trainer=prefetched, partition=i))
         self.grid = LocalGrid(self.plan, nodes)
@@ -98,11 +105,13 @@ class Points:
             self.plan,
             run_id="run",
             protection=Plain(self.plan),
-            rule=build_rule(self.plan.robust),
-            num_parameters=len(self.trainers[0].point),
+            rule=build_rule(self.plan.robust) if self.central is None else self.central.rule,
+            num_parameters=size,
             observers=[self.recorder],
             clock=self.grid.clock,
             root=self.root,
+            central=self.central,
+            meter=None if self.central is None else self.central.record,
         )
 
     def run(self) -> RunState:

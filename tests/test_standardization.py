@@ -14,6 +14,7 @@ from wardround.standardization import (
     standardize,
     statistics_fault,
     statistics_of,
+    statistics_spec,
     statistics_tally,
 )
 from wardround.tally import Tally
@@ -141,3 +142,25 @@ def test_sums_that_no_site_can_have_are_named() -> None:
     for place, value in ((1, 1 << 62), (1, -1), (4, 1 << 62), (4, -(1 << 40))):
         assert changed(place, value) == "expected sums of values within the columns' ranges"
     assert statistics_fault(section, Tally.of_means(3, {"a": 1.0})) == "expected sums of the plan's columns"
+
+
+def noisy(tally: Tally) -> Tally:
+    """The same sums under the names of noisy ones."""
+    return Tally(statistics_spec(data(*RANGES), noisy=True), tally.counts)
+
+
+def test_noise_is_the_least_that_a_variance_can_be_told_by() -> None:
+    """The floor is the variance's own noise, √(1 + 4 mean²) σ / n, and 1/12 of the squared range at most."""
+    section, n = data(*RANGES), 400
+    low, high = np.array(RANGES).T
+    flat = noisy(statistics_tally(section, inputs(np.tile(low + (high - low) * 0.5, (n, 1)))))
+    for std, expected in ((0.4, 2**0.5 * 1e-3), (4.0, 2**0.5 * 1e-2), (400.0, 1 / 12)):
+        found = statistics_of(section, flat, std)
+        np.testing.assert_allclose(np.array(found.std) / (high - low), expected**0.5, rtol=1e-3)
+        np.testing.assert_allclose(found.mean, (low + high) / 2, rtol=1e-6)
+    spread = inputs(low + (high - low) * np.random.Generator(np.random.Philox(key=4)).beta(2, 5, size=(n, 3)))
+    clear = statistics_tally(section, spread)
+    assert statistics_of(section, noisy(clear), 0.4) == statistics_of(section, clear)
+    several = robust_statistics(section, [flat] * 9, 4.0)
+    of_median = 2**0.5 * 1e-2 * (np.pi / 2) ** 0.5 / 3
+    np.testing.assert_allclose(np.array(several.std) / (high - low), of_median**0.5, rtol=1e-3)

@@ -33,7 +33,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from wardround.errors import RemoteError, WardroundError
+from wardround.errors import BudgetError, RemoteError, WardroundError
 
 __all__ = [
     "HELLO",
@@ -66,7 +66,7 @@ STATISTICS = "query.statistics"
 
 _ORDER, _MODEL, _FRAME, _SITE = "wardround.order", "wardround.model", "wardround.frame", "wardround.site"
 _SERIAL_TYPE = "wardround"
-_REFUSED, _GONE = 1000, 1001
+_REFUSED, _GONE, _SPENT = 1000, 1001, 1002
 
 
 def set_identity(*, run_id: int, node_id: int, task_id: int = 1) -> None:
@@ -173,7 +173,13 @@ def reply(message: Message, frame: bytes) -> Message:
 
 def error_reply(message: Message, error: WardroundError) -> Message:
     """The answer to `message` that says why there is none."""
-    return Message(Error(code=_REFUSED, reason=str(error)), reply_to=message)
+    code = _SPENT if isinstance(error, BudgetError) else _REFUSED
+    return Message(Error(code=code, reason=str(error)), reply_to=message)
+
+
+def is_spent(message: Message) -> bool:
+    """Whether the site says that it has no privacy budget left."""
+    return message.has_error() and message.error.code == _SPENT
 
 
 def gone_reply(message: Message, reason: str) -> Message:

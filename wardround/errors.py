@@ -1,6 +1,6 @@
 """The exceptions that wardround raises on purpose."""
 
-__all__ = ["LocalError", "MissingExtraError", "RemoteError", "WardroundError"]
+__all__ = ["BudgetError", "LocalError", "MissingExtraError", "RemoteError", "WardroundError"]
 
 
 class WardroundError(Exception):
@@ -9,6 +9,10 @@ class WardroundError(Exception):
 
 class LocalError(WardroundError):
     """This process was asked for something that it cannot or must not do."""
+
+
+class BudgetError(LocalError):
+    """What is asked would spend more privacy than is left; nothing was spent."""
 
 
 class RemoteError(WardroundError):

@@ -71,6 +71,7 @@ class Order:
     split: Split = key(Split.TRAIN, doc="rows to evaluate on")
     model_digest: str = key("", doc="SHA-256 of the model's bytes")
     statistics: Statistics | None = key(None, doc="standardisation agreed on in round 0")
+    clip_norm: float | None = key(None, doc="norm to clip the update to, where it adapts from round to round", gt=0)
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -15,13 +15,13 @@ from typing import Any
 import tomli_w
 
 from wardround.decoding import PlanError, check_bounds, decode, encode, fields_of, key
+from wardround.plan_privacy import Privacy
 from wardround.plan_robust import OFF, Robust
 from wardround.plan_sections import (
     Clipping,
     Cohort,
     Data,
     Evaluation,
-    Privacy,
     Protection,
     Select,
     ServerOptimizer,

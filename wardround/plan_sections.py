@@ -17,7 +17,6 @@ __all__ = [
     "Image",
     "Missing",
     "Optimizer",
-    "Privacy",
     "Protection",
     "Schedule",
     "Select",
@@ -203,6 +202,9 @@ class Data:
         Standardize.NONE,
         doc="`plan`: by each column's mean and std; `federated`: by sums over all sites, in a first round; `none`",
     )
+    patient: str | None = key(
+        None, doc="column that says whose a row is; it stays at the site, and no patient's rows are split up"
+    )
     missing: Missing = key(Missing.REFUSE, doc="rows with a missing value: refuse the data, or drop the row")
     validation: float = key(0.15, doc="share of a site's rows held out to steer training", ge=0, lt=1)
     test: float = key(0.2, doc="share of a site's rows held out for the final figures", ge=0, lt=1)
@@ -343,16 +345,6 @@ class Clipping:
 def _only_off(section: str, value: str, what: str) -> None:
     if value != "off":
         raise PlanError(section, f'"off": {what} is not available in this version', value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Privacy:
-    """[privacy]: differential privacy."""
-
-    mode: str = key("off", doc="`off`; nothing else is available in this version")
-
-    def __post_init__(self) -> None:
-        _only_off("mode", self.mode, "differential privacy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from wardround.decoding import PlanError, check_bounds, key
 from wardround.registry import names
 
-__all__ = ["Attack", "ExecutorChoice", "Partition", "Simulation", "Stragglers"]
+__all__ = ["Attack", "Budget", "ExecutorChoice", "Partition", "Simulation", "Stragglers"]
 
 
 class ExecutorChoice(StrEnum):
@@ -63,6 +63,19 @@ class Attack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The privacy budget that each simulated site's ledger is made with, for all jobs on its rows together."""
+
+    epsilon: float | None = key(None, doc="cap on epsilon; absent: what this plan's own claim takes", gt=0)
+    delta: float | None = key(None, doc="cap on delta", gt=0, lt=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if (self.epsilon is None) != (self.delta is None):
+            raise PlanError("delta", "a number exactly when epsilon is set", self.delta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
     """[simulation]: the federation that one machine plays."""
 
@@ -78,6 +91,7 @@ class Simulation:
     dropout: float = key(0.0, doc="share of a cohort that vanishes in a round", ge=0, lt=1)
     stragglers: Stragglers = key(Stragglers, doc="slow sites, against `cohort.deadline_s` on a simulated clock")
     attack: Attack = key(Attack, doc="sites that attack, to see what that does")
+    budget: Budget = key(Budget, doc="what the sites' ledgers allow, where a plan has privacy or ledgers are given")
     baselines: bool = key(True, doc="also train each site alone and all data pooled, for the report")
     bootstrap: int = key(1000, doc="resamples for the report's 95 % intervals; 0: none", ge=0)
 

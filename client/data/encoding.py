@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.client.data.patients import codes_of_ids
 from wardround.client.data.site_data import Rows
 from wardround.client.data.table import Column, Table
+from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan_sections import Column as PlanColumn
 from wardround.plan_sections import ColumnType, Data, Image, Missing, Target
@@ -35,18 +37,22 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Encoded rows, where they stood in the table (`kept`, shape (n,)), and how many had to be dropped."""
+    """Encoded rows, where they stood in the table (`kept`, shape (n,)), and how many had to be dropped.
+
+    `patients`, shape (n,), is the code of each row's patient (see `codes_of_ids`), None without `data.patient`.
+    """
 
     rows: Rows
     kept: I64
     dropped: int
+    patients: I64 | None = None
 
 
 def encode_rows(data: Data, table: Table, where: str = "") -> Rows:
     """The rows of `table` as the plan's `data` section describes them; `where` (a site) leads every message.
 
     Raises LocalError for what does not fit: a missing column or value, text among numbers, a value out of its range,
-    an unknown category or class, NaN, infinity, an image of another shape.
+    an unknown category or class, NaN, infinity, an image of another shape, nobody's row where patients are named.
     """
     return encode_table(data, table, where).rows
 
@@ -60,10 +66,14 @@ def encode_table(data: Data, table: Table, where: str = "") -> Encoded:
     y, no_target = _target(data.target, cells)
     cells.note_missing(data, table.target_name, no_target)
     missing |= no_target
+    patients = None
+    if data.patient is not None:
+        patients, nobody = _patients(data, data.patient, cells)
+        missing |= nobody
     if not missing.any():
-        return Encoded(Rows(x, y), np.arange(len(y)), 0)
+        return Encoded(Rows(x, y), np.arange(len(y)), 0, patients)
     kept = np.flatnonzero(~missing)
-    return Encoded(Rows(x, y).take(kept), kept, int(missing.sum()))
+    return Encoded(Rows(x, y).take(kept), kept, int(missing.sum()), None if patients is None else patients.take(kept))
 
 
 def encode_inputs(data: Data, table: Table, where: str = "") -> Inputs:
@@ -165,6 +175,16 @@ def _target(target: Target, cells: _Cells) -> tuple[I64 | F32, Mask]:
     _check_range(column, values, cells)
     low, high = target.range or (0.0, 1.0)
     return ((values - low) / (high - low)).astype(np.float32), np.isnan(values)
+
+
+def _patients(data: Data, name: str, cells: _Cells) -> tuple[I64, Mask]:
+    """The code of each row's patient, and where a row is nobody's, both of shape (n,)."""
+    if name == cells.table.target_name or any(name == column.name for column in data.columns):
+        raise PlanError("data.patient", "a column that is neither an input nor the target", name)
+    ids, missing = texts(cells.table.column(name))
+    missing |= np.isin(ids, MISSING_TEXTS)
+    cells.note_missing(data, name, missing)
+    return codes_of_ids(ids.tolist()), missing
 
 
 def texts(column: Column) -> tuple[NDArray[np.str_], Mask]:

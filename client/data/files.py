@@ -20,7 +20,7 @@ _DELIMITERS = ",;\t"
 
 
 def read_table(data: Data, path: Path, *, target: bool = True, extra: Iterable[str] = ()) -> Table:
-    """The plan's columns of the file at `path`, its target unless `target` is false, and `extra` columns.
+    """The plan's columns of the file at `path`, its target and patients unless `target` is false, `extra` columns.
 
     A name that ends in .parquet or .pq is read as Parquet, any other as CSV (UTF-8, a header; comma, semicolon or tab).
     Rows are counted as records: a CSV file's header is row 1 and empty lines do not count; a Parquet file begins
@@ -31,7 +31,9 @@ def read_table(data: Data, path: Path, *, target: bool = True, extra: Iterable[s
     if not wanted:
         raise LocalError(f"{path}: expected a plan with data.columns, to know what to read")
     name = data.target.name if target and data.target is not None else None
-    wanted += [other for other in dict.fromkeys((*([name] if name else []), *extra)) if other not in wanted]
+    patient = data.patient if target else None
+    also = (other for other in (name, patient, *extra) if other is not None)
+    wanted += [other for other in dict.fromkeys(also) if other not in wanted]
     numbers = {column.name for column in data.columns if column.type is ColumnType.NUMBER}
     if name and data.target is not None and data.target.range is not None:
         numbers.add(name)

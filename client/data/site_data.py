@@ -37,12 +37,27 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteData:
-    """One site's rows, split; validation and test may be empty."""
+    """One site's rows, split; validation and test may be empty.
+
+    `patients`, shape (training rows,), is the number of each training row's patient, 0 to m − 1 with every number used;
+    None where the plan names no column that says whose a row is. The numbers mean nothing outside this object.
+    """
 
     site: SiteId
     train: Rows
     validation: Rows
     test: Rows
+    patients: I64 | None = None
+
+    def __post_init__(self) -> None:
+        patients = self.patients
+        if patients is None:
+            return
+        if patients.shape != (len(self.train),) or patients.dtype != np.int64:
+            got = f"{patients.dtype} of shape {patients.shape}"
+            raise ValueError(f"expected an int64 patient for each of {len(self.train)} training rows, got {got}")
+        if patients.min(initial=0) != 0 or len(np.unique(patients)) != patients.max(initial=-1) + 1:
+            raise ValueError("expected patients 0 to m - 1, each with a training row")
 
     def split(self, split: Split) -> Rows:
         return {Split.TRAIN: self.train, Split.VALIDATION: self.validation, Split.TEST: self.test}[split]

@@ -1,6 +1,6 @@
 """The guard of a site: what is asked is checked before any data is read, what is sent is bounded before it leaves."""
 
-import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,14 +9,20 @@ from wardround.errors import LocalError
 from wardround.frames import Frame, encode_frame
 from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId, derive_seed
 from wardround.plan import Plan
+from wardround.plan_privacy import Disclosure, PrivateStatistics, UnitClipping
 from wardround.plan_sections import Weighting
+from wardround.standardization import statistics_fault
 from wardround.state_store import StateStore
-from wardround.tally import Tally
-from wardround.vector import F32, squared_norm
+from wardround.strategies.privacy.participation import too_soon
+from wardround.strategies.privacy.statistics_noise import statistics_noise_std
+from wardround.strategies.privacy.unit_clip import clip_update
+from wardround.tally import MeansSpec, Tally
+from wardround.vector import F32
 
-__all__ = ["Guard", "SiteGuard", "clip_update", "fit_job", "release_weight"]
+__all__ = ["Budget", "Guard", "SiteGuard", "fit_job", "release_weight"]
 
 _NO_VECTOR: F32 = np.empty(0, dtype=np.float32)
+_NOTHING_COUNTED = Tally.empty(MeansSpec())
 _ATTEMPTS = 1 << 16
 
 
@@ -53,61 +59,123 @@ def release_weight(plan: Plan, num_examples: int) -> int:
     return num_examples
 
 
-def clip_update(update: F32, clip_norm: float | None) -> F32:
-    """`update` scaled down to L2 norm `clip_norm` when it is longer; finite or refused.
+class Budget(Protocol):
+    """What a site may still spend on a run; its ledger behind it."""
 
-    Raises ValueError for a non-finite update: a NaN passes a comparison of norms.
-    """
-    if not np.isfinite(update).all():
-        bad = int(np.count_nonzero(~np.isfinite(update)))
-        raise ValueError(f"expected a finite update, got {bad} non-finite values of {update.size}")
-    if clip_norm is None:
-        return update
-    norm = math.sqrt(squared_norm(update))
-    if norm <= clip_norm:
-        return update
-    return update * np.float32(clip_norm / norm)
+    def begin(self, round: int, attempt: int) -> None:
+        """Charge what the round will release, durably, before anything is trained.
+
+        Raises BudgetError when the site's budget does not allow it.
+        """
+        ...
 
 
 class SiteGuard:
-    """The guard of one site under one approved plan."""
+    """The guard of one site under one approved plan.
 
-    __slots__ = ("_digest", "_plan", "_store", "site")
+    `tensors` are the sizes of the model's tensors, for clipping per layer. `budget` is asked before any round that is
+    charged; a plan with privacy and no budget is for tests alone.
+    """
 
-    def __init__(self, plan: Plan, site: SiteId, store: StateStore, *, plan_digest: str | None = None) -> None:
+    __slots__ = ("_budget", "_digest", "_plan", "_store", "_tensors", "site")
+
+    def __init__(
+        self,
+        plan: Plan,
+        site: SiteId,
+        store: StateStore,
+        *,
+        plan_digest: str | None = None,
+        tensors: Sequence[int] = (),
+        budget: Budget | None = None,
+    ) -> None:
         self.site = site
         self._plan = plan
         self._digest = plan_digest or plan.digest
         self._store = store
+        self._tensors = tuple(tensors) if plan.privacy.clipping is UnitClipping.PER_LAYER else None
+        self._budget = budget
 
     def admit(self, order: Order) -> FitJob | EvalJob:
-        """The job for an order of the approved plan; a training round is admitted once, and only forwards."""
+        """The job for an order of the approved plan; a training round is admitted once, and only forwards.
+
+        Under privacy what is charged is charged here, before the job sees any data.
+        """
         if order.plan_digest != self._digest:
             raise LocalError(
                 f"{self.site}: plan digest differs from the approved one: needs a new approval "
                 f"(approved {self._digest[:12]}, asked for {order.plan_digest[:12]})"
             )
+        privacy = self._plan.privacy
+        if order.kind is OrderKind.EVALUATE and privacy.on and privacy.evaluation is Disclosure.OFF:
+            raise LocalError(f'{self.site}: expected no evaluation, since privacy.evaluation = "off"')
+        if order.kind is OrderKind.STATISTICS and privacy.on:
+            if privacy.statistics is not PrivateStatistics.DP:
+                raise LocalError(f'{self.site}: expected no request for statistics, since privacy.statistics = "off"')
+            self._store.advance(f"{order.run_id}/statistics", order.attempt)
+            self._begin(order)
         if order.kind is not OrderKind.FIT:
             return EvalJob(order=order, site=self.site)
         if order.attempt >= _ATTEMPTS:
             raise LocalError(f"{self.site}: expected an attempt below {_ATTEMPTS}, got {order.attempt}")
+        self._check_separation(order)
         self._store.advance(f"{order.run_id}/round", order.round * _ATTEMPTS + order.attempt)
+        self._begin(order)
         return fit_job(self._plan, order, self.site)
 
+    def _begin(self, order: Order) -> None:
+        if self._budget is not None:
+            self._budget.begin(order.round, order.attempt)
+
+    def _check_separation(self, order: Order) -> None:
+        """Banded noise holds only if a client keeps away for some rounds: its own word, not the server's."""
+        bands = self._plan.privacy.bands
+        if bands is None:
+            return
+        key = f"{order.run_id}/last"
+        stored = self._store.get(key)
+        last, now = None if stored is None else int(stored), order.round + order.attempt
+        if too_soon(last, now, bands):
+            raise LocalError(
+                f"{self.site}: expected its rounds at least {bands} apart (privacy.bands), got {now - (last or 0)}"
+            )
+        self._store.put(key, str(now).encode())
+
     def release(self, order: Order, result: LocalResult | Tally) -> bytes:
-        """The frame of a result: an update is checked, clipped and weighed, a tally is sent as it is."""
+        """The frame of a result: an update is checked, clipped and weighed, a tally is sent as it is.
+
+        Under privacy no loss of training rows leaves, and the number of examples only where it is public.
+        """
         if isinstance(result, Tally):
+            self._check_counted(order, result)
             vector, weight, tally = _NO_VECTOR, result.n, result
         else:
             try:
-                vector = clip_update(result.update, self._plan.clipping.clip_norm)
+                vector = self._clipped(order, result.update)
             except ValueError as error:
                 raise LocalError(f"{self.site}, round {order.round}: {error}; nothing was sent") from None
-            weight, tally = release_weight(self._plan, result.num_examples), result.tally
+            weight = release_weight(self._plan, result.num_examples)
+            tally = _NOTHING_COUNTED if self._plan.privacy.on else result.tally
         frame = Frame(
             round=order.round, attempt=order.attempt, site=self.site, weight=weight, vector=vector, tally=tally
         )
         return encode_frame(frame)
+
+    def _check_counted(self, order: Order, tally: Tally) -> None:
+        """Sums without noise are stopped here: at the server it is too late."""
+        privacy = self._plan.privacy
+        if order.kind is OrderKind.STATISTICS and privacy.on:
+            noisy = statistics_noise_std(self._plan.data, privacy) > 0
+            if fault := statistics_fault(self._plan.data, tally, noisy=noisy):
+                raise LocalError(f"{self.site}: statistics: {fault}; nothing was sent")
+
+    def _clipped(self, order: Order, update: F32) -> F32:
+        if not self._plan.privacy.per_client:
+            return clip_update(update, self._plan.clipping.clip_norm)
+        adaptive = self._plan.privacy.clipping is UnitClipping.ADAPTIVE
+        if adaptive != (order.clip_norm is not None):
+            raise ValueError(f'expected a clip_norm in the order exactly with "adaptive", got {order.clip_norm}')
+        return clip_update(update, order.clip_norm or self._plan.privacy.clip_norm, self._tensors)
 
     def answer(self, frame: bytes) -> bytes:
         """Without protection there is no protocol to take part in."""

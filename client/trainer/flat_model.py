@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from wardround.client.trainer.private_model import model_of
 from wardround.errors import LocalError
 from wardround.plan import Plan
 from wardround.plan_sections import BatchNorm
@@ -107,9 +108,9 @@ class FlatModel:
 
 def layout_of(task: Task, plan: Plan) -> Layout:
     """The layout of the task's update vector."""
-    return FlatModel(task.model(0), plan.training.batch_norm).layout
+    return FlatModel(model_of(task, plan, 0), plan.training.batch_norm).layout
 
 
 def initial_vector(task: Task, plan: Plan, seed: int) -> F32:
     """The parameters (and averaged buffers) of a new model drawn from `seed`, shape (d,)."""
-    return FlatModel(task.model(seed), plan.training.batch_norm).array.copy()
+    return FlatModel(model_of(task, plan, seed), plan.training.batch_norm).array.copy()

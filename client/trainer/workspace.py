@@ -10,6 +10,7 @@ from wardround.client.trainer.batches import Batches, seed_array
 from wardround.client.trainer.flat_model import FlatModel, SiteState
 from wardround.client.trainer.gradient import gradients_of
 from wardround.client.trainer.local_optimizer import num_moments, optimizer_step
+from wardround.client.trainer.private_model import model_of
 from wardround.plan import Plan
 from wardround.task import Batch, Task
 from wardround.vector import F32
@@ -31,7 +32,7 @@ class Workspace:
 
     def __init__(self, task: Task, plan: Plan) -> None:
         self.task, self.plan = task, plan
-        self.model = FlatModel(task.model(0), plan.training.batch_norm)
+        self.model = FlatModel(model_of(task, plan, 0), plan.training.batch_norm)
         self._parameters = self.model.trained_views(self.model.vector)
         self._state = torch.zeros(num_moments(plan.training), self.model.layout.size)
         self._moments = [self.model.trained_views(row) for row in self._state]

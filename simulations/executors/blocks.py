@@ -12,6 +12,7 @@ from wardround.client.trainer.batches import U64, Batches, seed_array
 from wardround.client.trainer.bundle import foreign_code
 from wardround.client.trainer.flat_model import FlatModel
 from wardround.client.trainer.local_optimizer import Tensors, num_moments, optimizer_step
+from wardround.client.trainer.private_model import model_of
 from wardround.errors import LocalError
 from wardround.orders import FitJob, LocalResult, Split
 from wardround.plan import Plan
@@ -73,7 +74,7 @@ class Blocks:
 
     def __init__(self, task: Task, plan: Plan, trainer_of: TrainerOf, *, block_size: int) -> None:
         self._task, self._plan, self._trainer_of, self._block_size = task, plan, trainer_of, block_size
-        model = FlatModel(task.model(0), plan.training.batch_norm)
+        model = FlatModel(model_of(task, plan, 0), plan.training.batch_norm)
         if reason := why_not_blocks(model):
             raise LocalError(f'simulation.executor: expected a model for blocks, but {reason}; use "flat"')
         model.module.train()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from wardround.client.trainer.flat_model import FlatModel
+from wardround.client.trainer.private_model import model_of
 from wardround.client.trainer.torch_trainer import TorchTrainer
 from wardround.decoding import PlanError
 from wardround.errors import LocalError
@@ -19,6 +20,7 @@ from wardround.plan_simulation import ExecutorChoice
 from wardround.simulations.executors.blocks import Blocks, bytes_per_client, why_not_blocks
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.executors.flat_loop import FlatLoop, TrainerOf
+from wardround.simulations.executors.private_loop import PrivateLoop
 from wardround.standardization import statistics_of
 from wardround.task import Task
 from wardround.vector import F32
@@ -55,6 +57,8 @@ class EngineChoice:
 
 def make_executor(choice: EngineChoice, task: Task, plan: Plan, trainer_of: TrainerOf) -> Executor:
     """The executor that was chosen."""
+    if plan.privacy.per_example:
+        return PrivateLoop(task, plan, trainer_of, workers=choice.workers, block_size=choice.block_size)
     if choice.executor == ExecutorChoice.BLOCKS:
         return Blocks(task, plan, trainer_of, block_size=choice.block_size)
     return FlatLoop(task, plan, trainer_of, workers=choice.workers, block_size=choice.block_size)
@@ -77,7 +81,7 @@ def calibrate(
     when their results differ from one-by-one training, as they do for a loss that looks at other rows of its batch.
     Raises PlanError when the plan asks for what the model cannot do.
     """
-    flat_model = FlatModel(task.model(0), plan.training.batch_norm)
+    flat_model = FlatModel(model_of(task, plan, 0), plan.training.batch_norm)
     asked, size, memory = plan.simulation.executor, plan.simulation.block_size, plan.simulation.memory_mib << 20
     workers = _workers(plan, flat_model, cores)
     fitting = max(workers, memory // (4 * flat_model.layout.size))
@@ -86,7 +90,8 @@ def calibrate(
     )
     if asked is ExecutorChoice.FLAT:
         return replace(flat, reason="the plan says so")
-    if reason := why_not_blocks(flat_model):
+    rows = "every row's gradient is clipped (privacy.unit)" if plan.privacy.per_example else ""
+    if reason := rows or why_not_blocks(flat_model):
         if asked is ExecutorChoice.BLOCKS:
             raise PlanError("simulation.executor", f'"flat" or "auto", since {reason}', str(asked))
         return replace(flat, reason=reason)

@@ -28,13 +28,15 @@ _TINY = 1e-300
 class Pool:
     """The rows to deal out, and what every site must get: `min_examples` rows, and of `two_classes` if so.
 
-    `values`, shape (n,), is the raw column that `partition.column` names, if it names one.
+    `values`, shape (n,), is the raw column that `partition.column` names, if it names one. `what` is dealt out, for
+    messages: rows, or patients of whom each is here with one row.
     """
 
     rows: Rows
     min_examples: int
     two_classes: bool
     values: Column | None = None
+    what: str = "rows"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,8 +56,8 @@ def refuse_deal(pool: Pool, sites: int, change: str) -> LocalError:
     """The error for a pool that cannot be dealt out so that every site gets its due; `change`: what else to try."""
     classes = " of two classes" if pool.two_classes else ""
     return LocalError(
-        f"simulation.partition: expected {sites} sites of at least {pool.min_examples} rows{classes}, found no such "
-        f"deal of {len(pool)} rows; lower simulation.sites or data.min_examples{change}"
+        f"simulation.partition: expected {sites} sites of at least {pool.min_examples} {pool.what}{classes}, found no "
+        f"such deal of {len(pool)} {pool.what}; lower simulation.sites or data.min_examples{change}"
     )
 
 

@@ -26,7 +26,8 @@ CANDIDATES = (
 """The rules that `auto` chooses from: those that are seldom far behind on any data that we tried."""
 ATTACKS = ("scaled_sign_flip", "gaussian", "label_flip", "alie", "ipm", "min_max", "mimic", "adaptive")
 """What they are tried against, and no attack."""
-TUNING_SEEDS = (900_001, 900_002)
+TUNING_SEEDS = (900_001, 900_002, 900_003, 900_004, 900_005)
+"""With two of them a rule was picked on breast cancer that five and other seeds show to be worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from wardround.simulations.report.hospitals import hospitals
 from wardround.simulations.report.markup import Section, text
 from wardround.simulations.report.participation import participation
 from wardround.simulations.report.particulars import particulars
+from wardround.simulations.report.privacy import privacy
 from wardround.simulations.report.robustness import robustness
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.report.summary import summary
@@ -30,7 +31,10 @@ def render(run: ReportedRun) -> str:
 
     Raises MissingExtraError without plotly.
     """
-    makers = (hospitals, discrimination, convergence, participation, robustness, differences, visibility, particulars)
+    makers = (
+        *(hospitals, discrimination, convergence, privacy, participation, robustness),
+        *(differences, visibility, particulars),
+    )
     return document(
         title=f"{run.plan.name}: federation report",
         kind="Simulated federation" + (f", {run.info.created[:10]}" if run.info is not None else ""),

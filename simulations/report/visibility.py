@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 
+from wardround.plan import Plan
+from wardround.plan_privacy import Disclosure
 from wardround.plan_robust import AUTO, OFF, Robust
 from wardround.plan_sections import Standardize
 from wardround.simulations.report.markup import Section, text
+from wardround.simulations.report.privacy import claimed
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.report.wording import count
 
@@ -25,17 +28,22 @@ def _items(sentences: Iterator[str]) -> str:
 def _seen(run: ReportedRun) -> Iterator[str]:
     plan = run.plan
     if plan.protection.mode == "off":
-        yield (
-            "Every hospital's update, in the clear, in every round (protection is off). Rows do not leave a hospital, "
-            "but an update can give away much of the rows behind it (gradient inversion, Zhu et al. 2019)."
-        )
+        yield f"Every hospital's update, in the clear, in every round (protection is off). {_given_away(plan)}"
     else:
         yield f"Updates only as the plan's protection “{plan.protection.mode}” lets them be seen."
-    yield "How many training rows each hospital has, its summed training loss, and when it did not answer."
-    if plan.evaluation.every:
+    if not plan.privacy.on:
+        yield "How many training rows each hospital has, its summed training loss, and when it did not answer."
+    else:
+        rows = "How many training rows each hospital has, and when" if plan.privacy.public_sizes else "When"
+        yield f"{rows} it did not answer; no loss on its training rows."
+    if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
         yield "Counts of how well the model does on each hospital's held-out rows (errors, histograms of scores)."
     if plan.data.standardize is Standardize.FEDERATED:
-        yield "Sums of each number column and of its squares, per hospital, before the first round (standardisation)."
+        noisy = ", with noise" if plan.privacy.on else ""
+        yield (
+            "Sums of each number column and of its squares, per hospital, before the first round "
+            f"(standardisation){noisy}."
+        )
     if plan.robust.rule != OFF:
         yield (
             "How long each contribution is and how well it agrees with the others. What follows for a hospital's "
@@ -43,6 +51,14 @@ def _seen(run: ReportedRun) -> Iterator[str]:
         )
     if plan.clipping.clip_norm is not None:
         yield f"No update longer than {plan.clipping.clip_norm:g} (L2 norm): the hospital scales it down."
+
+
+def _given_away(plan: Plan) -> str:
+    if plan.privacy.per_example:
+        return f"Each carries the noise that hides a {plan.privacy.unit.value}, added before it left the hospital."
+    inverted = "an update can give away much of the rows behind it (gradient inversion, Zhu et al. 2019)"
+    trusted = " The server is trusted to add the noise and to show nobody the updates." if plan.privacy.on else ""
+    return f"Rows do not leave a hospital, but {inverted}.{trusted}"
 
 
 def _robust(robust: Robust) -> Iterator[str]:
@@ -65,11 +81,16 @@ def _robust(robust: Robust) -> Iterator[str]:
 
 
 def _not_claimed(run: ReportedRun) -> Iterator[str]:
-    plan = run.plan
-    if plan.privacy.mode == "off":
+    plan, claim = run.plan, claimed(run.plan, run.lines)
+    if claim is None:
         yield (
             "Differential privacy: none. The released model may tell whether a patient was in the training data "
             "(membership inference, Shokri et al. 2017)."
+        )
+    else:
+        yield (
+            f"Differential privacy beyond its claim: {claim.headline()}. Under “Differential privacy” stands against "
+            "whom, and what it does not cover."
         )
     yield from _robust(plan.robust)
     yield (

@@ -13,7 +13,7 @@ from wardround.errors import LocalError
 from wardround.orders import Split
 from wardround.plan import Plan, PlanError, load_plan, parse_plan
 from wardround.plan_source import find_plan, shipped_plans
-from wardround.simulations.federation import build_federation, with_inputs
+from wardround.simulations.federation import build_federation, server_rows, with_inputs
 from wardround.simulations.heterogeneity import describe_sites
 
 RNG = np.random.default_rng(0)
@@ -150,6 +150,119 @@ def test_more_sites_than_rows_allow() -> None:
 
 
 CSV = "ward,age,y\n" + "".join(f"ward {i % 3},{i},{('no', 'yes')[i % 2]}\n" for i in range(60))
+
+
+# -- patients -----------------------------------------------------------------------------------------
+
+WHOSE = np.array([f"p{index % 23}" for index in range(60)])
+KINDS = ("iid", "quantity", "dirichlet", "feature-shift")
+
+
+def whose(sites: tuple[SiteData, ...], x: Any, patients: Any) -> list[list[set[str]]]:
+    """Of each site the patients of each split, told by the rows' first input."""
+    name = dict(zip(x[:, 0].astype(np.float32).tolist(), patients.tolist(), strict=True))
+    return [[{name[value] for value in site.split(split).x[:, 0].tolist()} for split in Split] for site in sites]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_patients_rows_are_at_one_site_and_in_one_part(kind: str) -> None:
+    sites = build_federation(plan(3, {"kind": kind, "alpha": 2.0}, patient="id"), (X, Y, WHOSE))
+    assert everything(sites) == listed(X, Y)
+    parts = [part for site in whose(sites, X, WHOSE) for part in site]
+    assert sum(map(len, parts)) == len(set(WHOSE)) == 23
+    for site, (train, *_) in zip(sites, whose(sites, X, WHOSE), strict=True):
+        assert site.patients is not None and site.patients.max() + 1 == len(train)
+        assert len(site.train) + len(site.validation) + len(site.test) >= 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patients_of_one_row_each_are_dealt_as_rows_are(kind: str) -> None:
+    partition = {"kind": kind, "alpha": 2.0}
+    plain = build_federation(plan(3, partition), (X, Y))
+    named = build_federation(plan(3, partition, patient="id"), (X, Y, np.arange(60)))
+    for one, other in zip(plain, named, strict=True):
+        assert everything((one,)) == everything((other,))
+
+
+def test_a_deal_of_patients_gives_every_site_enough_rows() -> None:
+    """Three patients of 16 have most rows: a site without one of them needs more patients."""
+    patients = np.array([str(index) if index < 13 else f"many {index % 3}" for index in range(60)])
+    for seed in range(20):
+        sites = build_federation(plan(3, patient="id", min_examples=8).override([f"seed={seed}"]), (X, Y, patients))
+        assert min(len(site.train) + len(site.validation) + len(site.test) for site in sites) >= 8
+
+
+@pytest.mark.parametrize(
+    ("patients", "message"),
+    [
+        (np.zeros(60), "expected 2 sites of at least 1 patients, found no such deal of 1 patients"),
+        (np.arange(60) // 56, "expected 2 sites of at least 5 rows, found no such deal of 60 rows; .* together"),
+        (WHOSE[:-1], r"data: expected patients of shape \(60,\), as y has, got \(59,\)"),
+        (np.where(WHOSE == "p7", "", WHOSE), r"column 'id': expected a value in every row .* first in row 7"),
+    ],
+)
+def test_patients_that_do_not_fit(patients: Any, message: str) -> None:
+    with pytest.raises(LocalError, match=message):
+        build_federation(plan(2, patient="id", allow_single_class=True), (X, Y, patients))
+
+
+@pytest.mark.parametrize(
+    ("given", "patient", "message"),
+    [
+        ((X, Y), "id", r"data: expected \(X, y, patients\) or a .*, since the plan names patients .*, got tuple of 2"),
+        ((X, Y, WHOSE), None, r"data: expected a pair \(X, y\) or .* \(data.patient\), got tuple of 3"),
+    ],
+)
+def test_patients_are_given_exactly_where_the_plan_names_them(given: Any, patient: str | None, message: str) -> None:
+    with pytest.raises(LocalError, match=message):
+        build_federation(plan(patient=patient), given)
+
+
+class Triples(Pairs):
+    def __getitem__(self, index: int) -> Any:
+        return torch.from_numpy(X[index]), int(Y[index]), str(WHOSE[index])
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_data_sets_of_torch_name_patients_in_a_third_place(as_tensors: bool) -> None:
+    numbers = np.array([int(name[1:]) for name in WHOSE])
+    given = TensorDataset(*map(torch.from_numpy, (X, Y, numbers))) if as_tensors else Triples()
+    sites = build_federation(plan(patient="id"), given)
+    same = build_federation(plan(patient="id"), (X, Y, numbers if as_tensors else WHOSE))
+    for one, other in zip(sites, same, strict=True):
+        assert np.array_equal(one.train.x, other.train.x)
+
+
+def test_sites_of_their_own_and_a_column_keep_patients_apart() -> None:
+    """The same name at two hospitals is two patients: neither can see the other's."""
+    data = {"north": (X[:30], Y[:30], WHOSE[:30]), "south": (X[30:], Y[30:], WHOSE[30:])}
+    sites = build_federation(plan(2, patient="id"), data)
+    for site, (train, validation, test) in zip(sites, whose(sites, X, WHOSE), strict=True):
+        assert site.patients is not None and site.patients.max() + 1 == len(train)
+        assert not train & validation and not train & test
+
+
+def test_a_column_says_where_a_patients_rows_were_made(tmp_path: Path) -> None:
+    lines = CSV.splitlines()
+    text = "\n".join(["id," + lines[0], *(f"{WHOSE[index]},{line}" for index, line in enumerate(lines[1:]))])
+    chosen = file_plan(tmp_path, **{"data.patient": "id"})
+    (tmp_path / "rows.csv").write_text(text + "\n")
+    sites = build_federation(chosen)
+    for number, site in enumerate(sites):
+        assert {row[0] % 3 for row in everything((site,))} == {number} and site.patients is not None
+    with pytest.raises(PlanError, match=r"partition\.column: expected another column than data\.patient"):
+        build_federation(file_plan(tmp_path, **{"data.patient": "ward"}))
+
+
+def test_the_servers_rows_and_the_sites_share_no_patient() -> None:
+    chosen = plan(2, patient="id").override(["robust.rule=fltrust", "robust.root_examples=9"])
+    rows = server_rows(chosen, (X, Y, WHOSE))
+    assert rows is not None and 9 <= len(rows) <= 11
+    name = dict(zip(X[:, 0].astype(np.float32).tolist(), WHOSE.tolist(), strict=True))
+    held = {name[value] for value in rows.x[:, 0].tolist()}
+    sites = build_federation(chosen, (X, Y, WHOSE))
+    assert not held & {patient for site in whose(sites, X, WHOSE) for part in site for patient in part}
+    assert sum(len(site.split(split)) for site in sites for split in Split) + len(rows) == 60
 
 
 def file_plan(folder: Path, **more: Any) -> Plan:

@@ -141,6 +141,38 @@ def test_what_is_off_is_not_claimed() -> None:
     assert "no medical device" in text
 
 
+PRIVACY = """
+[cohort]
+weighting = "uniform"
+[evaluation]
+every = 0
+[privacy]
+unit = "row"
+epsilon = 3
+public_sizes = true
+research_delta = true
+"""
+
+
+def test_the_whole_claim_is_told_with_what_was_spent() -> None:
+    spent = {"epsilon": 1.2345, "delta": 1e-5, "sites": {}, "clip_norm": 1.0}
+    text = card(parse_plan(PLAN + PRIVACY), [line(1) | {"privacy": spent}])
+    assert "Differential privacy: epsilon 1.24 at delta 1e-5 for every row (add-remove), research delta" in text
+    for part in (
+        "against: the server",
+        "sampling: each row",
+        "Warning: research",
+        "It rests on this: The approved code",
+    ):
+        assert f"\n  - {part}" in text, part
+    assert text.count("  - Not covered: ") >= 5 and "A patient with several rows is not covered as such" in text
+    assert "No differential privacy" not in text
+
+
+def test_nothing_is_claimed_before_a_round() -> None:
+    assert "No differential privacy" in card(parse_plan(PLAN + PRIVACY), [])
+
+
 def test_another_path_means_a_second_digest() -> None:
     text = model_card(
         parse_plan(PLAN), replace(INFO, source_digest="e2" * 32), [], released_round=0, versions=software_versions()

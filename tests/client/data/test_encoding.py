@@ -151,3 +151,19 @@ def test_tables_refuse_what_is_no_table(parts: dict[str, Any]) -> None:
 def test_texts_of_a_mixed_column() -> None:
     values, missing = texts(np.array([1, "x ", None, np.nan], dtype=object))
     assert values.tolist() == ["1", "x", "", ""] and missing.tolist() == [False, False, True, True]
+
+
+def test_patients_compare_as_text_and_are_dropped_with_their_rows() -> None:
+    plan = data([{"name": "n"}], patient="id", missing="drop-row")
+    raw = table(["a", "b", "a", "b", "a"], n=[1, 2, np.nan, 4, 5], id=np.array([7, "7 ", "8", None, "x"], dtype=object))
+    found = encode_table(plan, raw)
+    assert found.kept.tolist() == [0, 1, 4] and found.patients is not None
+    assert found.patients[0] == found.patients[1] != found.patients[2]
+    assert encode_table(data([{"name": "n"}]), table(["a"], n=[1])).patients is None
+
+
+def test_a_registered_data_set_names_its_patients_by_a_column() -> None:
+    plan = data(patient="id")
+    assert encode_table(plan, table(["a", "b"], [[1], [2]], id=["p", "q"])).patients is not None
+    with pytest.raises(LocalError, match="rows: expected a column 'id'"):
+        encode_table(plan, table(["a", "b"], [[1], [2]]))

@@ -9,7 +9,7 @@ import pytest
 
 from wardround.client.data.encoding import encode_rows, encode_table
 from wardround.client.data.files import read_table
-from wardround.decoding import decode
+from wardround.decoding import PlanError, decode
 from wardround.errors import LocalError, MissingExtraError
 from wardround.plan_sections import Data
 
@@ -136,6 +136,51 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert VALUE not in str(caught.value)
     with pytest.raises(LocalError, match=r"expected a plan with data\.columns"):
         read_table(data(source="arrays", path=None, columns=[]), tmp_path / "latin.csv")
+
+
+def test_patients_are_read_from_csv_and_parquet_and_are_no_input(tmp_path: Path) -> None:
+    named = data(patient="id")
+    text = GOOD.replace("\n2,", "\n01,").replace("\n3,", "\n 1 ,")
+    path = tmp_path / "rows.parquet"
+    columns = {"id": [1, 7, 1], "age": [30, 40.5, 50], "blood": ["0", "A", "NA"], "sick": ["no", "yes", "no"]}
+    pq.write_table(pa.table(columns), path)
+    for table in (read_table(named, write(tmp_path, text)), read_table(named, path)):
+        found = encode_table(named, table)
+        assert found.patients is not None and found.patients[0] == found.patients[2] != found.patients[1]
+        assert found.rows.x.shape == (3, 4)
+    assert set(read_table(named, path, target=False).columns) == {"age", "blood"}, "predicting needs no patients"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("nobody", ["", "NA", None])
+def test_a_row_that_is_nobodys_is_refused_by_its_number_or_dropped(
+    tmp_path: Path, kind: str, nobody: str | None
+) -> None:
+    named, ids = data(patient="id"), ["a", VALUE, nobody]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        path.write_text("id,age,blood,sick\n" + "".join(f"{each or ''},30,A,no\n" for each in ids))
+    else:
+        pq.write_table(pa.table({"id": ids, "age": [30] * 3, "blood": ["A"] * 3, "sick": ["no"] * 3}), path)
+    row = 4 if kind == "csv" else 3
+    with pytest.raises(
+        LocalError, match=rf"column 'id': expected a value in every row .* first in row {row}"
+    ) as caught:
+        encode_table(named, read_table(named, path))
+    assert VALUE not in str(caught.value)
+    dropping = data(patient="id", missing="drop-row")
+    found = encode_table(dropping, read_table(dropping, path))
+    assert found.dropped == 1 and found.kept.tolist() == [0, 1]
+    assert found.patients is not None and len(set(found.patients.tolist())) == len(found.rows) == 2
+
+
+def test_a_column_of_patients_that_is_not_there_or_is_an_input(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    with pytest.raises(LocalError, match=r"expected a column 'di'"):
+        read_table(data(patient="di"), path)
+    for name in ("age", "sick"):
+        with pytest.raises(PlanError, match=r"patient: expected .*, got '(age|sick)'"):
+            encode_table(data(patient=name), read_table(data(patient=name), path))
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from wardround.simulations.comparison import Estimate
 from wardround.simulations.report import ReportedRun, page, render
 from wardround.simulations.report.wording import count, difference, duration, estimate, number
 
-SECTIONS = ["hospitals", "curves", "convergence", "participation", "differences", "limits", "plan"]
+SECTIONS = ["hospitals", "curves", "convergence", "privacy", "participation", "differences", "limits", "plan"]
 
 
 @pytest.fixture(autouse=True)

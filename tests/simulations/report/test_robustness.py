@@ -101,7 +101,7 @@ def test_a_rule_that_found_nothing_is_described_all_the_same() -> None:
 
 def test_the_section_stands_in_the_report_and_loads_nothing() -> None:
     shown = Page(render(attacked_run()))
-    assert shown.sections[3:5] == ["participation", "robustness"]
+    assert shown.sections[4:6] == ["participation", "robustness"]
     assert "In this simulation, 1 of 5 hospitals attacked from round 2 on (sign_flip" in shown.text
     check_nothing_is_loaded(shown)
     levels = [int(tag[1]) for tag, _ in shown.tags if re.fullmatch("h[1-6]", tag)]

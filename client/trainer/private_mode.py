@@ -1,0 +1,133 @@
+"""Which way to find the gradients of rows: the fastest of those that are right about a model."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from wardround.client.trainer.private_gradient import Mode, PrivateGradient
+from wardround.decoding import PlanError
+from wardround.errors import WardroundError
+from wardround.task import Batch
+
+__all__ = ["ModeChoice", "time_modes"]
+
+_COMPARED = 4
+"""Rows that each way is compared on with one forward and backward pass for each of them."""
+_AGREEMENT = 1e-5
+"""Largest difference in any value of the two sums, over the length of the sum."""
+_REPEATS = 5
+_HOPELESS = 2.0
+"""A way that took so many times the best one's time is not timed again."""
+
+_Kind = tuple[str, torch.Size, int, int]
+_fastest: dict[_Kind, Mode] = {}
+_lock = threading.Lock()
+
+
+class ModeChoice:
+    """The mode for one `PrivateGradient`, chosen when it is first asked for.
+
+    A mode is left out unless its sum over a few rows is that of each row on its own: what a layer does beyond its type,
+    such as mixing rows, shows here. Of the others the fastest is taken, by a trial that the process remembers for
+    models of this form and batches of about this size. Nobody but the site learns the mode, and all clip alike, so that
+    rows may have a part in the choice.
+    """
+
+    def __init__(self, gradient: PrivateGradient) -> None:
+        self._gradient = gradient
+        self._chosen: dict[_Kind, Mode] = {}
+
+    def __call__(
+        self, rows: Batch, shares: Tensor | None, size: int, *, clock: Callable[[], float] | None = None
+    ) -> Mode:
+        """The mode for batches of about `size` of `rows`.
+
+        Where nothing can be compared (gradients are all 0, or one is not finite), `vmap` keeps rows apart this time.
+        Raises PlanError when no mode is right about the model.
+        """
+        size = min(size, len(rows.y))
+        # two rows may mix where one cannot
+        kind = (repr(self._gradient.module), rows.x.shape[1:], size.bit_length(), min(len(rows.y), _COMPARED))
+        if kind not in self._chosen:
+            with _lock, torch.random.fork_rng(devices=[]):  # other threads wait and do not disturb the timing
+                right = _right_modes(self._gradient, rows, shares)
+                if right is None:
+                    return Mode.VMAP
+                if _fastest.get(kind) not in right:
+                    times = time_modes(self._gradient, rows, shares, size, right, clock=clock)
+                    _fastest[kind] = min(times, key=times.__getitem__)
+                self._chosen[kind] = _fastest[kind]
+        return self._chosen[kind]
+
+
+def time_modes(
+    gradient: PrivateGradient,
+    rows: Batch,
+    shares: Tensor | None,
+    size: int,
+    modes: Sequence[Mode] = tuple(Mode),
+    *,
+    clock: Callable[[], float] | None = None,
+) -> dict[Mode, float]:
+    """Seconds that each mode takes for a batch of the first `size` of `rows`: the least of a few, taken in turn.
+
+    They are this thread's own where torch uses one, so that a machine with other work decides alike.
+    """
+    if clock is None:
+        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    index = torch.arange(min(size, len(rows.y)))
+    total = gradient.views(torch.zeros(gradient.size))
+    times = dict.fromkeys(modes, float("inf"))
+    for _ in range(_REPEATS):
+        best = min(times.values())
+        for mode in modes:
+            if times[mode] <= _HOPELESS * best:
+                start = clock()
+                gradient.add_to(total, rows, index, shares, mode)
+                times[mode] = min(times[mode], clock() - start)
+    return times
+
+
+def _right_modes(gradient: PrivateGradient, rows: Batch, shares: Tensor | None) -> list[Mode] | None:
+    """The modes that agree with rows one by one; None when that tells nothing. Raises PlanError when there is none."""
+    rows = Batch(rows.x[:_COMPARED], rows.y[:_COMPARED])
+    index = torch.arange(len(rows.y))
+    right: list[Mode] = []
+    reasons: dict[str, str] = {}
+    with _not_dropping(gradient.module):
+        alone = torch.zeros(gradient.size)
+        _, wild = gradient.add_one_by_one(gradient.views(alone), rows, shares)
+        if wild or not alone.any():
+            return None
+        for mode in Mode:
+            found = torch.zeros(gradient.size)
+            try:
+                gradient.add_to(gradient.views(found), rows, index, shares, mode)
+            except WardroundError:
+                raise
+            except Exception as error:  # what a user's layers, vmap and Opacus's formulas cannot do
+                reasons[mode.value] = " ".join(str(error).split())[:80]
+                continue
+            if float((found - alone).abs().max()) <= _AGREEMENT * float(alone.norm()):
+                right.append(mode)
+            else:
+                reasons[mode.value] = "another gradient than that of each row on its own"
+    if not right:
+        told = "; ".join(f"{mode}: {reason}" for mode, reason in reasons.items())
+        expected = "a model with a gradient for each row, since privacy hides rows"
+        raise PlanError("task.model", expected, type(gradient.module).__name__, f" ({told})")
+    return right
+
+
+@contextmanager
+def _not_dropping(module: nn.Module) -> Iterator[None]:
+    """Without dropout, whose draws no two ways share."""
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()

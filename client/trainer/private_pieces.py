@@ -1,0 +1,69 @@
+"""Gradients of single rows with respect to one tensor: their lengths, and their weighted sum.
+
+A length is taken in float64 of the very numbers that are summed. Lengths that are computed another way (inner products
+of positions, a second backward pass) may miss a gradient that is long where large terms cancel.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Outer", "Piece", "Values", "total_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The gradients themselves, shape (n, ...)."""
+
+    values: Tensor
+
+    def norms(self) -> Tensor:
+        """L2 norm of each row's gradient, shape (n,), float64."""
+        return _lengths(self.values.flatten(1))
+
+    def without(self, rows: Tensor) -> "Values":
+        """With 0 for the rows that the mask `rows`, shape (n,), names."""
+        return Values(self.values.masked_fill(rows.view(-1, *(1,) * (self.values.dim() - 1)), 0))
+
+    def add_to(self, total: Tensor, factors: Tensor) -> None:
+        """Add Σ factor x gradient to `total`, a contiguous tensor; `factors` have shape (n,)."""
+        total.view(-1).addmv_(self.values.flatten(1).mT, factors)
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """Gradients `left` x `right`ᵀ of a matrix, from (n, o) and (n, i); they are never made (Goodfellow 2015)."""
+
+    left: Tensor
+    right: Tensor
+
+    def norms(self) -> Tensor:
+        """L2 norm of each row's gradient, shape (n,), float64."""
+        return _lengths(self.left) * _lengths(self.right)
+
+    def without(self, rows: Tensor) -> "Outer":
+        """With 0 for the rows that the mask `rows`, shape (n,), names."""
+        mask = rows.view(-1, 1)
+        return Outer(self.left.masked_fill(mask, 0), self.right.masked_fill(mask, 0))
+
+    def add_to(self, total: Tensor, factors: Tensor) -> None:
+        """Add Σ factor x gradient to `total`, shape (o, i); `factors` have shape (n,)."""
+        total.addmm_((self.left * factors.view(-1, 1)).mT, self.right)
+
+
+Piece = Values | Outer
+
+
+def total_of(one: Piece, other: Piece) -> Values:
+    """The gradients of a tensor that was used twice."""
+    return Values(_values(one) + _values(other))
+
+
+def _values(piece: Piece) -> Tensor:
+    return piece.values if isinstance(piece, Values) else piece.left.unsqueeze(2) * piece.right.unsqueeze(1)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return lengths

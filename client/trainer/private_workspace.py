@@ -1,0 +1,93 @@
+"""One thread's place to train in with DP-SGD."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wardround.client.trainer.private_gradient import Mode, PrivateGradient
+from wardround.client.trainer.private_mode import ModeChoice
+from wardround.client.trainer.private_sample import Units
+from wardround.client.trainer.workspace import Workspace
+from wardround.decoding import PlanError
+from wardround.plan import Plan
+from wardround.strategies.privacy.secure_random import SecureRandom
+from wardround.strategies.privacy.terms import Terms
+from wardround.task import Batch, Task
+from wardround.vector import F32
+
+__all__ = ["PrivateWorkspace", "Trained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What became of one training, for the site alone: the mode, and the share of drawn rows that were clipped."""
+
+    mode: Mode
+    clipped_share: float | None
+    """None when no row was drawn."""
+
+
+class PrivateWorkspace(Workspace):
+    """A workspace that sums clipped gradients and adds noise; not for two threads at once.
+
+    Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", Algorithm 1, with Poisson samples divided by
+    their expected size. Sampling and noise are `random`'s, never a seed's.
+    """
+
+    def __init__(self, task: Task, plan: Plan) -> None:
+        super().__init__(task, plan)
+        self.gradient = PrivateGradient(task, plan, self.model)
+        self._mode = ModeChoice(self.gradient)
+        self._sum, self._mean_gradient = torch.zeros(2, self.gradient.size)
+        self._sums, self._gradients = self.gradient.views(self._sum), tuple(self.gradient.views(self._mean_gradient))
+        self._buffers = [(name, buffer, buffer.clone()) for name, buffer in self.model.module.named_buffers()]
+
+    def train_privately(
+        self,
+        rows: Batch,
+        weights: Tensor | None,
+        units: Units,
+        terms: Terms,
+        model: F32,
+        *,
+        random: SecureRandom,
+        seed: int,
+        lr: float,
+        mode: Mode | None = None,
+    ) -> Trained:
+        """Train `self.model` from `model`, shape (d,), for `terms.steps` noisy steps on `rows`.
+
+        `weights`, shape (n,), weigh the rows' losses before their gradients are clipped. `seed` is for dropout alone.
+        Raises PlanError for a model that keeps something of the rows it has seen; nothing of it must be released.
+        """
+        self.model.load(model, None, training=True)
+        self._state.zero_()
+        if self.plan.training.proximal_mu:
+            self._global.copy_(self.model.vector)
+        with ExitStack() as stack:
+            if self.model.is_stochastic:
+                stack.enter_context(torch.random.fork_rng(devices=[]))
+                torch.manual_seed(seed)
+            if mode is None:
+                mode = self._mode(rows, weights, max(1, round(terms.rate * len(rows.y))))
+            clipped = drawn = 0
+            for step in range(1, terms.steps + 1):
+                index = torch.from_numpy(units.draw(terms, random))
+                self._sum.zero_()
+                clipped += self.gradient.add_to(self._sums, rows, index, weights, mode)[0]
+                drawn += len(index)
+                self._add_noise(terms, random)
+                self._step(lr, step, self._gradients)
+        for name, buffer, first in self._buffers:
+            if not torch.equal(buffer, first):
+                where = type(self.model.module.get_submodule(name.rpartition(".")[0])).__name__
+                raise PlanError("task.model", "layers that keep nothing of the rows they have seen", f"{name}: {where}")
+        return Trained(mode, clipped / drawn if drawn else None)
+
+    def _add_noise(self, terms: Terms, random: SecureRandom) -> None:
+        """The noisy sum over the expected batch, into the mean gradient; also when no row was drawn."""
+        noise = torch.from_numpy(random.normal(self.gradient.size))
+        noise.mul_(terms.noise_std).add_(self._sum).div_(terms.drawn)
+        self._mean_gradient.copy_(noise)

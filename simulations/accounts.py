@@ -1,0 +1,156 @@
+"""The privacy accounts of a simulated run: every site's ledger, and the server's count of what it released."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from wardround.client.data.site_data import SiteData
+from wardround.client.guard.budget import LedgerBudget, UnprotectedBudget
+from wardround.client.guard.guard import Budget
+from wardround.client.guard.ledger import Ledger
+from wardround.client.trainer.private_trainer import PrivateTrainer
+from wardround.errors import BudgetError, LocalError
+from wardround.file_store import FileStore
+from wardround.orders import SiteId
+from wardround.plan import Plan
+from wardround.plan_privacy import Relation, Unit
+from wardround.simulations.participants import Participants, data_digest
+from wardround.simulations.run_directory import RunDirectory
+from wardround.state_store import MemoryStore, StateStore
+from wardround.strategies.privacy.accounting import epsilon_of
+from wardround.strategies.privacy.build import build_central
+from wardround.strategies.privacy.central import CentralPrivacy
+from wardround.strategies.privacy.job_charge import JobCharge, charge_of, client_charge_on_examples
+from wardround.strategies.privacy.terms import Terms
+from wardround.strategies.records import PrivacyRecord
+from wardround.strategies.rules.rule import Memory
+from wardround.vector import F32
+
+__all__ = ["LEDGERS", "Accounts", "open_accounts"]
+
+LEDGERS, _SERVER = "ledgers", "server-state"
+_SHARE = 8.0
+"""A ledger gives a quarter of its delta to the book of whole jobs, and half of that to one: then a run's claim fits."""
+_MOST_LEDGERS = 100
+"""Of more sites, ledgers are kept only where they are asked for: each round is made durable at each site."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """As many rounds as the claim is for, counted in memory."""
+
+    site: SiteId
+    rounds: int
+    begun: int = 0
+
+    def begin(self, round: int, attempt: int) -> None:
+        if round and self.begun >= self.rounds:
+            raise BudgetError(f"{self.site}: all {self.rounds} rounds of the claim have begun")
+        self.begun += bool(round)
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """`budgets` are asked by the sites' guards; `terms` by site where rows or patients are hidden."""
+
+    budgets: Mapping[SiteId, Budget] = field(default_factory=dict)
+    central: CentralPrivacy | None = None
+    trainers: Mapping[SiteId, PrivateTrainer] = field(default_factory=dict)
+
+    def record(self, update: F32 | None, memory: Memory) -> PrivacyRecord:
+        """What has been spent after a round that gave `update`, shape (d,)."""
+        if self.central is not None:
+            return self.central.record(update, memory)
+        spent = {site: trainer.terms.spent(self._begun(site)).epsilon for site, trainer in self.trainers.items()}
+        shares = [share for trainer in self.trainers.values() if (share := trainer.clipped_share) is not None]
+        terms = [trainer.terms for trainer in self.trainers.values()]
+        return PrivacyRecord(
+            epsilon=max(spent.values()),
+            delta=max(one.delta for one in terms),
+            clip_norm=next(iter(self.trainers.values())).plan.privacy.clip_norm,
+            sites=spent,
+            clipped=sum(shares) / len(shares) if shares else None,
+        )
+
+    def _begun(self, site: SiteId) -> int:
+        budget = self.budgets[site]
+        return budget.begun if isinstance(budget, LedgerBudget | _Counted) else 0
+
+
+@contextmanager
+def open_accounts(
+    plan: Plan, participants: Participants, directory: RunDirectory | None, ledgers: Path | None
+) -> Iterator[Accounts]:
+    """The accounts of a run, in its directory; ledgers in the folder `ledgers` where that is given.
+
+    A site without a ledger there gets one with the caps of `simulation.budget`, or those that this plan's own claim
+    fits exactly. Without a directory they go with the run. Raises LocalError for a ledger of other caps' unit or
+    other rows.
+    """
+    with ExitStack() as stack:
+        if not plan.privacy.on and ledgers is None:
+            yield Accounts()
+            return
+        own = directory.path if directory is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        run_id = directory.info.run_id if directory is not None else "in memory"
+        central = None
+        if plan.privacy.per_client:
+            store: StateStore = MemoryStore()
+            if directory is not None:
+                store = stack.enter_context(FileStore(own / _SERVER))
+            central = build_central(plan, [tensor.size for tensor in participants.layout.tensors], store)
+        trainers = {
+            site: trainer for site, trainer in participants.trainers.items() if isinstance(trainer, PrivateTrainer)
+        }
+        data = {one.site: one for one in participants.data}
+        sites = [site for site in participants.trainers if site not in plan.cohort.without]
+        folder = ledgers
+        if ledgers is None and len(sites) <= _MOST_LEDGERS:
+            folder = own / LEDGERS
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        budgets: dict[SiteId, Budget] = {}
+        for site in sites:
+            terms = trainers[site].terms if site in trainers else None if central is None else central.terms
+            if folder is not None:
+                budgets[site] = _budget(plan, site, terms, folder, run_id, data.get(site))
+            elif terms is not None:
+                budgets[site] = _Counted(site, terms.rounds)
+        yield Accounts(budgets, central, {site: trainers[site] for site in sites if site in trainers})
+
+
+def _budget(plan: Plan, site: SiteId, terms: Terms | None, folder: Path, run_id: str, data: SiteData | None) -> Budget:
+    path = folder / f"{quote(site, safe='')}.jsonl"
+    digest = data_digest([data]) if data is not None else ""
+    if terms is None:
+        return UnprotectedBudget(_open(path, digest, plan, site, None), run_id, plan.digest)
+    charge = charge_of(terms, run_id, plan.digest)
+    if terms.unit is Unit.CLIENT:
+        charge = client_charge_on_examples(terms, run_id, plan.digest, Relation.REPLACE_ONE)
+    return LedgerBudget(_open(path, digest, plan, site, charge), charge)
+
+
+def _open(path: Path, digest: str, plan: Plan, site: SiteId, charge: JobCharge | None) -> Ledger:
+    if path.exists():
+        ledger = Ledger.open(path)
+        ledger.admit_data(digest)  # whatever became of the rows inherits what was spent
+        return ledger
+    caps = plan.simulation.budget
+    epsilon, delta = caps.epsilon, caps.delta
+    if epsilon is None or delta is None:
+        if charge is None or not charge.worst:
+            raise LocalError(f"{path}: expected a ledger, or simulation.budget, to make one with")
+        delta = _SHARE * charge.delta
+        epsilon = epsilon_of(charge.worst, charge.delta).epsilon * (1 + 1e-9)
+    return Ledger.create(
+        path,
+        name=f"the rows of {site}",
+        unit=Unit.PATIENT if charge is None else charge.unit,
+        relation=Relation.REPLACE_ONE if charge is None else charge.worst[0].relation,
+        epsilon=epsilon,
+        delta=delta,
+        digest=digest,
+    )
