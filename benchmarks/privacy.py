@@ -1,10 +1,10 @@
 """The speed of privacy, and how much noise it adds: ``python benchmarks/privacy.py [--parts ...]``.
 
 Parts: ``accounting`` (the reference epsilons), ``noise`` (secure normals beside numpy's), ``multiplier`` (noise for one
-claim, beside flwr's accountant) and ``training`` (a step of DP-SGD beside one of plain SGD). Each runs in a process of
-its own, on one thread, without the settings by which a machine tunes OpenBLAS for something else; what is compared
-takes turns in it, and figures are CPU seconds. Prints tables and which gates are met; exit code 0 unless a part could
-not be measured.
+claim, beside flwr's accountant), ``training`` (a step of DP-SGD beside one of plain SGD) and ``example`` (what
+``examples/private-flower-app`` learns; no gate). Each runs in a process of its own, on one thread, without the settings
+by which a machine tunes OpenBLAS for something else; what is compared takes turns in it, and figures are CPU seconds.
+Prints tables and which gates are met; exit code 0 unless a part could not be measured.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -121,11 +122,20 @@ def training(found: Figures) -> list[Gate]:
     return gates
 
 
+def example(found: Figures) -> list[Gate]:
+    rows = [("private-flower-app, epsilon", "runs", "accuracy: mean", "range")]
+    for epsilon, each in found["accuracy"].items():
+        rows.append((epsilon, str(len(each)), f"{statistics.mean(each):.3f}", f"{min(each):.3f}-{max(each):.3f}"))
+    print_table(rows)
+    return []
+
+
 SHOWN: dict[str, Callable[[Figures], list[Gate]]] = {
     "accounting": accounting,
     "noise": noise,
     "multiplier": multiplier,
     "training": training,
+    "example": example,
 }
 
 

@@ -75,7 +75,7 @@ class _Sent:
             return
         name, arrays = _only_record(reply)
         clipped = self.model.plus(clip_update(self.model.update(arrays), self.clip_norm))
-        if clipped is None:
+        if clipped is None:  # never: it lies between two finite models
             raise ValueError("expected a finite model, got none after clipping")
         reply.content[name] = clipped
 

@@ -1,5 +1,7 @@
 """The privacy accounts of a simulated run: every site's ledger, and the server's count of what it released."""
 
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -95,11 +97,11 @@ def open_accounts(
             yield Accounts()
             return
         own = directory.path if directory is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run_id = directory.info.run_id if directory is not None else "in memory"
+        run_id = directory.info.run_id if directory is not None else secrets.token_hex(16)
         central = None
         if plan.privacy.per_client:
             store: StateStore = MemoryStore()
-            if directory is not None:
+            if directory is not None and not _over(plan, directory):
                 store = stack.enter_context(FileStore(own / _SERVER))
             central = build_central(plan, [tensor.size for tensor in participants.layout.tensors], store)
         trainers = {
@@ -120,10 +122,17 @@ def open_accounts(
             elif terms is not None:
                 budgets[site] = _Counted(site, terms.rounds)
         yield Accounts(budgets, central, {site: trainers[site] for site in sites if site in trainers})
+    if directory is not None and _over(plan, directory):
+        shutil.rmtree(directory.path / _SERVER, ignore_errors=True)  # a key of noise that nobody needs any more
+
+
+def _over(plan: Plan, directory: RunDirectory) -> bool:
+    latest = directory.latest()
+    return latest is not None and (latest.state.round >= plan.rounds or bool(latest.state.stopped))
 
 
 def _budget(plan: Plan, site: SiteId, terms: Terms | None, folder: Path, run_id: str, data: SiteData | None) -> Budget:
-    path = folder / f"{quote(site, safe='')}.jsonl"
+    path = folder / f"{quote(site, safe='')}.ledger"
     digest = data_digest([data]) if data is not None else ""
     if terms is None:
         return UnprotectedBudget(_open(path, digest, plan, site, None), run_id, plan.digest)

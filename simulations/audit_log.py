@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wardround.durable_file import extend_file
 from wardround.errors import LocalError
 from wardround.orders import SiteId
-from wardround.simulations.durable_file import extend_file
 from wardround.strategies.reputation import Reputation
 
 __all__ = ["AUDIT_FILE", "AuditLog"]

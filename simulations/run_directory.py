@@ -31,18 +31,18 @@ from types import TracebackType
 from typing import Any
 
 from wardround import __version__
-from wardround.errors import LocalError
-from wardround.orders import Statistics
-from wardround.plan import Plan
-from wardround.simulations.audit_log import AUDIT_FILE, AuditLog
-from wardround.simulations.checkpoint import Checkpoint, SiteArrays, decode_checkpoint, encode_checkpoint
-from wardround.simulations.durable_file import (
+from wardround.durable_file import (
     TEMPORARY,
     extend_file,
     remove_leftovers,
     replace_file,
     sync_folder,
 )
+from wardround.errors import LocalError
+from wardround.orders import Statistics
+from wardround.plan import Plan
+from wardround.simulations.audit_log import AUDIT_FILE, AuditLog
+from wardround.simulations.checkpoint import Checkpoint, SiteArrays, decode_checkpoint, encode_checkpoint
 from wardround.simulations.model_file import ModelFile, encode_model
 from wardround.simulations.record_line import decode_lines, encode_line
 from wardround.simulations.run_info import INFO_FILE, PLAN_FILE, RunInfo, encode_info, read_info, read_stored_plan

@@ -32,25 +32,25 @@ def sweep_and_show(
 
     sweep = plan_sweep(plan, text, seeds)
     found = SweepFolder.open(folder, sweep)
-    count, total = 0, len(sweep.values) * len(sweep.seeds)
+    wanted = set(sweep.runs())
+    done = [one for one in found.done if not one.error and (one.value, one.seed) in wanted]
+    kept = len(done)
 
     def keep(result: "SweepResult") -> None:
-        nonlocal count
-        count += 1
+        nonlocal kept
+        kept += 1
         found.add(result)
         if as_json:
             typer.echo(json.dumps(_line(result)))
         elif not quiet:
-            typer.echo(f"run {count}/{total}  {sweep.key}={result.value} seed {result.seed}: {_told(result)}")
+            typer.echo(f"run {kept}/{len(wanted)}  {sweep.key}={result.value} seed {result.seed}: {_told(result)}")
         sys.stdout.flush()
 
-    done = [one for one in found.done if not one.error and (one.value, one.seed) in set(sweep.runs())]
-    count = len(done)
     try:
         results = run_sweep(sweep, folder, done=done, report=report, on_result=keep)
     except KeyboardInterrupt:
         typer.echo(
-            f"interrupted: {count} of {total} runs are kept; continue with the same command and --out {folder}",
+            f"interrupted: {kept} of {len(wanted)} runs are kept; continue with the same command and --out {folder}",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -89,10 +89,14 @@ def sweep_table(table: Mapping[str, Any]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"test rows; mean (least to most) of {len(table['seeds'])} seeds"
-    shown = Table(escape(table["key"]), "claim", *table["metrics"], title=title, title_justify="left", box=SIMPLE_HEAD)
+    from wardround.simulations.report.wording import count
+
+    title = (
+        f"{escape(table['key'])}: figures on test rows, mean (least to most) of {count(len(table['seeds']), 'seed')}"
+    )
+    shown = Table("value", "claim", *table["metrics"], title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in shown.columns[2:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     failed = any(point["failed"] for point in table["points"])
     if failed:
         shown.add_column("failed", justify="right")

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wardround.durable_file import replace_file
 from wardround.errors import LocalError
-from wardround.simulations.durable_file import replace_file
 from wardround.simulations.sweep import Sweep, SweepResult, table_of_sweep
 
 __all__ = ["SweepFolder"]

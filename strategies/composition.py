@@ -109,12 +109,12 @@ REFUSED_UNDER_PRIVACY = (
         when=lambda plan: (
             plan.data.standardize is Standardize.FEDERATED and plan.privacy.statistics is PrivateStatistics.OFF
         ),
-        expected='"plan" or "none" (or privacy.statistics = "dp"), since sums over sites would be sent in clear',
+        expected='"plan", "range" or "none" (or privacy.statistics = "dp"), since sums would be sent in clear',
     ),
     Refused(
         key="privacy.statistics",
         when=lambda plan: plan.privacy.statistics is PrivateStatistics.DP and plan.privacy.per_client,
-        expected='"off", since a whole site moves such sums without bound; take data.standardize = "plan"',
+        expected='"off", since a whole site moves such sums without bound; take data.standardize = "plan" or "range"',
     ),
     Refused(
         key="privacy.statistics",
@@ -140,7 +140,8 @@ REFUSED_UNDER_PRIVACY = (
     Refused(
         key="privacy.public_sizes",
         when=_secret_sizes,
-        expected='true, since batches, steps and the claim itself tell how many rows a site has (or relation = "replace-one")',
+        expected="true, since batches, steps and the claim itself tell how many rows a site has "
+        '(or relation = "replace-one")',
     ),
     Refused(
         key="cohort.weighting",
@@ -228,8 +229,8 @@ REFUSED_UNDER_PRIVACY = (
     Refused(
         key="robust.rule",
         when=lambda plan: plan.privacy.per_client and plan.robust.rule != OFF,
-        expected='"off": central noise fits the clipped mean only, and with a robust rule or detectors one client steers '
-        'which others count (unit = "row" or "patient" leaves every rule free)',
+        expected='"off": central noise fits the clipped mean only, and with a robust rule or detectors one client '
+        'steers which others count (unit = "row" or "patient" leaves every rule free)',
     ),
     Refused(
         key="cohort.weighting",
@@ -292,13 +293,14 @@ def _private(plan: Plan) -> tuple[str, ...]:
     if not plan.privacy.per_client:
         return ()
     from wardround.strategies.privacy.build import private_mean
+    from wardround.strategies.privacy.claim import claims_of, noise_warning
     from wardround.strategies.privacy.noise_source import FreshNoise
     from wardround.strategies.privacy.terms import client_terms
 
     terms = client_terms(plan)
     private_mean(plan, terms, (1,), FreshNoise())
-    told = f"noise of {terms.noise_multiplier:.4g} times the clip on a sum over {plan.cohort_size} clients, each round"
-    return (told,)
+    (claim,), warning = claims_of(plan), noise_warning(plan, terms)
+    return (claim.headline(), *((warning,) if warning else ()))
 
 
 def _robust(plan: Plan) -> tuple[str, ...]:

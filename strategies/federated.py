@@ -223,11 +223,11 @@ class FederatedStrategy(Strategy):
 
     def _within_budget(self, state: RunState, absences: Sequence[Absence], *, void: bool) -> RunState:
         """The state, stopped where no further round can be paid for."""
-        if state.stopped or state.round >= self._plan.rounds:
-            return state
         spent = [f"{absence.site}: {absence.reason}" for absence in absences if absence.spent]
         if void and spent:
             return replace(state, stopped=spent[0])
+        if state.stopped or state.round >= self._plan.rounds:
+            return state
         return replace(state, stopped="" if self._central is None else self._central.obstacle())
 
     def _context(self, state: RunState, order: Order, left_out: int) -> RoundContext:
@@ -270,7 +270,7 @@ class FederatedStrategy(Strategy):
 
     def _fail_if_nobody_could(self, asked: Mapping[SiteId, int]) -> None:
         """A site that fails is left out; when all fail, something is wrong with the run itself."""
-        failed = [absence for absence in self._protection.absences if absence.failed]
+        failed = [absence for absence in self._protection.absences if absence.failed and not absence.spent]
         if failed and len(failed) == len(asked):
             raise LocalError(f"every site failed; {failed[0].site}: {failed[0].reason}")
 

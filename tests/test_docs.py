@@ -140,7 +140,7 @@ def test_the_guide_says_how_auto_chooses() -> None:
     labels, attacks = (", ".join(f"`{name}`" for name in found) for found in ([c.label for c in CANDIDATES], ATTACKS))
     assert f"that can be used for the cohort: {labels};" in guide
     assert f"with no attack, and under {attacks}, by" in guide
-    assert f"on the seeds {' and '.join(map(str, TUNING_SEEDS))}." in guide
+    assert f"on the seeds {TUNING_SEEDS[0]} to {TUNING_SEEDS[-1]}." in guide
     assert f"up to {len(CANDIDATES) * (1 + len(ATTACKS)) * len(TUNING_SEEDS)} short simulations" in guide
 
 

@@ -94,8 +94,46 @@ REFUSED = [
     ('data.columns=[{ name = "a" }, { name = "a" }]', "plan.data.columns: expected every name once"),
     ("data.standardize=plan", "plan.data.columns[0].mean: expected mean and std"),
     ("data.validation=0.9", "plan.data.test: expected validation + test below 1, got 1.1"),
-    ("privacy.mode=central", 'plan.privacy.mode: expected "off": differential privacy is not available'),
-    ("privacy.epsilon=1", "plan.privacy.epsilon: expected a known key; known: mode"),
+    ("privacy.epsilon=1", 'plan.privacy.unit: expected "row", "patient" or "client", since epsilon is set, got'),
+    ("privacy.unit=hospital", "plan.privacy.unit: expected one of 'off', 'row', 'patient', 'client', got 'hospital'"),
+    ("privacy.unit=row", "plan.privacy.epsilon: expected a number (or noise_multiplier), since unit is set"),
+    ("privacy.unit=row & privacy.epsilon=inf", "plan.privacy.epsilon: expected a finite number, got inf"),
+    ("privacy.unit=row & privacy.epsilon=nan", "plan.privacy.epsilon: expected a finite number, got nan"),
+    ("privacy.unit=row & privacy.epsilon=0", "plan.privacy.epsilon: expected more than 0, got 0"),
+    ("privacy.unit=row & privacy.epsilon=1 & privacy.delta=0", "plan.privacy.delta: expected more than 0, got 0"),
+    ("privacy.unit=row & privacy.epsilon=1 & privacy.delta=1", "plan.privacy.delta: expected less than 1, got 1"),
+    (
+        "privacy.unit=client & privacy.epsilon=1 & privacy.delta=1e-3 & cohort.weighting=uniform & "
+        "data.standardize=none",
+        "plan.privacy.delta: expected at most min(1e-5, 1/(10 n)) = 1e-05 (n = 10 clients), got 0.001; research_delta",
+    ),
+    (
+        "privacy.unit=client & privacy.noise_multiplier=1 & privacy.mechanism=banded-mf",
+        'plan.privacy.bands: expected a number exactly when mechanism = "banded-mf", got None',
+    ),
+    (
+        "privacy.unit=row & privacy.noise_multiplier=1 & privacy.statistics=dp",
+        'plan.privacy.statistics_noise_multiplier: expected a number exactly when statistics = "dp", got None',
+    ),
+    ("privacy.unit=row & privacy.noise_multiplier=1 & privacy.max_rows=2", "plan.privacy.max_rows: expected 1 unless"),
+    (
+        "privacy.unit=client & privacy.noise_multiplier=1 & privacy.count_noise=3",
+        'plan.privacy.count_noise: expected no key unless clipping = "adaptive", got 3.0',
+    ),
+    (
+        "privacy.unit=client & privacy.noise_multiplier=1 & privacy.clipping=adaptive & cohort.weighting=uniform & "
+        "data.standardize=none",
+        "plan.privacy.clipping: expected a count of clients that its noise leaves readable (expected at least 25 ",
+    ),
+    (
+        "privacy.unit=client & privacy.noise_multiplier=3 & privacy.epsilon=0.5 & cohort.weighting=uniform & "
+        "data.standardize=none",
+        "plan.privacy.epsilon: expected at least 1.4",
+    ),
+    (
+        'data.columns=[{ name = "a" }] & data.standardize=range',
+        "plan.data.columns[0].range: expected a range, since standardize",
+    ),
     ("protection.mode=masking", 'plan.protection.mode: expected "off": secure aggregation is not available'),
     ("robust.rule=krun", "plan.robust.rule: expected a known name, got 'krun'; did you mean 'krum'?"),
     ("robust.num_byzantine=1", "plan.robust.rule: expected a rule, since num_byzantine is set"),
@@ -224,7 +262,7 @@ def test_the_digest_is_pinned() -> None:
     assert plan().digest == PINNED
 
 
-PINNED = "1523e52afde07a3718304fe0113a2d92748eabf6879ff50ac66848050f21e79a"
+PINNED = "9086feeaf670bd1376d5cb920e3a3500c2aac2893b7d0f7ec9d58b50c003dbe1"
 
 
 @pytest.mark.parametrize("setting", ["seed=1", "training.lr=0.2", 'data.columns=[{ name = "radius" }]', "name=other"])

@@ -14,6 +14,8 @@ from wardround.errors import WardroundError
 __all__ = ["COMMANDS", "main"]
 
 _PLANS, _SIMULATIONS = "wardround.plan_commands", "wardround.simulations.commands"
+_PRIVACY, _AUDIT = "wardround.simulations.privacy_commands", "wardround.simulations.audit_commands"
+_LEDGER = "wardround.client.guard.ledger_commands"
 _ROBUSTNESS, _RULES = "wardround.simulations.robustness_commands", "wardround.strategies.rules.commands"
 
 COMMANDS = {
@@ -22,6 +24,9 @@ COMMANDS = {
     "simulate": (_SIMULATIONS, "Train a federation of hospitals on this machine."),
     "redteam": (_ROBUSTNESS, "Attack a simulated federation with every rule in turn."),
     "run": (_ROBUSTNESS, "Evidence on a run's sites, release from quarantine, retraining without a site."),
+    "privacy": (_PRIVACY, "What a plan claims of differential privacy, and the noise that a claim takes."),
+    "audit": (_AUDIT, "Test that privacy's mechanism does what it says."),
+    "ledger": (_LEDGER, "A site's privacy budget: what is spent, what is left."),
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
     "predict": (_SIMULATIONS, "Apply a run's model to the rows of a file."),

@@ -90,7 +90,7 @@ class Privacy:
     sampling: Sampling | None = key(
         None, doc="who takes part in a step or round; absent: `poisson` of rows and patients, `full` of clients"
     )
-    clip_norm: float = key(1.0, doc="largest L2 norm of a row's gradient or a client's update", gt=0)
+    clip_norm: float = key(1.0, doc="largest L2 norm of a row's gradient or a client's update", ge=1e-9, le=1e9)
     clipping: UnitClipping = key(
         UnitClipping.FLAT,
         doc="one norm for all (`flat`), an equal share per tensor (`per-layer`), or, of clients, `adaptive` from "

@@ -41,6 +41,7 @@ class ColumnType(StrEnum):
 class Standardize(StrEnum):
     NONE = "none"
     PLAN = "plan"
+    RANGE = "range"
     FEDERATED = "federated"
 
 
@@ -200,7 +201,8 @@ class Data:
     image: Image | None = key(None, doc="image inputs instead of columns")
     standardize: Standardize = key(
         Standardize.NONE,
-        doc="`plan`: by each column's mean and std; `federated`: by sums over all sites, in a first round; `none`",
+        doc="`plan`: by each column's mean and std; `range`: from its range to [−1, 1]; `federated`: by sums over all "
+        "sites, in a first round; `none`",
     )
     patient: str | None = key(
         None, doc="column that says whose a row is; it stays at the site, and no patient's rows are split up"
@@ -234,10 +236,8 @@ class Data:
                 continue
             if self.standardize is Standardize.PLAN and (column.mean is None or column.std is None):
                 raise PlanError(f"columns[{index}].mean", 'mean and std, since standardize = "plan"', column.mean)
-            if self.standardize is Standardize.FEDERATED and column.range is None:
-                raise PlanError(
-                    f"columns[{index}].range", 'a range, since standardize = "federated" sums scaled values'
-                )
+            if self.standardize in (Standardize.FEDERATED, Standardize.RANGE) and column.range is None:
+                raise PlanError(f"columns[{index}].range", f'a range, since standardize = "{self.standardize}"')
         if self.standardize is not Standardize.NONE and not self.columns:
             raise PlanError("standardize", '"none" for data without columns', str(self.standardize))
 

@@ -151,7 +151,10 @@ def standardize(data: Data, x: F32, statistics: Statistics | None) -> F32:
     """
     if data.standardize is Standardize.NONE:
         return x
-    if data.standardize is Standardize.PLAN:
+    if data.standardize is Standardize.RANGE:
+        low, high = _ranges(data)
+        mean, std = (low + high) / 2, (high - low) / 2
+    elif data.standardize is Standardize.PLAN:
         numbers = [column for column in data.columns if column.type is ColumnType.NUMBER]
         mean = np.array([column.mean for column in numbers], dtype=np.float64)
         std = np.array([column.std for column in numbers], dtype=np.float64)

@@ -1,5 +1,8 @@
 """What a site's guard charges a run to: a job in the site's ledger."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from wardround.client.guard.ledger import Ledger
 from wardround.errors import BudgetError
 from wardround.strategies.privacy.job_charge import JobCharge
@@ -21,14 +24,15 @@ class LedgerBudget:
 
     def begin(self, round: int, attempt: int) -> None:
         """Charge a round (0: what comes before the first). Raises BudgetError when the ledger does not allow it."""
-        if not self._reserved:
-            known = self._charge.job in self._ledger.account().jobs
-            if known and not round:
-                raise BudgetError("what comes before the first round was released already: start a new run")
-            self._ledger.reserve(self._charge)
-            self._reserved = True
-        if round:
-            self._ledger.start_round(self._charge.job, round)
+        with _without_path(self._ledger):
+            if not self._reserved:
+                known = self._charge.job in self._ledger.account().jobs
+                if known and not round:
+                    raise BudgetError("what comes before the first round was released already: start a new run")
+                self._ledger.reserve(self._charge)
+                self._reserved = True
+            if round:
+                self._ledger.start_round(self._charge.job, round)
 
     @property
     def begun(self) -> int:
@@ -54,3 +58,12 @@ class UnprotectedBudget:
         if not self._noted:
             self._ledger.record_unprotected(self._job, self._plan_digest, "a plan without privacy")
             self._noted = True
+
+
+@contextmanager
+def _without_path(ledger: Ledger) -> Iterator[None]:
+    """What the server is told names no file of the site."""
+    try:
+        yield
+    except BudgetError as error:
+        raise BudgetError(str(error).removeprefix(f"{ledger.path}: ")) from None

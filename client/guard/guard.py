@@ -120,6 +120,7 @@ class SiteGuard:
             raise LocalError(f"{self.site}: expected an attempt below {_ATTEMPTS}, got {order.attempt}")
         self._check_separation(order)
         self._store.advance(f"{order.run_id}/round", order.round * _ATTEMPTS + order.attempt)
+        self._store.put(f"{order.run_id}/last", str(order.round + order.attempt).encode())
         self._begin(order)
         return fit_job(self._plan, order, self.site)
 
@@ -132,14 +133,12 @@ class SiteGuard:
         bands = self._plan.privacy.bands
         if bands is None:
             return
-        key = f"{order.run_id}/last"
-        stored = self._store.get(key)
+        stored = self._store.get(f"{order.run_id}/last")
         last, now = None if stored is None else int(stored), order.round + order.attempt
         if too_soon(last, now, bands):
             raise LocalError(
                 f"{self.site}: expected its rounds at least {bands} apart (privacy.bands), got {now - (last or 0)}"
             )
-        self._store.put(key, str(now).encode())
 
     def release(self, order: Order, result: LocalResult | Tally) -> bytes:
         """The frame of a result: an update is checked, clipped and weighed, a tally is sent as it is.

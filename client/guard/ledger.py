@@ -29,15 +29,11 @@ from wardround.client.guard.ledger_account import (
 )
 from wardround.client.guard.ledger_anchor import Anchor, AnchorUnavailableError, Grace, Head
 from wardround.client.guard.ledger_file import LedgerError, LedgerFile
-from wardround.errors import LocalError
+from wardround.errors import BudgetError, LocalError
 from wardround.plan_privacy import Relation, Unit
 from wardround.strategies.privacy.books import Books, Cost, JobCharge
 
 __all__ = ["BudgetError", "Disjoint", "Ledger", "LedgerError", "Reservation", "Spending", "Unprotected"]
-
-
-class BudgetError(LocalError):
-    """What was asked for does not fit under the caps; nothing was changed, and nothing may be released."""
 
 
 def _utc_now() -> datetime:
@@ -177,6 +173,11 @@ class Ledger:
                     here._append({"entry": "disjoint", **also})
 
     @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._file.path
+
+    @property
     def population(self) -> str:
         """The permanent id."""
         return self._known_account.population
@@ -270,7 +271,7 @@ class Ledger:
 
     def _confirm(self, now: datetime, *, releases: bool) -> None:
         """Compare with the anchor, and mend one that a crash left behind."""
-        self._anchored = self._known_account.anchored
+        self._anchored = max(self._anchored, self._known_account.anchored)
         if self._anchor is not None:
             try:
                 head = self._anchor.get()

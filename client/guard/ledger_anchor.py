@@ -38,7 +38,11 @@ class Anchor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grace:
-    """How many lines may be unanchored, and for how long, while jobs still run; by default none may."""
+    """How many lines may be unanchored, and for how long, while jobs still run; by default none may.
+
+    A process that has not reached the anchor itself goes by the file, where each line says which earlier one was
+    anchored when it was written.
+    """
 
     max_unanchored: int = 0
     max_age_s: float = 86400.0

@@ -208,7 +208,7 @@ def _jobs_table(account: "Account") -> "Table":
 
     from wardround.plain_text import plain_text
 
-    table = Table("job", "plan", "epsilon", "delta", "rounds begun", "", title="jobs")
+    table = Table("job", "plan", "epsilon", "delta", "rounds begun", "", title="jobs: open ones count in full")
     for job in account.jobs.values():
         table.add_row(
             escape(plain_text(job.charge.job, 40)),
@@ -216,7 +216,7 @@ def _jobs_table(account: "Account") -> "Table":
             _number(job.cost.once.epsilon),
             f"{job.cost.once.delta:.2g}",
             f"{job.begun} of {job.charge.rounds}",
-            "closed" if job.closed else "open: counts in full",
+            "closed" if job.closed else "open",
         )
     return table
 

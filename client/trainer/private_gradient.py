@@ -98,6 +98,7 @@ class PrivateGradient:
     def _losses(self, batch: Batch) -> Tensor:
         return self._task.loss(self.module(batch.x), batch)
 
+    @torch.no_grad()
     def _add_clipped(self, total: Sequence[Tensor], pieces: Sequence[Piece | None], n: int) -> tuple[int, int]:
         zero = torch.zeros(n, dtype=torch.float64)
         norms = torch.stack([zero if piece is None else piece.norms() for piece in pieces])
@@ -119,12 +120,8 @@ class PrivateGradient:
         if mode is Mode.VMAP:
             tensors = tuple(tensor.detach() for tensor in self._trained)
             return [Values(values) for values in self._per_row(tensors, batch.x, batch.y, shares)]
-        calls = self._backward(batch, shares)
-        called = {layer for layer, _, _ in calls}
-        if missed := [layer for layer in self._layers if layer not in called]:
-            raise ValueError(f"the parameters of a {type(missed[0]).__name__} are used outside of it")
         found: dict[Tensor, Piece] = {}
-        for layer, x, gradient in calls:
+        for layer, x, gradient in self._backward(batch, shares):
             if gradient is None:
                 continue
             for parameter, piece in layer_pieces(layer, x, gradient, len(shares), ghost=mode is Mode.GHOST).items():
@@ -147,6 +144,9 @@ class PrivateGradient:
         finally:
             for handle in handles:
                 handle.remove()
+        called = {layer for layer, _, _ in calls}
+        if missed := [layer for layer in self._layers if layer not in called]:
+            raise ValueError(f"the parameters of a {type(missed[0]).__name__} are used outside of it")
         if losses.shape != shares.shape:
             got = f"shape {tuple(shares.shape)}, got {tuple(losses.shape)}"
             raise LocalError(f"task: expected a loss for each row, {got}")
@@ -201,7 +201,8 @@ class PrivateGradient:
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that have trained parameters of their own; what is inside of one belongs to it."""
-    if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+    inner = {id(parameter) for child in module.children() for parameter in child.parameters()}
+    if any(parameter.requires_grad and id(parameter) not in inner for parameter in module.parameters(recurse=False)):
         yield module
         return
     for child in module.children():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import grad
 
@@ -18,6 +19,7 @@ _GROUPED_FROM = 64
 """Positions from which a convolution with a group for each row takes less time than a product of unfolded rows."""
 
 
+@torch.no_grad()
 def layer_pieces(layer: nn.Module, x: Tensor, gradient: Tensor, n: int, *, ghost: bool) -> dict[Tensor, Piece]:
     """The gradients of each trained parameter of `layer` for the input `x` and the output's `gradient`, (n, ...) both.
 

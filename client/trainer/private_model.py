@@ -68,12 +68,15 @@ def check_supported(module: nn.Module) -> None:
     for path, part in module.named_modules():
         if reason := _obstacle(part):
             raise _refused(f"{path or 'model'}: {type(part).__name__}", reason)
-    owners: dict[int, str] = {}
+    owners: dict[int, tuple[str, str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        first = owners.setdefault(id(parameter), name)
-        if first != name:
-            owner = type(module.get_submodule(name.rpartition(".")[0])).__name__
-            raise _refused(f"{name}: {owner}", f"which shares its parameter with {first}")
+        owner = name.rpartition(".")[0]
+        first, first_owner = owners.setdefault(id(parameter), (name, owner))
+        # a layer may have names of its own for its parts' parameters, as those of opacus.layers have
+        inside = not first_owner or owner.startswith(f"{first_owner}.")
+        if first != name and not inside:
+            kind = type(module.get_submodule(owner)).__name__
+            raise _refused(f"{name}: {kind}", f"which shares its parameter with {first}")
 
 
 def _refused(layer: str, reason: str) -> PlanError:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 __all__ = ["Outer", "Piece", "Values", "total_of"]
 
+_LARGEST = 1e30
+"""Length of an input beyond which a scaled gradient may be too small for float32 to round it well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Values:
@@ -33,14 +36,18 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Outer:
-    """Gradients `left` x `right`ᵀ of a matrix, from (n, o) and (n, i); they are never made (Goodfellow 2015)."""
+    """Gradients `left` x `right`ᵀ of a matrix, from (n, o) and (n, i); they are never made (Goodfellow 2015).
+
+    Those of an endless or absurdly long `right` count as not finite.
+    """
 
     left: Tensor
     right: Tensor
 
     def norms(self) -> Tensor:
         """L2 norm of each row's gradient, shape (n,), float64."""
-        return _lengths(self.left) * _lengths(self.right)
+        right = _lengths(self.right)
+        return _lengths(self.left) * right.masked_fill(right > _LARGEST, torch.inf)
 
     def without(self, rows: Tensor) -> "Outer":
         """With 0 for the rows that the mask `rows`, shape (n,), names."""

@@ -14,6 +14,7 @@ from wardround.errors import LocalError
 from wardround.orders import FitJob, LocalResult, Split
 from wardround.plan import Plan
 from wardround.strategies.privacy.secure_random import SecureRandom
+from wardround.strategies.privacy.statistics_noise import noisy_statistics
 from wardround.strategies.privacy.terms import Terms, site_terms
 from wardround.tally import MeansSpec, Tally
 from wardround.task import Task
@@ -30,7 +31,7 @@ class PrivateTrainer(TorchTrainer):
     a given key and a `mode`, training is deterministic and not private: for tests.
     """
 
-    __slots__ = ("_mode", "_place", "_random", "_terms", "_units", "last")
+    __slots__ = ("_mode", "_place", "_random", "_statistics", "_terms", "_units", "last")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class PrivateTrainer(TorchTrainer):
         self._random, self._mode = SecureRandom() if random is None else random, mode
         self._units: Units | None = None
         self._terms: Terms | None = None
+        self._statistics: Tally | None = None
         self.last: Trained | None = None
 
     @property
@@ -101,3 +103,13 @@ class PrivateTrainer(TorchTrainer):
             examples = len(self.units) if self.plan.privacy.public_sizes else 1
             update = workspace.update(model, out)
             return LocalResult(update=update, num_examples=examples, tally=Tally.empty(MeansSpec()))
+
+    def statistics(self) -> Tally:
+        """Noisy sums for federated standardisation: released once, and the same whenever they are asked for again.
+
+        Raises PlanError for a plan without privacy.statistics = "dp".
+        """
+        if self._statistics is None:
+            _ = self.units  # refuses a patient with too many rows
+            self._statistics = noisy_statistics(self.plan.data, self.data.train.x, self.plan.privacy, self._random)
+        return self._statistics

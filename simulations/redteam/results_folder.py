@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wardround.durable_file import extend_file, replace_file
 from wardround.errors import LocalError
-from wardround.simulations.durable_file import extend_file, replace_file
 from wardround.simulations.redteam.cells import CellResult
 from wardround.simulations.redteam.red_team import Grid
 

@@ -26,6 +26,10 @@ class Bound:
     epsilon: float
     accountant: str
 
+    def __post_init__(self) -> None:
+        if not self.epsilon >= 0:  # nor NaN, which a comparison would let through
+            raise ValueError(f"expected an epsilon of at least 0 from {self.accountant}, got {self.epsilon}")
+
 
 def epsilon_of(events: Sequence[Event], delta: float) -> Bound:
     """The smallest epsilon known to hold at `delta` for all `events` together, adaptively composed, in their relation.
@@ -87,19 +91,21 @@ def _smallest(cost: Callable[[float], float], target: float, start: float, toler
         if at > _MOST_NOISE:
             return None
         low, high = high, (at, cost(at))
+    turn = 0
     while high[1] < target * (1 - tolerance) and high[0] > low[0] * (1 + tolerance):
-        at = _between(low, high, target * (1 - tolerance / 2))
+        turn += 1  # every third point halves the bracket: an accountant that gives up makes a step, where lines fail
+        part = _part(low[1], high[1], target * (1 - tolerance / 2)) if turn % 3 else 0.5
+        at = low[0] * math.exp(math.log(high[0] / low[0]) * part)
         value = cost(at)
         low, high = (low, (at, value)) if value <= target else ((at, value), high)
     return high[0]
 
 
-def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
-    """Where the line through both points, in logarithms, meets `aim`; kept off its ends, so that both sides shrink."""
-    part = 0.5
-    if high[1] > 0 and math.isfinite(low[1]):
-        part = math.log(low[1] / aim) / math.log(low[1] / high[1])
-    return low[0] * math.exp(math.log(high[0] / low[0]) * min(max(part, 0.05), 0.95))
+def _part(low: float, high: float, aim: float) -> float:
+    """Where a line from log `low` down to log `high` meets log `aim`, in parts of its length; kept off its ends."""
+    if high <= 0 or math.isinf(low):
+        return 0.5
+    return min(max(math.log(low / aim) / math.log(low / high), 0.05), 0.95)
 
 
 def _checked(delta: float) -> float:
@@ -142,9 +148,7 @@ def _without_pld(events: tuple[Event, ...], delta: float) -> Bound:
 
 
 def _smaller(one: Bound, other: Bound) -> Bound:
-    """Of two bounds for the same events, relation and delta. Raises ValueError for NaN, which compares as neither."""
-    if math.isnan(one.epsilon) or math.isnan(other.epsilon):
-        raise ValueError(f"expected an epsilon, got {one} and {other}")
+    """Of two bounds for the same events, so for one relation, and the same delta."""
     return one if one.epsilon < other.epsilon else other
 
 

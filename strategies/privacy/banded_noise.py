@@ -86,6 +86,10 @@ class BandedNoise:
             self._store.advance(_INDEX, index)
             self._new, self._begun = False, index
 
+    def deviation(self, index: int) -> float:
+        """Standard deviation of the noise of one release, in those of z."""
+        return float(self._matrix.deviations()[index])
+
     def draw(self, size: int) -> I64:
         """The noise of the release that was begun, in steps of GRID, shape (size,); once.
 

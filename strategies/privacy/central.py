@@ -72,8 +72,8 @@ class CentralPrivacy:
         return index
 
     def cohort(self, roster: Mapping[SiteId, int], index: int) -> dict[SiteId, int] | None:
-        """Who takes part in the round of this index, drawn in secret where sampling is claimed; None: as the plan draws."""
-        sites, size = tuple(roster), self.plan.cohort_size
+        """Who takes part in the round of this index, in secret where sampling is claimed; None: as the plan draws."""
+        sites, size = tuple(sorted(roster)), self.plan.cohort_size
         if self.plan.privacy.bands is not None:
             chosen = spaced_cohort(sites, size, self.plan.seed, index, self.plan.privacy.bands)
             return {site: roster[site] for site in chosen}
@@ -95,6 +95,8 @@ class CentralPrivacy:
         noise_to_signal = None
         if update is not None and (norm := math.sqrt(squared_norm(update))) > 0:
             std = self.terms.noise_multiplier * clip / self.rule.denominator
+            if self.banded is not None:
+                std *= self.banded.deviation(self.begun - 1)
             noise_to_signal = std * math.sqrt(update.size) / norm
         return PrivacyRecord(
             epsilon=self.epsilon, delta=self.terms.delta, clip_norm=clip, noise_to_signal=noise_to_signal

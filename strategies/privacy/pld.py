@@ -21,7 +21,8 @@ LEAST_DELTA = 1e-10
 _INTERVAL = 1e-4
 _REACH = 9.9  # standard deviations outside of which dp-accounting counts the loss as infinite
 _ROUNDING = 4e-16  # of delta, per composed event: five times the most seen against transforms of more digits
-_MOST_POINTS = 2_000_000  # of distributions, weighed by time: half a microsecond each
+_MOST_POINTS = 2_600_000  # of distributions, weighed by time: up to half a microsecond each
+_LEAST_STD = 0.01
 
 
 def installed() -> bool:
@@ -42,10 +43,10 @@ def epsilon_of_pld(events: Sequence[Event], delta: float) -> float | None:
         return None
     if not parts:
         return 0.0
-    rounding = _ROUNDING * (1000 + sum(count for *_, count in parts))
-    if 2 * rounding > delta or sum(_points(*part) for part in parts) > _MOST_POINTS:
-        return None
     replaced = events[0].relation is Relation.REPLACE_ONE
+    rounding = _ROUNDING * (1000 + sum(count for *_, count in parts))
+    if 2 * rounding > delta or sum(_points(*part, replaced) for part in parts) > _MOST_POINTS:
+        return None
     try:
         with np.errstate(all="ignore"):
             composed: Any = None
@@ -103,13 +104,15 @@ def _one(ratio: float, rate: float, replaced: bool) -> Any:
     )
 
 
-def _points(ratio: float, rate: float, count: int) -> float:
+def _points(ratio: float, rate: float, count: int, replaced: bool) -> float:
     """About the points of an event's distribution, ten times as slow to make as to compose, and of its composition."""
-    if ratio < 0.01:
+    apart = 0.5 if replaced and rate < 1 else 1.0  # of N(0) and the normal distribution that is mixed with it
+    if (std := ratio / apart) < _LEAST_STD:
         return math.inf
-    largest = (_REACH + 0.5 / ratio) / ratio  # loss without sampling
-    made = float(np.logaddexp(math.log1p(-rate), math.log(rate) + largest)) if rate < 1 else largest
-    event = PoissonGaussian(noise_std=ratio, sensitivity=1, relation=Relation.ADD_REMOVE, rate=rate, count=count)
-    mean = float(rdp_of([event], (1.02,))[0])
+    made = (_REACH + 0.5 / std) / std
+    if rate < 1:
+        made = float(np.logaddexp(math.log1p(-rate), math.log(rate) + made))
+    event = PoissonGaussian(noise_std=std, sensitivity=1, relation=Relation.ADD_REMOVE, rate=rate, count=count)
+    mean = float(rdp_of([event], (1.02,))[0]) / apart**2
     composed = 2.2 * made + 17 * math.sqrt(2 * mean) if count > 1 else made
     return (10 * made + composed) / _INTERVAL

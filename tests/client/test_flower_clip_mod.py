@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 
 from wardround import _flower
 from wardround.client.flower_clip_mod import clip_mod
+from wardround.client.guard.guard import fit_job
+from wardround.client.trainer.flower_app import FlowerApp
+from wardround.client.trainer.flower_trainer import FlowerTrainer
+from wardround.orders import EvalJob, Order, OrderKind, SiteId
+from wardround.plan import parse_plan
 from wardround.strategies.privacy.flower_clip_norm import CLIP_NORM, MARGIN, told_clip_norm
 from wardround.strategies.privacy.gaussian_dp import delta_of_mu
 
@@ -229,6 +234,33 @@ def test_a_message_without_a_norm_has_none() -> None:
     assert told_clip_norm(RecordDict({"config": ConfigRecord({"lr": 1.0})})) is None
 
 
+def test_an_app_with_the_mod_trains_inside_a_plan() -> None:
+    app = ClientApp(mods=[clip_mod(1.0)])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"num-examples": 10, "train_loss": 0.5})
+        return Message(RecordDict({"arrays": record_of(moved(30.0, 40.0)), "metrics": metrics}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 10, "eval_loss": 0.5})}), reply_to=message)
+
+    plan = parse_plan(
+        {
+            "name": "flower",
+            "rounds": 1,
+            "task": {"flower_app": "m:app", "flower_initial": "m:initial"},
+            "data": {"source": "app"},
+        }
+    )
+    flower, order = FlowerApp(app, SENT), Order(run_id="r", plan_digest=plan.digest, kind=OrderKind.FIT, round=1)
+    trainer, model = FlowerTrainer(flower, plan, SiteId("north"), 0), flower.vector(SENT)
+    update = trainer.fit(fit_job(plan, order, SiteId("north")), model).update
+    np.testing.assert_allclose(update[[0, 6]], [0.6, 0.8], rtol=1e-6)
+    assert trainer.evaluate(EvalJob(order=order, site=SiteId("north")), model).n == 10
+
+
 # -- Flower's own mods, flwr 1.41 ---------------------------------------------------------------------
 
 FLOWERS = {"clipping_norm": 1.0}
@@ -279,6 +311,7 @@ def test_flowers_local_noise_meets_its_delta_below_epsilon_1_only() -> None:
     for epsilon, std, delta in ((1.0, 4.84, 4.1e-8), (3.0, 1.61, 3.2e-7), (20.0, 0.242, 1.5e-3)):
         assert flowers_local_std(epsilon, 1e-5) == pytest.approx(std, rel=0.05)
         assert delta_of_mu(1 / std, epsilon) == pytest.approx(delta, rel=0.1)
+    assert delta_of_mu(1 / 3.731, 1.0) <= 1e-5 < delta_of_mu(1 / 3.730, 1.0), "what would be enough"
 
 
 def test_flowers_local_noise_is_repeated_by_a_seed_of_the_app() -> None:

@@ -75,6 +75,7 @@ def test_a_line_has_every_key_and_every_site() -> None:
         "reputation": {"site-1": 0.5},
         "quarantined": ["site-1"],
         "notes": ["look"],
+        "privacy": None,
         "seconds": 0.1,
         "cpu_seconds": 0.2,
         "simulated_seconds": None,

@@ -159,6 +159,7 @@ def test_an_attack_that_cannot_be_is_one_line(arguments: list[str], line: str) -
 def test_auto_tells_of_its_trials_and_of_the_rule(inline: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "CANDIDATES", (Candidate("mean"), Candidate("median")))
     monkeypatch.setattr(auto, "ATTACKS", ("scaled_sign_flip",))
+    monkeypatch.setattr(auto, "TUNING_SEEDS", auto.TUNING_SEEDS[:2])
     settings = ("--set", "robust.rule=auto", "--rounds", "2", "--no-report")
     code, text, error = run("simulate", "plan.toml", *settings, "--out", "run")
     assert (code, error) == (0, "")

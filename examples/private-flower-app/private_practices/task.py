@@ -1,5 +1,7 @@
 """Logistic regression on the breast cancer data, in numpy."""
 
+from functools import cache
+
 import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ def initial_arrays() -> ArrayRecord:
     return ArrayRecord({"weight": Array(np.zeros(30, np.float32)), "bias": Array(np.zeros(1, np.float32))})
 
 
+@cache
 def _load() -> tuple[Floats, Floats, int]:
     """All rows, public ones first, and how many those are: a fifth, which the server has for itself.
 

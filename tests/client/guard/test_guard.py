@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.federation_of_points import point_plan
-from wardround.client.guard.guard import SiteGuard, clip_update, fit_job, release_weight
+from wardround.client.guard.guard import SiteGuard, fit_job, release_weight
 from wardround.errors import LocalError
 from wardround.frames import decode_frame
 from wardround.orders import EvalJob, LocalResult, Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.state_store import MemoryStore
+from wardround.strategies.privacy.unit_clip import clip_update
 from wardround.tally import Tally
 
 SITE = SiteId("site-0")

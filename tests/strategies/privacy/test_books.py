@@ -1,6 +1,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -148,12 +149,12 @@ def test_whatever_an_adversary_asks_for_next_nothing_is_released_over_the_cap(da
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
-@pytest.mark.parametrize("part", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("part", [1.0, 0.5])
 def test_an_adversary_who_takes_all_that_is_left_again_and_again_stays_under_the_cap(
     epsilon: float, part: float
 ) -> None:
     site = Population(books(epsilon))
-    for _ in range(40):
+    for _ in range(20):
         low, high = 1e-3, 1e6  # noise; `high` fits, if anything does
         for _ in range(40):
             noise = math.sqrt(low * high)
@@ -167,23 +168,23 @@ def test_an_adversary_who_takes_all_that_is_left_again_and_again_stays_under_the
 
 
 @pytest.mark.parametrize("relation", [ADD_REMOVE, REPLACE_ONE])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_sampled_jobs_stay_under_the_cap_by_dp_accounting(relation: Relation, seed: int) -> None:
     from dp_accounting.pld import privacy_loss_distribution as pld
     from dp_accounting.privacy_accountant import NeighboringRelation
 
     rng = np.random.default_rng(seed)
-    epsilon = float(rng.choice([1.0, 4.0, 8.0]))
+    epsilon = [2.0, 4.0, 8.0][seed]
     site = Population(books(epsilon, relation=relation))
-    for _ in range(60):
-        noise, rate = float(rng.uniform(0.8, 4)), float(rng.choice([0.01, 0.05, 0.2]))
-        asked = charge(poisson(noise, rate, 10), rounds=int(rng.integers(1, 30)), delta=1e-6)
+    for _ in range(16):
+        noise, rate = [(1.0, 0.01), (2.0, 0.05), (3.0, 0.2)][rng.integers(3)]
+        asked = charge(poisson(noise, rate, 5), rounds=int(rng.integers(1, 20)), delta=1e-6)
         if site.reserve(asked):
             site.jobs[-1].begun = int(rng.integers(0, asked.rounds + 1))
             site.jobs[-1].closed = True
     assert len(site.jobs) >= 2
     neighbours = NeighboringRelation.REPLACE_ONE if relation is REPLACE_ONE else NeighboringRelation.ADD_OR_REMOVE_ONE
-    composed = pld.identity()
+    parts = []
     for event in site.released:
         assert isinstance(event, PoissonGaussian)
         if event.count:
@@ -192,10 +193,10 @@ def test_sampled_jobs_stay_under_the_cap_by_dp_accounting(relation: Relation, se
                 sampling_prob=event.rate,
                 value_discretization_interval=1e-3,
                 neighboring_relation=neighbours,
-                pessimistic_estimate=False,
             )
-            composed = composed.compose(one.self_compose(event.count))
-    assert composed.get_epsilon_for_delta(DELTA) <= epsilon
+            parts.append(one.self_compose(event.count))
+    composed = reduce(lambda a, b: a.compose(b), parts)
+    assert 0 < composed.get_epsilon_for_delta(DELTA) <= epsilon
 
 
 def test_a_job_is_admitted_by_the_basic_book_when_only_that_one_fits() -> None:

@@ -125,8 +125,8 @@ ALMOST_NONE = 2.0**-9
 def test_updates_are_clipped_added_up_and_divided_by_the_planned_number() -> None:
     strategy = private(noise_multiplier=ALMOST_NONE, clip_norm=2.0)
     mean = change(round_of(strategy, all_of([moved(0.5), moved(100.0), *[GLOBAL] * 8])))
-    assert mean[0] == pytest.approx((0.5 + 2.0) / 10, abs=6 * ALMOST_NONE * 2.0 / 10)
-    assert np.abs(mean[1:]).max() < 6 * ALMOST_NONE * 2.0 / 10
+    assert mean[0] == pytest.approx((0.5 + 2.0) / 10, abs=8 * ALMOST_NONE * 2.0 / 10)
+    assert np.abs(mean[1:]).max() < 8 * ALMOST_NONE * 2.0 / 10
 
 
 @pytest.mark.parametrize("replies", [10, 5, 1, 0])
@@ -152,7 +152,7 @@ def test_noise_is_fresh_in_each_round_and_each_strategy() -> None:
 def test_what_is_not_finite_counts_as_zero(value: float, log: list[str]) -> None:
     strategy = private(noise_multiplier=ALMOST_NONE)
     mean = change(round_of(strategy, all_of([moved(value), moved(0.5), *[GLOBAL] * 8])))
-    assert mean[0] == pytest.approx(0.05, abs=6 * ALMOST_NONE / 10)
+    assert mean[0] == pytest.approx(0.05, abs=8 * ALMOST_NONE / 10)
     assert [line.verdict for line in strategy.reports[1].lines].count(Verdict.REFUSED) == 1
     assert any("The reply of node 100 counts as zero: expected" in line for line in log)
 
@@ -164,14 +164,14 @@ def test_other_arrays_a_second_reply_and_errors_count_as_zero() -> None:
     stranger = reply_of(moved(1.0), 999)
     odd = {name: array for name, array in moved(1.0).items() if name != "scale"}
     mean = change(round_of(strategy, [reply_of(odd, 100), reply_of(moved(0.5), 101), failed, *twice, stranger]))
-    assert mean[0] == pytest.approx(0.05, abs=6 * ALMOST_NONE / 10)
+    assert mean[0] == pytest.approx(0.05, abs=8 * ALMOST_NONE / 10)
     assert strategy.reports[1].refused == 4
 
 
 def test_examples_that_a_node_claims_change_nothing() -> None:
     strategy = private(noise_multiplier=ALMOST_NONE)
     made = [reply_of(moved(1.0), 100, examples=10**12), *all_of([GLOBAL] * 10)[1:]]
-    assert change(round_of(strategy, made))[0] == pytest.approx(0.1, abs=6 * ALMOST_NONE / 10)
+    assert change(round_of(strategy, made))[0] == pytest.approx(0.1, abs=8 * ALMOST_NONE / 10)
 
 
 def test_names_shapes_types_and_counters_stay() -> None:
@@ -388,7 +388,7 @@ def test_a_clip_on_the_nodes_does_not_lead_the_adaptive_norm_astray(with_mod: bo
         return Message(RecordDict({"arrays": record_of(moved(5.0, arrays)), "metrics": metrics}), reply_to=message)
 
     strategy = adaptive(clip_norm=1.0)
-    given = {**GLOBAL, "weight": GLOBAL["weight"] * 100}  # so long that float32 rounds a clipped update
+    given = {**GLOBAL, "weight": GLOBAL["weight"] * 2000}  # so long that float32 rounds a clipped update
     result = strategy.start(GridOfApps(app, 100, {}), record_of(given), num_rounds=20)
     norm = strategy.central.clip_norm(strategy.memory)
     assert norm is not None and 4.0 < norm < 6.5

@@ -123,8 +123,13 @@ def test_nobody_clips_for_a_client_without_the_mod() -> None:
 
 def test_a_client_that_claims_many_examples_moves_the_mean_by_the_whole_clip() -> None:
     """Noise of 0.1 is made for the tenth part of it."""
-    replies = [reply_of(along(5.0), 100, examples=10**12), *all_of([along(1.0, 1)] * 10)[1:]]
-    assert model_of(fixed(1e-9), replies)[0] == pytest.approx(1.0, abs=1e-6)
+
+    def replies() -> list[Message]:
+        return [reply_of(along(5.0), 100, examples=10**12), *all_of([along(1.0, 1)] * 10)[1:]]
+
+    assert model_of(fixed(1e-9), replies())[0] == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(ValueError, match="equal client weights"):
+        round_of(fixed(accountant=accountant()), replies())
 
 
 # -- the noise ----------------------------------------------------------------------------------------

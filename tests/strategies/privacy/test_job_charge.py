@@ -104,7 +104,7 @@ def test_whole_numbers_where_a_float_is_meant_survive_json_too() -> None:
     ],
 )
 def test_a_charge_that_is_none_is_refused(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match="expected|is not a valid"):
+    with pytest.raises(ValueError, match=r"expected|is not a valid"):
         decode_charge({**encode_charge(CHARGE), key: value})
 
 
@@ -129,7 +129,7 @@ def test_a_charge_without_a_key_is_refused(missing: str) -> None:
 def test_an_event_that_is_none_is_refused(key: str, value: object) -> None:
     table: dict[str, Any] = encode_charge(CHARGE)
     table["per_round"][0][key] = value
-    with pytest.raises(ValueError, match="expected|is not a valid"):
+    with pytest.raises(ValueError, match=r"expected|is not a valid"):
         decode_charge(table)
 
 

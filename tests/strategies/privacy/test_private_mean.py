@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from wardround.contribution import Contribution, Verdict
 from wardround.orders import SiteId
