@@ -42,6 +42,8 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/robust.py
 	$(BIN)/python benchmarks/robust_memory.py
+	$(BIN)/python benchmarks/privacy.py
+	$(BIN)/python benchmarks/secure_noise.py
 
 clean:
 	rm -rf .venv .build .dev build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

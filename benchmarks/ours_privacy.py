@@ -128,14 +128,14 @@ def multiplier() -> Figures:
             return [Gaussian(noise_std=z, sensitivity=1.0, relation=ADD_REMOVE, count=rounds)]
 
         ours = calibrate_noise(events, epsilon, delta)
-        theirs = _flowers_multiplier(clients, delta, rounds, epsilon)
+        theirs = flowers_multiplier(clients, delta, rounds, epsilon)
         rows.append(
             {"clients": clients, "delta": delta, "rounds": rounds, "epsilon": epsilon, "ours": ours, "flwr": theirs}
         )
     return {"settings": rows}
 
 
-def _flowers_multiplier(clients: int, delta: float, rounds: int, epsilon: float) -> float:
+def flowers_multiplier(clients: int, delta: float, rounds: int, epsilon: float) -> float:
     """The smallest, by bisection, for which flwr's RdpAccountant says at most `epsilon`."""
     from flwr.supercore.privacy_accounting import (
         GaussianPrivacyEvent,

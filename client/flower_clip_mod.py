@@ -9,9 +9,9 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from wardround import _flower
 from wardround.errors import LocalError
+from wardround.strategies.flower_replies import GlobalModel
 from wardround.strategies.privacy.flower_clip_norm import CLIP_NORM, MARGIN, told_clip_norm
 from wardround.strategies.privacy.unit_clip import clip_update
-from wardround.strategies.robust_strategy import _GlobalModel
 
 __all__ = ["clip_mod"]
 
@@ -52,7 +52,7 @@ def clip_mod(clip_norm: float) -> Mod:
 class _Sent:
     """What came with a message: the model, None unless it is to be trained, and how long an update may be."""
 
-    model: _GlobalModel | None
+    model: GlobalModel | None
     clip_norm: float
 
     @classmethod
@@ -64,7 +64,7 @@ class _Sent:
         if told is not None and told > own:
             raise ValueError(f"expected a {CLIP_NORM} of at most {own:g}, which is this node's, got {told:g}")
         _, arrays = _only_record(message)
-        return cls(_GlobalModel.of(arrays), own if told is None else min(own, told * MARGIN))
+        return cls(GlobalModel.of(arrays), own if told is None else min(own, told * MARGIN))
 
     def clip(self, reply: Message) -> None:
         """Put the clipped arrays into the reply. Raises ValueError, and changes nothing, where that cannot be done."""

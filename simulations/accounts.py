@@ -66,7 +66,7 @@ class Accounts:
         """What has been spent after a round that gave `update`, shape (d,)."""
         if self.central is not None:
             return self.central.record(update, memory)
-        spent = {site: trainer.terms.spent(self._begun(site)).epsilon for site, trainer in self.trainers.items()}
+        spent = {site: trainer.terms.told(self._begun(site)) for site, trainer in self.trainers.items()}
         shares = [share for trainer in self.trainers.values() if (share := trainer.clipped_share) is not None]
         terms = [trainer.terms for trainer in self.trainers.values()]
         return PrivacyRecord(
@@ -122,6 +122,10 @@ def open_accounts(
             elif terms is not None:
                 budgets[site] = _Counted(site, terms.rounds)
         yield Accounts(budgets, central, {site: trainers[site] for site in sites if site in trainers})
+        if directory is None or _over(plan, directory):
+            for budget in budgets.values():
+                if isinstance(budget, LedgerBudget):
+                    budget.close()
     if directory is not None and _over(plan, directory):
         shutil.rmtree(directory.path / _SERVER, ignore_errors=True)  # a key of noise that nobody needs any more
 

@@ -60,16 +60,23 @@ def simulate(
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Seeds for each value of --sweep.  [default: 1]")
     ] = None,
+    ledgers: Annotated[
+        Path | None, typer.Option(metavar="DIR", file_okay=False, help="The sites' privacy ledgers, shared by runs.")
+    ] = None,
 ) -> None:
     """Train a federation of hospitals on this machine."""
     overrides = [*(settings or ()), *(f"{k}={v}" for k, v in (("rounds", rounds), ("seed", seed)) if v is not None)]
     if attackers is not None and attack is None:
         raise click.UsageError("--attackers needs --attack NAME")
+    if ledgers is not None and sweep is not None:
+        raise click.UsageError("each run of a sweep has ledgers of its own: --sweep takes no --ledgers")
     if seeds is not None and sweep is None:
         raise click.UsageError("--seeds needs --sweep KEY=V,V,...")
     if resume is not None:
-        if plan is not None or out is not None or overrides or attack is not None:
-            raise click.UsageError("a run continues as it was begun: --resume takes no PLAN, --set, --attack or --out")
+        if plan is not None or out is not None or overrides or attack is not None or ledgers is not None:
+            raise click.UsageError(
+                "a run continues as it was begun: --resume takes no PLAN, --set, --attack, --ledgers or --out"
+            )
         if sweep is not None:
             raise click.UsageError("a sweep is continued by the same command with --out, not by --resume")
         chosen, folder = load_plan(resume / "plan.toml"), resume
@@ -87,10 +94,21 @@ def simulate(
 
         sweep_and_show(chosen, sweep, folder, seeds=seeds or 1, quiet=quiet, as_json=as_json, report=not no_report)
         return
-    run_and_show(chosen, folder, resume=resume is not None, quiet=quiet, as_json=as_json, no_report=no_report)
+    run_and_show(
+        chosen, folder, resume=resume is not None, quiet=quiet, as_json=as_json, no_report=no_report, ledgers=ledgers
+    )
 
 
-def run_and_show(plan: Plan, folder: Path, *, resume: bool, quiet: bool, as_json: bool, no_report: bool) -> None:
+def run_and_show(
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    as_json: bool,
+    no_report: bool,
+    ledgers: Path | None = None,
+) -> None:
     """Run `plan` in `folder`, or continue the run there, with progress; print the result."""
     from wardround.simulations.progress import show_progress
     from wardround.simulations.simulate import simulate as run
@@ -98,7 +116,13 @@ def run_and_show(plan: Plan, folder: Path, *, resume: bool, quiet: bool, as_json
     try:
         with show_progress(plan, quiet=quiet, as_json=as_json, report=not no_report) as progress:
             result = run(
-                plan, out=folder, observer=progress, resume=resume, report=not no_report, on_tuning=progress.tuning
+                plan,
+                out=folder,
+                observer=progress,
+                resume=resume,
+                report=not no_report,
+                ledgers=ledgers,
+                on_tuning=progress.tuning,
             )
     except KeyboardInterrupt:
         _interrupted(folder)

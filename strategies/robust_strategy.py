@@ -5,31 +5,26 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from numpy.typing import DTypeLike, NDArray
 
 from wardround import plan_robust
-from wardround.contribution import Contribution, Evidence, Report, Verdict
+from wardround.contribution import Report, Verdict
 from wardround.errors import LocalError
-from wardround.orders import SiteId
+from wardround.strategies.flower_replies import GlobalModel, answers_of, contributions_of, node_of
 from wardround.strategies.rules.build import build_robust
 from wardround.strategies.rules.fltrust import FlTrust
 from wardround.strategies.rules.robust import Robust, chain
 from wardround.strategies.rules.rule import Memory, RoundContext, VectorRule
-from wardround.tally import Tally
-from wardround.vector import F32, Layout, MemoryVector, TensorSpec
+from wardround.vector import F32
 
 __all__ = ["RobustStrategy"]
 
 _log = logging.getLogger("flwr")
-_SHOWN = 60
-"""What a reply says is quoted up to so many characters."""
 
 
 class RobustStrategy(FedAvg):
@@ -63,7 +58,7 @@ class RobustStrategy(FedAvg):
         self.seed = secrets.randbits(63) if seed is None else seed
         self.reports: dict[int, Report] = {}
         self.memory: Memory = {}
-        self._model: _GlobalModel | None = None
+        self._model: GlobalModel | None = None
 
     @classmethod
     def named(
@@ -107,7 +102,7 @@ class RobustStrategy(FedAvg):
 
         Raises LocalError for a global model that no update can be added to.
         """
-        self._model = _GlobalModel.of(arrays)
+        self._model = GlobalModel.of(arrays)
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -120,10 +115,10 @@ class RobustStrategy(FedAvg):
         model = self._model
         if model is None:
             raise LocalError("aggregate_train: expected configure_train before it, with the global model")
-        answers = _answers("aggregate_train", replies)
+        answers = answers_of("aggregate_train", replies)
         if not answers and self.fraction_train == 0.0:
             return None, None
-        contributions, refused = _contributions(answers, model)
+        contributions, refused = contributions_of(answers, model)
         context = RoundContext(
             size=model.layout.size,
             round=server_round,
@@ -145,16 +140,16 @@ class RobustStrategy(FedAvg):
         if arrays is None:
             _log.warning("\t> Round %d: the global model stays as it was: %s", server_round, reason)
         without = {line.members[0] for line in report.lines if line.verdict is Verdict.REFUSED}
-        usable = [answer for answer in answers if _node(answer) not in without]
+        usable = [answer for answer in answers if node_of(answer) not in without]
         return arrays, self._averaged(usable, self.train_metrics_aggr_fn)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """FedAvg's average of the metrics, without replies whose metrics cannot be averaged with the others'."""
-        return self._averaged(_answers("aggregate_evaluate", replies), self.evaluate_metrics_aggr_fn)
+        return self._averaged(answers_of("aggregate_evaluate", replies), self.evaluate_metrics_aggr_fn)
 
     # -- pieces -----------------------------------------------------------------------------------
 
-    def _references(self, server_round: int, model: "_GlobalModel") -> dict[str, F32]:
+    def _references(self, server_round: int, model: "GlobalModel") -> dict[str, F32]:
         if self.root_update is None:
             return {}
         try:
@@ -181,135 +176,10 @@ class RobustStrategy(FedAvg):
                 averaged.append(answer.content)
             else:
                 expected = f"one MetricRecord of finite values, with {self.weighted_by_key!r}, as most replies have it"
-                _log.warning("\t> Left out the metrics of node %s: expected %s", _node(answer), expected)
+                _log.warning("\t> Left out the metrics of node %s: expected %s", node_of(answer), expected)
         if not any(_weight(content, self.weighted_by_key) for content in averaged):
             return None
         return average(averaged, self.weighted_by_key)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _GlobalModel:
-    """The arrays of a round by name; `layout` has the learned ones, `vector` is them, float32 of shape (d,)."""
-
-    arrays: Mapping[str, NDArray[np.generic]]
-    layout: Layout
-    vector: F32
-
-    @classmethod
-    def of(cls, record: ArrayRecord) -> Self:
-        """Raises LocalError unless the arrays are numbers, some of them floating-point, and those finite."""
-        arrays = {name: array.numpy() for name, array in record.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind not in "fiub":
-                raise LocalError(
-                    f"global model: expected floats, integers or booleans, array {name!r} is {array.dtype}"
-                )
-            if _is_learned(array) and not np.isfinite(array).all():
-                raise LocalError(f"global model: expected finite arrays, {name!r} is not")
-        learned = {name: array for name, array in arrays.items() if _is_learned(array)}
-        if not learned:
-            raise LocalError("global model: expected at least one floating-point array")
-        layout = Layout(tuple(TensorSpec(name=name, shape=array.shape) for name, array in learned.items()))
-        with np.errstate(over="ignore"):
-            return cls(arrays, layout, layout.flatten(learned))
-
-    def record(self) -> ArrayRecord:
-        """The model as it was sent."""
-        return ArrayRecord({name: Array(array) for name, array in self.arrays.items()})
-
-    def update(self, record: ArrayRecord) -> F32:
-        """What `record` adds to the learned arrays, shape (d,).
-
-        Raises ValueError for other names, shapes or types.
-        """
-        if odd := sorted(set(record) ^ set(self.arrays)):
-            kind = "no array" if odd[0] in record else "an array"
-            raise ValueError(f"expected {kind} named {_quoted(odd[0])}")
-        differences = {}
-        with np.errstate(all="ignore"):  # what is not finite is refused by the rule
-            for name, mine in self.arrays.items():
-                theirs = _parse(name, record[name], mine)
-                if _is_learned(mine):
-                    differences[name] = np.subtract(theirs, mine, dtype=_wide(mine.dtype))
-            return self.layout.flatten(differences)
-
-    def plus(self, update: F32) -> ArrayRecord | None:
-        """The model with `update`, shape (d,), added to it, in its own types; None when that is not finite."""
-        updates = self.layout.split(update)
-        made = dict(self.arrays)
-        with np.errstate(all="ignore"):
-            for name, part in updates.items():
-                mine = self.arrays[name]
-                made[name] = np.asarray(np.add(mine, part, dtype=_wide(mine.dtype)).astype(mine.dtype))
-        if not all(np.isfinite(made[name]).all() for name in updates):
-            return None
-        return ArrayRecord({name: Array(array) for name, array in made.items()})
-
-
-def _is_learned(array: NDArray[np.generic]) -> bool:
-    return array.dtype.kind == "f"
-
-
-def _wide(dtype: np.dtype[Any]) -> DTypeLike:
-    """The type to add and subtract in: float32 or what is longer."""
-    return np.result_type(dtype, np.float32)
-
-
-def _quoted(text: str) -> str:
-    return repr(text[:_SHOWN])
-
-
-def _parse(name: str, array: Array, like: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The values of `array`, which must be of the type and shape of `like`; else ValueError.
-
-    The bytes are what `numpy.save` writes: magic, version, length, header, values. The header has to be the one that is
-    expected, so that nothing a node wrote is evaluated and nothing is allocated that it made up.
-    """
-    data, width = array.data, 4 if array.data[6:8] == b"\x02\x00" else 2
-    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
-    header = data[8 + width : start].rstrip()
-    for order in ("C", "F"):
-        described = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": order == "F"}
-        expected = f"{str(described)[:-1]}, 'shape': {like.shape}, }}"
-        if header == expected.encode() and len(data) == start + like.nbytes and array.stype == "numpy.ndarray":
-            return np.frombuffer(data, dtype=like.dtype, offset=start).reshape(like.shape, order=order)
-    got = _quoted(f"{array.dtype} of shape {array.shape}")
-    raise ValueError(f"array {name!r}: expected {like.dtype} of shape {like.shape}, got bytes for another, named {got}")
-
-
-def _node(message: Message) -> SiteId:
-    return SiteId(str(message.metadata.src_node_id))
-
-
-def _answers(step: str, replies: Iterable[Message]) -> list[Message]:
-    """The replies that have content, by node, whenever they came; the others are logged, as FedAvg does."""
-    given = sorted(replies, key=_node)
-    answers = [message for message in given if message.has_content()]
-    _log.info("%s: Received %s results and %s failures", step, len(answers), len(given) - len(answers))
-    for message in given:
-        if message.has_error():
-            _log.info("\t> Received error in reply from node %s: %s", _node(message), message.error.reason)
-    return answers
-
-
-def _contributions(answers: Sequence[Message], model: _GlobalModel) -> tuple[list[Contribution], list[Evidence]]:
-    """The answers as contributions of equal weight, and a line for each that is none."""
-    contributions, refused = [], []
-    counts, nothing = Counter(map(_node, answers)), Tally.of_means(0, {})
-    for answer in answers:
-        node, records = _node(answer), list(answer.content.array_records.values())
-        try:
-            if counts[node] > 1:
-                raise ValueError(f"expected one reply, got {counts[node]}")
-            if len(records) != 1:
-                raise ValueError(f"expected one ArrayRecord, got {len(records)}")
-            vector = MemoryVector(model.update(records[0]))
-        except ValueError as error:
-            line = Evidence(members=(node,), weight=0.0, norm=None, verdict=Verdict.REFUSED, reason=str(error))
-            refused.append(line)
-        else:
-            contributions.append(Contribution(members=(node,), weight=1, vector=vector, tally=nothing))
-    return contributions, refused
 
 
 _Kind = tuple[str, frozenset[tuple[str, int | None]]]

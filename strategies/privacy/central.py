@@ -46,8 +46,8 @@ class CentralPrivacy:
 
     @property
     def epsilon(self) -> float:
-        """What the begun rounds have spent."""
-        return self.terms.spent(self.begun).epsilon
+        """What the begun rounds have spent, at most."""
+        return self.terms.told(self.begun)
 
     def obstacle(self) -> str:
         """Why no further round may begin; empty when one may."""

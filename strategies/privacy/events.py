@@ -38,7 +38,10 @@ class Gaussian:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoissonGaussian:
-    """As `Gaussian`, of a sum in which each unit takes part with probability `rate`, secretly and independently."""
+    """As `Gaussian`, of a sum in which each unit takes part with probability `rate`, secretly and independently.
+
+    Under replace-one each unit adds at most half of `sensitivity`, as it does to a sum of clipped parts.
+    """
 
     noise_std: float
     sensitivity: float

@@ -28,10 +28,11 @@ from wardround.orders import SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.plan_privacy import Disclosure, Sampling
 from wardround.state_store import MemoryStore, StateStore
+from wardround.strategies.flower_replies import GlobalModel, answers_of, contributions_of
 from wardround.strategies.privacy.build import build_central
 from wardround.strategies.privacy.claim import Claim, claims_of
 from wardround.strategies.privacy.flower_clip_norm import tell_clip_norm
-from wardround.strategies.robust_strategy import RobustStrategy, _answers, _contributions, _GlobalModel
+from wardround.strategies.robust_strategy import RobustStrategy
 from wardround.strategies.rules.rule import Memory, RoundContext
 
 __all__ = ["PrivateStrategy"]
@@ -112,7 +113,7 @@ class PrivateStrategy(Strategy):
         self.central = build_central(self.plan, (), MemoryStore() if store is None else store)
         self.reports: dict[int, Report] = {}
         self.memory: Memory = {}
-        self._open: tuple[_GlobalModel, frozenset[SiteId]] | None = None
+        self._open: tuple[GlobalModel, frozenset[SiteId]] | None = None
 
     def epsilon(self, rounds: int | None = None) -> float:
         """What so many begun rounds spend at the claim's delta; absent: the rounds that were begun so far."""
@@ -148,7 +149,7 @@ class PrivateStrategy(Strategy):
         if obstacle := self.central.obstacle():
             _log.warning("\t> Round %d: the global model stays as it is: %s", server_round, obstacle)
             return []
-        model = _GlobalModel.of(arrays)
+        model = GlobalModel.of(arrays)
         if (norm := self.central.clip_norm(self.memory)) is not None:
             tell_clip_norm(config, norm)
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
@@ -176,7 +177,7 @@ class PrivateStrategy(Strategy):
                 return None, None
             raise LocalError("aggregate_train: expected configure_train before it, and once in a round")
         (model, asked), self._open = self._open, None
-        contributions, refused = _contributions(_answers("aggregate_train", replies), model)
+        contributions, refused = contributions_of(answers_of("aggregate_train", replies), model)
         contributions, strangers = _of_asked(contributions, asked)
         context = RoundContext(size=model.layout.size, round=server_round, memory=self.memory)
         made = self.central.rule.apply(contributions, context)
@@ -273,7 +274,7 @@ def _of_asked(
     return known, strangers
 
 
-def _with_constants(arrays: ArrayRecord, model: _GlobalModel) -> ArrayRecord:
+def _with_constants(arrays: ArrayRecord, model: GlobalModel) -> ArrayRecord:
     """`arrays` with what is not learned as it was: Flower's mean turns counters into floats."""
     learned = {tensor.name for tensor in model.layout.tensors}
     constants = {name: Array(array) for name, array in model.arrays.items() if name not in learned}

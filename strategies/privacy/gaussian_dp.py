@@ -17,13 +17,13 @@ _OFF = 1e-14  # more than these functions are off, in relation to themselves
 def mu_of(events: Sequence[Event]) -> float:
     """μ = √(Σ count · (sensitivity / noise_std)²) of Gaussian events in which every unit takes part.
 
-    Their composition, adaptive or not, is exactly μ-GDP (Dong, Roth & Su 2022, Corollary 3.3). Raises ValueError for a
+    Their composition, adaptive or not, is exactly μ-GDP (Dong, Roth & Su 2022). Raises ValueError for a
     sampled event: its amplification is no Gaussian's, and leaving it out is the caller's decision.
     """
     for event in events:
         if not (isinstance(event, Gaussian) or (isinstance(event, PoissonGaussian) and event.rate == 1)):
             raise ValueError(f"expected Gaussian events without sampling, got {event}")
-    parts = ((event.count, event.sensitivity / event.noise_std) for event in events)
+    parts = ((event.count, event.sensitivity / event.noise_std) for event in events if event.count)
     return math.sqrt(sum(count * part * part for count, part in parts))
 
 

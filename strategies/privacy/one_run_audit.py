@@ -79,9 +79,7 @@ def least_epsilon(canaries: int, guesses: int, correct: int, delta: float, chanc
     low, high = 0.0, _LARGEST
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if p_value(canaries, guesses, correct, middle, delta) < chance else (low, middle)
-        )
+        low, high = (middle, high) if p_value(canaries, guesses, correct, middle, delta) < chance else (low, middle)
     return low
 
 

@@ -35,7 +35,7 @@ def epsilon_of_pld(events: Sequence[Event], delta: float) -> float | None:
 
     That is: dp-accounting is not installed or fails, delta is below 1e-10 or as small as rounding errors, an event is
     of fixed size, or the distributions are so wide that it would take over a second. Each direction of add-remove is
-    composed by itself, and the worse one counts (Zhu, Dong & Wang 2022, Theorem 11). Poisson sampling under replace-one
+    composed by itself, and the worse one counts (Zhu, Dong & Wang 2022). Poisson sampling under replace-one
     takes it that a unit adds at most half of the event's sensitivity, as it does to a sum of clipped parts.
     """
     parts = _parts(events)

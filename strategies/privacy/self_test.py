@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wardround.strategies.privacy.tail_probability import binomial_limits, binomial_tails, chi_square_limits, normal_limit
+from wardround.strategies.privacy.tail_probability import (
+    binomial_limits,
+    binomial_tails,
+    chi_square_limits,
+    normal_limit,
+)
 from wardround.vector import F64
 
 __all__ = ["FALSE_ALARM", "Check", "Draws", "Probe", "self_test"]
@@ -312,7 +317,9 @@ def _poisson_checks(taken: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], rate
         sees="rows that are shuffled and dealt out, so that one step excludes them from the next, or drawn again",
         blind="dependence over more than two steps, beyond how often each unit comes",
     )
-    near = [count for count in range(units + 1) if abs(count - units * rate) <= math.sqrt(units * rate * (1 - rate)) / 2]
+    near = [
+        count for count in range(units + 1) if abs(count - units * rate) <= math.sqrt(units * rate * (1 - rate)) / 2
+    ]
     chance = sum(_point(count, units, rate) for count in near)
     sizes = taken.sum(axis=1)
     low, high = binomial_limits(steps, min(1.0, chance), _SHARE / 2)
@@ -330,7 +337,9 @@ def _poisson_checks(taken: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], rate
 def _point(count: int, n: int, p: float) -> float:
     """P[X = count] of a binomial variable."""
     logarithm = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
-    return math.exp(logarithm + count * math.log(p) + (n - count) * math.log1p(-p)) if 0 < p < 1 else float(count == n * p)
+    return (
+        math.exp(logarithm + count * math.log(p) + (n - count) * math.log1p(-p)) if 0 < p < 1 else float(count == n * p)
+    )
 
 
 def _spacing(taken: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], apart: int) -> Check:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from wardround.decoding import PlanError
 from wardround.plan import Plan
 from wardround.plan_privacy import Relation, Sampling, Unit
-from wardround.strategies.privacy.accounting import Bound, calibrate_noise, epsilon_of
+from wardround.strategies.privacy.accounting import Bound, calibrate_noise, epsilon_of, quick_epsilon_of
 from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian
 from wardround.strategies.privacy.statistics_noise import statistics_noise_std, statistics_sensitivity
 
@@ -77,6 +77,14 @@ class Terms:
     def spent(self, rounds: int) -> Bound:
         """Epsilon of `rounds` begun rounds at the claim's delta."""
         return epsilon_of(self.events(rounds), self.delta)
+
+    def told(self, rounds: int) -> float:
+        """A bound on what `rounds` begun rounds have spent, at once, and never above the claim of all.
+
+        It may be larger than `spent`, but for the last round.
+        """
+        bound = quick_epsilon_of(self.events(rounds), self.delta).epsilon
+        return bound if rounds > self.rounds else min(bound, self.claim.epsilon)
 
     @property
     def claim(self) -> Bound:

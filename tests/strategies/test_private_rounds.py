@@ -1,6 +1,7 @@
 """Rounds of a federation whose clients are hidden: what is charged, who is drawn, when it ends, what is told."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_nothing_that_depends_on_rows_leaves_beside_the_updates() -> None:
     for record in found.recorder.records:
         assert record.train is None and record.validation is None
         assert all(line.norm is None and line.cosine is None and line.score is None for line in record.report.lines)
-    with pytest.raises(LocalError, match="every site failed.*no evaluation"):
+    with pytest.raises(LocalError, match=r"every site failed.*no evaluation"):
         found.strategy.evaluate(found.grid, state, Split.TEST)
 
 
@@ -133,16 +134,21 @@ def test_banded_noise_takes_each_site_every_so_many_rounds() -> None:
     state = found.run()
     assert state.round == 9 and not any(record.void for record in found.recorder.records)
     rounds = [[job.order.round for job in trainer.jobs] for trainer in found.trainers]
-    assert all(later - earlier >= 3 for own in rounds for earlier, later in zip(own, own[1:], strict=False))
+    assert all(later - earlier >= 3 for own in rounds for earlier, later in pairwise(own))
     spent = {record.privacy.epsilon for record in found.recorder.records if record.privacy is not None}
     assert len(spent) == 1, "charged whole at the start"
 
 
 def test_an_adaptive_clip_travels_in_the_order() -> None:
     plan = point_plan(
-        *CLIENTS[:1], "privacy.noise_multiplier=0.5", "privacy.clipping=adaptive", "privacy.clip_norm=0.01", "cohort.weighting=uniform",
-        "privacy.delta=1e-5", sites=40, rounds=12,
-    )  # fmt: skip
+        *CLIENTS,
+        "privacy.noise_multiplier=0.5",
+        "privacy.clipping=adaptive",
+        "privacy.clip_norm=0.01",
+        "privacy.delta=1e-5",
+        sites=40,
+        rounds=12,
+    )
     found = points(plan)
     found.run()
     asked = [job.order.clip_norm for job in found.trainers[0].jobs]

@@ -16,7 +16,9 @@ _OPTIONS = {"norm": True, "kernel": 3, "padding": 1, "pools": 2, "width": 32, "d
 
 
 class ImageClassifier(Classification):
-    """`cnn`: two convolutions (32 and 64 channels) with GroupNorm, ReLU and pooling, a dense layer, the classes.
+    """`linear`: classes straight from the pixels, the smallest model (noise of privacy grows with a model's size).
+
+    `cnn`: two convolutions (32 and 64 channels) with GroupNorm, ReLU and pooling, a dense layer, the classes.
 
     GroupNorm, because batch statistics mix a site's rows and drift apart between sites (Hsieh et al. 2020).
     Options: `norm` (true), `kernel` (3), `padding` (1), `pools` (2: after each convolution; 1: after the
@@ -26,11 +28,14 @@ class ImageClassifier(Classification):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        architecture(plan, ("cnn",))
+        self._linear = architecture(plan, ("cnn", "linear")) == "linear"
         if plan.data.image is None:
             raise PlanError("data.image", "the images' shape, e.g. { shape = [3, 32, 32] }")
         self._channels, height, width = plan.data.image.shape
-        self._options = chosen = options(plan, _OPTIONS)
+        self._pixels = self._channels * height * width
+        self._options = chosen = options(plan, {} if self._linear else _OPTIONS)
+        if self._linear:
+            return
         for name in ("kernel", "width", "dense"):
             if chosen[name] < 1:
                 raise PlanError(f"task.options.{name}", "at least 1", chosen[name])
@@ -49,19 +54,25 @@ class ImageClassifier(Classification):
 
     def model(self, seed: int) -> nn.Module:
         """A new network, its parameters drawn from `seed`."""
-        chosen, width = self._options, self._options["width"]
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for place, (before, after) in enumerate(((self._channels, width), (width, 2 * width)), start=1):
-                layers[f"conv{place}"] = nn.Conv2d(before, after, chosen["kernel"], padding=chosen["padding"])
-                if chosen["norm"]:
-                    layers[f"norm{place}"] = nn.GroupNorm(_GROUPS, after)
-                layers[f"relu{place}"] = nn.ReLU()
-                if place > 2 - chosen["pools"]:
-                    layers[f"pool{place}"] = nn.MaxPool2d(2)
-            layers["flatten"] = nn.Flatten()
-            layers["dense"] = nn.Linear(self._features, chosen["dense"])
-            layers["relu"] = nn.ReLU()
-            layers["output"] = nn.Linear(chosen["dense"], len(self.labels))
+            if self._linear:
+                output = nn.Linear(self._pixels, len(self.labels))
+                return nn.Sequential(OrderedDict(flatten=nn.Flatten(), output=output))
+            return self._network()
+
+    def _network(self) -> nn.Module:
+        chosen, width = self._options, self._options["width"]
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for place, (before, after) in enumerate(((self._channels, width), (width, 2 * width)), start=1):
+            layers[f"conv{place}"] = nn.Conv2d(before, after, chosen["kernel"], padding=chosen["padding"])
+            if chosen["norm"]:
+                layers[f"norm{place}"] = nn.GroupNorm(_GROUPS, after)
+            layers[f"relu{place}"] = nn.ReLU()
+            if place > 2 - chosen["pools"]:
+                layers[f"pool{place}"] = nn.MaxPool2d(2)
+        layers["flatten"] = nn.Flatten()
+        layers["dense"] = nn.Linear(self._features, chosen["dense"])
+        layers["relu"] = nn.ReLU()
+        layers["output"] = nn.Linear(chosen["dense"], len(self.labels))
         return nn.Sequential(layers)

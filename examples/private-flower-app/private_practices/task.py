@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer
 
 Floats = NDArray[np.float32]
 CLIP_NORM = 0.5
-"""The same for the server and every practice. Chosen before anything was trained on: not from the practices' rows."""
+"""The same for the server and every practice. Trying others on the practices' rows would be a charge for each trial."""
 
 
 def initial_arrays() -> ArrayRecord:

@@ -2,6 +2,7 @@
 
     ledger_schedules.py kill SCHEDULES JOBS SEED FOLDER     schedules of JOBS processes each, killed with SIGKILL
     ledger_schedules.py race JOBS SEED FOLDER               JOBS processes that spend until nothing is left
+    ledger_schedules.py points FOLDER                       one schedule, killed before each of its system calls in turn
 
 A program of its own, since it forks: pytest's process has threads. It prints one JSON object.
 """
@@ -118,7 +119,7 @@ def judge(folder: Path) -> dict[str, float]:
 
 
 def prepare(folder: Path) -> None:
-    (folder / "away").mkdir(parents=True)
+    (folder / "away").mkdir(parents=True, exist_ok=True)
     Ledger.create(
         folder / "one.ledger",
         name="clinic",
@@ -165,8 +166,74 @@ def race(jobs: int, seed: int, base: Path) -> dict[str, float]:
     return {**judge(base), "failures": failures}
 
 
+POINTS = ("write", "fsync", "ftruncate", "link", "unlink", "replace", "close")
+
+
+def play_until(folder: Path, point: int) -> None:
+    """One job, begun or gone on with, killed before system call number `point`, if there are as many."""
+    calls = 0
+
+    def counted(name: str) -> None:
+        call = getattr(os, name)
+
+        def counting(*arguments: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        setattr(os, name, counting)
+
+    os.write = write_in_pieces  # type: ignore[assignment]
+    for name in POINTS:
+        counted(name)
+    if not (folder / "one.ledger").exists():
+        prepare(folder)
+    ledger = Ledger.open(folder / "one.ledger", anchor=FileAnchor(folder / "away" / "anchor"))
+    job = charge("0-job", 4.0, 3)
+    known = ledger.account().jobs.get(job.job)
+    if known is not None and known.closed:
+        return
+    ledger.reserve(job)
+    while ledger.account().jobs[job.job].left:
+        ledger.start_round(job.job, 1)
+        release(folder, job.job, 4.0)
+    ledger.close(job.job)
+
+
+def end_of(folder: Path, point: int) -> int:
+    """How a process ended that was killed there."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    status = 1
+    try:
+        play_until(folder, point)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def points(base: Path) -> dict[str, float]:
+    """Every point of a schedule, each in a folder of its own, and then the rest of it."""
+    total, point, killed = Counter[str](), 0, True
+    while killed:
+        point += 1
+        folder = base / str(point)
+        killed = os.WIFSIGNALED(end_of(folder, point))
+        total["failures"] += end_of(folder, 0) != 0
+        found = judge(folder)
+        total["unknown"] += int(found["unknown"])
+        total["over"] += found["delta"] > DELTA or found["releases"] > 3
+        total["points"] += killed
+    return dict(total)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "kill":
         print(json.dumps(kill(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))))
+    elif sys.argv[1] == "points":
+        print(json.dumps(points(Path(sys.argv[2]))))
     else:
         print(json.dumps(race(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

@@ -132,7 +132,7 @@ def test_show_tells_the_caps_what_is_spent_and_left_every_book_and_every_job(pat
         "run-1",
         "0123456789",
         "2 of 5",
-        "open: counts in",
+        "open ones count in full",
     ):
         assert word in told
 

@@ -52,6 +52,14 @@ def test_a_few_schedules_of_a_job_that_is_killed_anywhere_release_nothing_over_t
     check(play(folder, ("kill", 15, 1, 1), ("kill", 15, 1, 2)))
 
 
+def test_a_job_that_is_killed_before_each_system_call_in_turn_releases_nothing_over_what_it_reserved(
+    folder: Path,
+) -> None:
+    found = play(folder, ("points",))
+    assert (found["over"], found["unknown"], found["failures"]) == (0, 0, 0)
+    assert found["points"] > 90
+
+
 @pytest.mark.slow
 def test_a_thousand_schedules_of_a_job_that_is_killed_anywhere_release_nothing_over_the_caps(folder: Path) -> None:
     found = play(folder, *(("kill", 250, 1, seed) for seed in (11, 12, 13, 14)))

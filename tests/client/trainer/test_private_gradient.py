@@ -277,11 +277,11 @@ def test_clipped_rows_are_counted() -> None:
     task = load_task(private_plan())
     rows = batch_of(rows_of(40, 3))
     lengths = [np.linalg.norm(np.concatenate(one)) for one in gradients_one_by_one(task, task.model(0), rows)]
-    clip_norm = float(np.quantile(lengths, 0.3))
+    clip_norm = 1.02 * float(np.quantile(lengths, 0.3))
     gradient = _gradient(task, private_plan(clip_norm=clip_norm))
     total = gradient.views(torch.zeros(gradient.size))
     expected = int(sum(length > clip_norm for length in lengths))
-    assert 20 < expected < 35
+    assert 10 < expected < 35
     for mode in Mode:
         assert gradient.add_to(total, rows, torch.arange(40), None, mode) == (expected, 0)
 

@@ -46,15 +46,16 @@ def without_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("event", "reference", "rounded"),
+    ("event", "delta", "reference", "rounded"),
     [
-        (poisson(4, 0.01, 10_000), 0.9470, 5e-5),
-        (poisson(1.1, 250 / 60_000, 14_400), 2.3496, 5e-5),
-        (poisson(1, 0.05, 200), 4.766, 5e-4),
+        (poisson(4, 0.01, 10_000), 1e-5, 0.9470, 5e-5),
+        (poisson(1.1, 250 / 60_000, 14_400), 1e-5, 2.3496, 5e-5),
+        (poisson(1, 0.05, 200), 1e-5, 4.766, 5e-4),
+        (poisson(0.5, 1e-3, 1500), 1e-6, 4.469, 5e-4),  # Opacus's Gaussian DP: 1.215
     ],
 )
-def test_reference_values_of_poisson_sampling(event: Event, reference: float, rounded: float) -> None:
-    bound = epsilon_of([event], 1e-5)
+def test_reference_values_of_poisson_sampling(event: Event, delta: float, reference: float, rounded: float) -> None:
+    bound = epsilon_of([event], delta)
     assert bound.accountant == "PLD"
     assert reference - rounded <= bound.epsilon <= reference + min(0.002, 0.005 * reference)
 
@@ -127,6 +128,12 @@ def test_next_to_no_noise_is_infinite_or_huge_and_never_nan() -> None:
     for event in (gaussian(1e-200), poisson(1e-200, 0.1), fixed_size(1e-200, 1, 9)):
         assert epsilon_of([event], 1e-5).epsilon == math.inf
     assert 1e17 < epsilon_of([poisson(1e-9, 0.1)], 1e-5).epsilon < math.inf
+
+
+@pytest.mark.parametrize("noise", [1e9, 1e13, 1e200])
+def test_noise_beyond_measure_costs_nothing(noise: float) -> None:
+    for event in (gaussian(noise), poisson(noise, 0.1), fixed_size(noise, 1, 9)):
+        assert epsilon_of([event], 1e-8).epsilon == 0
 
 
 def test_no_events_cost_nothing() -> None:

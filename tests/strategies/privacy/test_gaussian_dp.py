@@ -96,6 +96,7 @@ def test_sampled_events_are_refused(event: PoissonGaussian | FixedSizeGaussian) 
 
 def test_extremes_are_infinite_or_zero_and_never_nan() -> None:
     assert mu_of([gaussian(1e-200, 1e200)]) == math.inf
+    assert mu_of([gaussian(1e-200, 1e200, count=0)]) == 0
     assert epsilon_of_mu(math.inf, 0.1) == math.inf
     assert epsilon_of_mu(1e200, 0.1) == math.inf
     assert delta_of_mu(math.inf, 3) == 1

@@ -216,6 +216,12 @@ def test_next_to_no_noise_costs_a_lot_and_is_never_nan() -> None:
         for event in (gaussian(noise), poisson(noise, 0.01), fixed_size(noise, 1, 100)):
             assert (rdp_of([event], ORDERS) > 5).all()
     assert rdp_of([poisson(1e-200, 0.01)], [2.0]).tolist() == [math.inf]
+    assert rdp_of([gaussian(1e-200, count=0)], [2.0]).tolist() == [0.0]
+
+
+def test_noise_beyond_measure_costs_next_to_nothing() -> None:
+    for event in (poisson(1e200, 0.01), fixed_size(1e200, 1, 100)):
+        assert (rdp_of([event], ORDERS) < 1e-20).all()
 
 
 @pytest.mark.parametrize("order", [1.0, 0.5, math.inf, math.nan])

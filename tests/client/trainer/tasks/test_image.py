@@ -24,6 +24,17 @@ def test_images_of_many_sizes(shape: list[int], options: dict[str, Any]) -> None
     assert list(task.output_names()) == ["probability_a", "probability_b", "probability_c"]
 
 
+def test_linear_is_one_layer_for_images_of_any_size() -> None:
+    plan = rows_plan(task={"name": "image-classifier", "model": "linear"}, data={"image": {"shape": [1, 2, 3]}})
+    module = load_task(plan).model(0)
+    assert module(torch.zeros(5, 1, 2, 3)).shape == (5, 3)
+    assert [tuple(parameter.shape) for parameter in module.parameters()] == [(3, 6), (3,)]
+    again = load_task(plan).model(0)
+    assert all(map(torch.equal, module.parameters(), again.parameters()))
+    with pytest.raises(PlanError, match=r"task\.options\.width"):
+        load_task(plan.override(["task.options.width=8"]))
+
+
 def test_the_benchmarks_network_has_the_parameters_that_its_docstring_says() -> None:
     target = {"target": {"name": "y", "classes": [str(label) for label in range(10)]}}
     section = {"name": "image-classifier", "options": {"norm": False, "padding": 0, "pools": 1}}

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.optimize import minimize
 
 from wardround.strategies.rules.detectors.cosine import CosineOutliers, agreement, pairwise_cosines
 from wardround.strategies.rules.rule import RoundContext
