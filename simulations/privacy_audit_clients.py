@@ -1,7 +1,8 @@
 """The mechanism that hides clients, as the server builds it from a plan, under test: its rule, its noise, its draws."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from wardround.state_store import MemoryStore, StateStore
 from wardround.strategies.privacy.banded_matrix import banded_matrix
 from wardround.strategies.privacy.build import build_central
 from wardround.strategies.privacy.central import CentralPrivacy
+from wardround.strategies.privacy.private_mean import PrivateMean
 from wardround.strategies.privacy.self_test import Draws, Probe
 from wardround.strategies.privacy.terms import Terms, client_terms
 from wardround.strategies.rules.rule import Memory, RoundContext
@@ -52,14 +54,14 @@ class ClientsUnderTest:
     def probe(self) -> Probe:
         """The mechanism with the plan's own clip, noise and draws."""
         fixed = _with_fixed_noise(self.plan, client_terms(self.plan))
-        terms = client_terms(fixed)
+        central = self.build(fixed, _TENSORS, MemoryStore())
         adaptive = self.plan.privacy.clipping is UnitClipping.ADAPTIVE
         return Probe(
             size=sum(_TENSORS) + adaptive,
             groups=(*_TENSORS, 1) if adaptive else _TENSORS,
             releases=lambda n: self._releases(fixed, n),
-            moved=lambda length: self._moved(fixed, length),
-            draws=self._draws(fixed, terms),
+            moved=lambda length: self._moved(central, length),
+            draws=_draws(central),
         )
 
     def _releases(self, plan: Plan, n: int) -> F64:
@@ -71,14 +73,13 @@ class ClientsUnderTest:
             found.extend(_whitened(plan, np.array([_noise_of(central) for _ in range(rounds)])))
         return np.array(found[:n])
 
-    def _moved(self, plan: Plan, length: float) -> float:
-        central = self.build(plan, _TENSORS, MemoryStore())
-        central = replace(central, rule=replace(central.rule, noise=_Silent()))
-        clip = central.rule.clip_in_force({})
+    def _moved(self, central: CentralPrivacy, length: float) -> float:
+        rule = replace(central.rule, noise=_Silent())
+        clip = rule.clip_in_force({})
         others = [self._vector(clip) for _ in range(_OTHERS)]
         with np.errstate(over="ignore", invalid="ignore"):
             unit = self._vector(1.0) * np.float32(length * clip)
-        sums = [_sum_of(central, updates) for updates in (others, [*others, unit])]
+        sums = [_sum_of(rule, updates) for updates in (others, [*others, unit])]
         return float(np.linalg.norm(sums[1] - sums[0])) / clip
 
     def _vector(self, length: float) -> F32:
@@ -86,25 +87,31 @@ class ClientsUnderTest:
         vector = self.random.standard_normal(sum(_TENSORS))
         return (vector * (length / np.linalg.norm(vector))).astype(np.float32)
 
-    def _draws(self, plan: Plan, terms: Terms) -> Draws | None:
-        if plan.privacy.bands is None and terms.rate >= 1:
-            return None
-        central = self.build(plan, _TENSORS, MemoryStore())
-        roster = {SiteId(f"client-{number}"): number for number in range(terms.population)}
 
-        def take(steps: int) -> F64:
-            given = np.zeros((steps, terms.population))
-            for index, row in enumerate(given):
-                cohort = central.cohort(roster, index)
-                row[list((roster if cohort is None else cohort).values())] += 1
-            return given
+def _draws(central: CentralPrivacy) -> Draws | None:
+    """How the server draws a cohort; None where everybody takes part."""
+    plan, terms = central.plan, central.terms
+    if plan.privacy.bands is None and terms.rate >= 1:
+        return None
+    roster = {SiteId(f"client-{number}"): number for number in range(terms.population)}
 
-        bands = plan.privacy.bands
-        size = int(terms.drawn) if terms.sampling is Sampling.FIXED_SIZE else None
-        if bands is not None:
-            return Draws(units=terms.population, rate=1.0, take=take, steps=plan.rounds, apart=bands)
-        steps = min(_MOST_STEPS, max(64, round(_DRAWN / terms.drawn)))
-        return Draws(units=terms.population, rate=terms.rate, take=take, steps=steps, size=size)
+    def take(steps: int) -> F64:
+        given = np.zeros((steps, terms.population))
+        for index, row in enumerate(given):
+            row[_present(central, roster, index)] += 1
+        return given
+
+    if plan.privacy.bands is not None:
+        return Draws(units=terms.population, rate=1.0, take=take, steps=plan.rounds, apart=plan.privacy.bands)
+    size = int(terms.drawn) if terms.sampling is Sampling.FIXED_SIZE else None
+    steps = min(_MOST_STEPS, max(64, round(_DRAWN / terms.drawn)))
+    return Draws(units=terms.population, rate=terms.rate, take=take, steps=steps, size=size)
+
+
+def _present(central: CentralPrivacy, roster: Mapping[SiteId, int], index: int) -> list[int]:
+    """The numbers of the clients that the round of this index asks."""
+    cohort = central.cohort(roster, index)
+    return list((roster if cohort is None else cohort).values())
 
 
 def _with_fixed_noise(plan: Plan, terms: Terms) -> Plan:
@@ -121,10 +128,9 @@ def _contributions(updates: Iterable[F32]) -> Iterator[Contribution]:
         yield Contribution(members=members, weight=1, vector=vector, tally=Tally.empty(MeansSpec()))
 
 
-def _sum_of(central: CentralPrivacy, updates: Iterable[F32], memory: Memory | None = None) -> F64:
-    context = RoundContext(size=sum(_TENSORS), memory=memory or {})
-    found = central.rule.apply(_contributions(updates), context).vector
-    return np.full(sum(_TENSORS), np.nan) if found is None else found.astype(np.float64) * central.rule.denominator
+def _sum_of(rule: PrivateMean, updates: Iterable[F32]) -> F64:
+    found = rule.apply(_contributions(updates), RoundContext(size=sum(_TENSORS))).vector
+    return np.full(sum(_TENSORS), np.nan) if found is None else found.astype(np.float64) * rule.denominator
 
 
 def _noise_of(central: CentralPrivacy) -> F64:
@@ -150,7 +156,12 @@ def _whitened(plan: Plan, releases: F64) -> F64:
     if plan.privacy.bands is None:
         return releases
     rounds = len(releases)
-    return np.asarray(banded_matrix(plan.rounds, plan.privacy.bands).dense()[:rounds, :rounds] @ releases)
+    return np.asarray(_matrix(plan.rounds, plan.privacy.bands)[:rounds, :rounds] @ releases)
+
+
+@lru_cache(maxsize=1)
+def _matrix(rounds: int, bands: int) -> F64:
+    return banded_matrix(rounds, bands).dense()
 
 
 # -- canaries -------------------------------------------------------------------------------------
@@ -182,8 +193,7 @@ class CanaryFederation:
         memory: Memory = {}
         for at in range(central.terms.rounds):
             index = central.begin()
-            cohort = central.cohort(roster, index)
-            present = np.array(sorted((roster if cohort is None else cohort).values()), dtype=np.int64)
+            present = np.array(_present(central, roster, index), dtype=np.int64)
             there[at][present[present < self.canaries]] = 1
             clip = central.rule.clip_in_force(memory)
             updates = _canaries(there[at] * signs, _CANARY * clip, layers)

@@ -26,13 +26,9 @@ class LedgerBudget:
         """Charge a round (0: what comes before the first). Raises BudgetError when the ledger does not allow it."""
         with _without_path(self._ledger):
             if not self._reserved:
-                known = self._charge.job in self._ledger.account().jobs
-                if known and not round:
-                    raise BudgetError("what comes before the first round was released already: start a new run")
                 self._ledger.reserve(self._charge)
                 self._reserved = True
-            if round:
-                self._ledger.start_round(self._charge.job, round)
+            self._ledger.start_round(self._charge.job, round)
 
     @property
     def begun(self) -> int:

@@ -1,5 +1,4 @@
-"""The ledger of one population at a site: what was released about it, and that no job releases more than the caps
-allow.
+"""The ledger of one population at a site: what was released about it, and that nothing is beyond its caps.
 
 A population is what a site's administrator says it is: a permanent id, kept when its data change, are cut into
 subsets or derived anew; all of that inherits what was spent. The caps are set when the ledger is made, and nothing

@@ -109,8 +109,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What one book says: `epsilon` at `delta` (for the basic book: their sums, and its whole share), and whether
-    that fits.
+    """What one book says of a total: `epsilon` at `delta`, its share of the cap's, and whether that fits.
 
     As a statement on releases so far it holds at this delta if jobs were not chosen by what others released; if
     they were, what holds is the cap.

@@ -358,10 +358,31 @@ def test_a_model_with_batch_norm_trains_with_group_norm() -> None:
 def test_dropout_draws_from_the_jobs_seed_and_leaves_torchs_generator_alone(mode: Mode) -> None:
     task: Any = _Own(lambda: nn.Sequential(nn.Linear(INPUTS, 8), nn.Dropout(0.5), nn.Linear(8, 3)))
     plan, data = private_plan({"batch_size": 4}), site_of("a", 20, 1)
+    model, job = initial_vector(task, plan, 4), fit_jobs([data])[0]
+
+    def update(seed: int) -> list[float]:
+        trainer = PrivateTrainer(task, plan, data, random=keyed(), mode=mode)
+        found: list[float] = trainer.fit(dataclasses.replace(job, seed=seed), model).update.tolist()
+        return found
+
+    first = update(1)
+    torch.rand(1)
     before = torch.get_rng_state()
-    updates = [_fit(plan, data, keyed(), task, mode=mode)[1].update for _ in range(2)]
-    assert np.array_equal(updates[0], updates[1])
+    assert update(1) == first
+    assert update(2) != first
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_round_starts_with_a_fresh_optimiser() -> None:
+    plan, data = (
+        private_plan({"batch_size": 4, "steps": 3, "momentum": 0.9}, noise_multiplier=1e-9),
+        site_of("a", 20, 1),
+    )
+    plan = dataclasses.replace(plan, privacy=dataclasses.replace(plan.privacy, sampling=Sampling.FULL))
+    task = load_task(plan)
+    trainer, model, job = PrivateTrainer(task, plan, data), initial_vector(task, plan, 4), fit_jobs([data])[0]
+    first, second = trainer.fit(job, model).update, trainer.fit(job, model).update
+    assert np.abs(first - second).max() <= 1e-6
 
 
 def test_trainers_share_a_private_workspace_and_evaluate_in_any() -> None:

@@ -143,7 +143,8 @@ def test_a_charge_of_terms_has_one_round_and_how_many_there_are() -> None:
 
 @pytest.mark.parametrize("rounds", [1, 30])
 def test_the_worst_of_a_charge_is_what_its_terms_say(rounds: int) -> None:
-    for terms in (CLIENTS, replace(CLIENTS, steps=3), replace(CLIENTS, spans=4)):
+    once = (Gaussian(noise_std=9.0, sensitivity=1.0, relation=ZERO_OUT),)
+    for terms in (CLIENTS, replace(CLIENTS, steps=3), replace(CLIENTS, spans=4), replace(CLIENTS, once=once)):
         there = replace(terms, rounds=rounds)
         assert charge_of(there, "run-1", "digest").worst == there.events(rounds)
 
