@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 from wardround.client.data.site_data import SiteData
@@ -67,14 +68,17 @@ class Accounts:
         if self.central is not None:
             return self.central.record(update, memory)
         spent = {site: trainer.terms.told(self._begun(site)) for site, trainer in self.trainers.items()}
-        shares = [share for trainer in self.trainers.values() if (share := trainer.clipped_share) is not None]
+        last = [trainer.last for trainer in self.trainers.values() if trainer.last is not None]
+        shares = [one.clipped_share for one in last if one.clipped_share is not None]
+        ratios = [one.noise_to_signal for one in last if one.noise_to_signal is not None]
         terms = [trainer.terms for trainer in self.trainers.values()]
         return PrivacyRecord(
             epsilon=max(spent.values()),
             delta=max(one.delta for one in terms),
             clip_norm=next(iter(self.trainers.values())).plan.privacy.clip_norm,
             sites=spent,
-            clipped=sum(shares) / len(shares) if shares else None,
+            clipped=fmean(shares) if shares else None,
+            noise_to_signal=fmean(ratios) if ratios else None,
         )
 
     def _begun(self, site: SiteId) -> int:
@@ -141,8 +145,10 @@ def _budget(plan: Plan, site: SiteId, terms: Terms | None, folder: Path, run_id:
     if terms is None:
         return UnprotectedBudget(_open(path, digest, plan, site, None), run_id, plan.digest)
     charge = charge_of(terms, run_id, plan.digest)
-    if terms.unit is Unit.CLIENT:
-        charge = client_charge_on_examples(terms, run_id, plan.digest, Relation.REPLACE_ONE)
+    if terms.unit is not Unit.CLIENT:
+        return LedgerBudget(_open(path, digest, plan, site, charge), charge)
+    relation = Ledger.open(path).account().books.relation if path.exists() else Relation.REPLACE_ONE
+    charge = client_charge_on_examples(terms, run_id, plan.digest, relation)
     return LedgerBudget(_open(path, digest, plan, site, charge), charge)
 
 

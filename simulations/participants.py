@@ -1,6 +1,7 @@
 """The sites of a simulation, ready to train: their trainers, the model's layout and its first values."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from wardround.task import Task
 from wardround.vector import F32, Layout
 
 __all__ = ["Participants", "StatefulTrainer", "data_digest", "gather_app", "gather_task"]
+
+_log = logging.getLogger("wardround")
 
 
 class StatefulTrainer(Trainer, Protocol):
@@ -51,11 +54,15 @@ def gather_task(plan: Plan, data: tuple[SiteData, ...], task: Task | None = None
     """Sites that train `task`, by default the plan's, on `data`."""
     from wardround.client.trainer.bundle import load_task
     from wardround.client.trainer.flat_model import initial_vector, layout_of
+    from wardround.client.trainer.private_model import replacements
     from wardround.client.trainer.private_trainer import PrivateTrainer
     from wardround.client.trainer.torch_trainer import TorchTrainer
     from wardround.client.trainer.workspace import Workspace
 
     task = load_task(plan) if task is None else task
+    if plan.privacy.per_example:
+        for notice in replacements(task.model(0)):
+            _log.warning("%s", notice)
     workspace = Workspace(task, plan)  # for evaluations, which run one after another
     kind = PrivateTrainer if plan.privacy.per_example else TorchTrainer
     trainers: dict[SiteId, StatefulTrainer] = {site.site: kind(task, plan, site, workspace) for site in data}

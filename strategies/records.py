@@ -64,8 +64,9 @@ class EvaluationRecord:
 class PrivacyRecord:
     """What has been spent after a round: the largest epsilon of all claims, and each site's own where it has one.
 
-    `noise_to_signal` is the expected norm of the noise over that of the noisy update. `clipped`, the share of rows or
-    clients that were clipped, is known only where it was released with noise, or to a simulation.
+    `noise_to_signal` is the expected norm of the noise over that of the noisy update, where the server adds it. A
+    simulation, which knows more than any party, also tells of training in the sites the share of rows that were
+    `clipped`, and the noise over the clipped gradients.
     """
 
     epsilon: float

@@ -26,7 +26,7 @@ COMMANDS = {
     "run": (_ROBUSTNESS, "Evidence on a run's sites, release from quarantine, retraining without a site."),
     "privacy": (_PRIVACY, "What a plan claims of differential privacy, and the noise that a claim takes."),
     "audit": (_AUDIT, "Test that privacy's mechanism does what it says."),
-    "ledger": (_LEDGER, "A site's privacy budget: what is spent, what is left."),
+    "ledger": (_LEDGER, "What a population may spend on privacy, and what it has spent."),
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
     "predict": (_SIMULATIONS, "Apply a run's model to the rows of a file."),

@@ -34,7 +34,7 @@ class LedgerBudget:
     def begun(self) -> int:
         """Rounds that have begun, every attempt counted."""
         job = self._ledger.account().jobs.get(self._charge.job)
-        return 0 if job is None else len(job.started)
+        return 0 if job is None else job.begun
 
     def close(self) -> None:
         """End the job; rounds that never began are free again."""

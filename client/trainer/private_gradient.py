@@ -55,6 +55,7 @@ class PrivateGradient:
         self._trained = tuple(tensor for _, tensor in self._named)
         self.size = sum(tensor.numel() for tensor in self._trained)
         self._per_layer = plan.privacy.clipping is UnitClipping.PER_LAYER
+        self.clip_norm = plan.privacy.clip_norm
         self._limit = _HAIR * plan.privacy.clip_norm / (len(self._trained) ** 0.5 if self._per_layer else 1.0)
         self._layers = list(_layers(model.module))
         self._per_row: Callable[..., tuple[Tensor, ...]] = vmap(

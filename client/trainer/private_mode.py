@@ -19,6 +19,8 @@ _COMPARED = 4
 """Rows that each way is compared on with one forward and backward pass for each of them."""
 _AGREEMENT = 1e-5
 """Largest difference in any value of the two sums, over the length of the sum."""
+_NEGLIGIBLE = 1e-6
+"""Sums that are shorter, in clip norms, are rounding errors: nothing can be compared."""
 _REPEATS = 5
 _HOPELESS = 2.0
 """A way that took so many times the best one's time is not timed again."""
@@ -46,7 +48,7 @@ class ModeChoice:
     ) -> Mode:
         """The mode for batches of about `size` of `rows`.
 
-        Where nothing can be compared (gradients are all 0, or one is not finite), `vmap` keeps rows apart this time.
+        Where nothing can be compared (gradients are next to 0, or one is not finite), `vmap` keeps rows apart this time.
         Raises PlanError when no mode is right about the model.
         """
         size = min(size, len(rows.y))
@@ -101,7 +103,7 @@ def _right_modes(gradient: PrivateGradient, rows: Batch, shares: Tensor | None) 
     with _not_dropping(gradient.module):
         alone = torch.zeros(gradient.size)
         _, wild = gradient.add_one_by_one(gradient.views(alone), rows, shares)
-        if wild or not alone.any():
+        if wild or float(alone.norm()) <= _NEGLIGIBLE * gradient.clip_norm:
             return None
         for mode in Mode:
             found = torch.zeros(gradient.size)

@@ -22,11 +22,15 @@ __all__ = ["PrivateWorkspace", "Trained"]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What became of one training, for the site alone: the mode, and the share of drawn rows that were clipped."""
+    """What became of one training, for the site alone; none of it is private.
+
+    The mode; the share of drawn rows that were clipped, None when none was drawn; the expected norm of the noise over
+    that of the clipped sums (root mean square over the steps), None when all were 0.
+    """
 
     mode: Mode
     clipped_share: float | None
-    """None when no row was drawn."""
+    noise_to_signal: float | None
 
 
 class PrivateWorkspace(Workspace):
@@ -72,19 +76,21 @@ class PrivateWorkspace(Workspace):
                 torch.manual_seed(seed)
             if mode is None:
                 mode = self._mode(rows, weights, max(1, round(terms.rate * len(rows.y))))
-            clipped = drawn = 0
+            clipped, drawn, signal = 0, 0, 0.0
             for step in range(1, terms.steps + 1):
                 index = torch.from_numpy(units.draw(terms, random))
                 self._sum.zero_()
                 clipped += self.gradient.add_to(self._sums, rows, index, weights, mode)[0]
                 drawn += len(index)
+                signal += float(self._sum.square().sum(dtype=torch.float64))
                 self._add_noise(terms, random)
                 self._step(lr, step, self._gradients)
         for name, buffer, first in self._buffers:
             if not torch.equal(buffer, first):
                 where = type(self.model.module.get_submodule(name.rpartition(".")[0])).__name__
                 raise PlanError("task.model", "layers that keep nothing of the rows they have seen", f"{name}: {where}")
-        return Trained(mode, clipped / drawn if drawn else None)
+        noise = terms.noise_std * (terms.steps * self.gradient.size) ** 0.5
+        return Trained(mode, clipped / drawn if drawn else None, noise / signal**0.5 if signal else None)
 
     def _add_noise(self, terms: Terms, random: SecureRandom) -> None:
         """The noisy sum over the expected batch, into the mean gradient; also when no row was drawn."""

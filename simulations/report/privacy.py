@@ -67,7 +67,7 @@ def claim_parts(claim: Claim, *, common: bool = False) -> str:
 def _plots(run: ReportedRun, claim: Claim) -> str:
     spent = _spent(run.lines)
     lines = [*spent[: -1 : -(-len(spent) // _MOST_POINTS)], spent[-1]]
-    found = [_epsilon(run, lines, claim), _clipped(run, lines), _noise(lines), _clip(lines)]
+    found = [_epsilon(run, lines, claim), _clipped(run, lines), _noise(run, lines), _clip(lines)]
     return '<div class="pair">' + "".join(figure(plot) for plot in found if plot is not None) + "</div>"
 
 
@@ -106,7 +106,7 @@ def _clipped(run: ReportedRun, lines: Sequence[Json]) -> Figure | None:
     return _figure("Clipping", [_line(rounds, percent, "", _ORANGE)], text(caption), "clipped, per cent")
 
 
-def _noise(lines: Sequence[Json]) -> Figure | None:
+def _noise(run: ReportedRun, lines: Sequence[Json]) -> Figure | None:
     ratios = [line["privacy"].get("noise_to_signal") for line in lines]
     if all(ratio is None for ratio in ratios):
         return None
@@ -114,6 +114,10 @@ def _noise(lines: Sequence[Json]) -> Figure | None:
     caption = (
         "Expected length of the noise over the length of the noisy averaged update. Near 1, a round's update is "
         "nothing but noise; what many rounds have in common is learnt all the same."
+        if run.plan.privacy.per_client
+        else "Expected length of a step's noise over that of the clipped gradients that it hides, the mean over hospitals. "
+        "Only a simulation knows it: it depends on the rows, and never leaves a real hospital. Noise is averaged over "
+        "hospitals and rounds; what they have in common is learnt all the same."
     )
     return _figure("Noise to signal", [_line(rounds, ratios, "", _GREY)], text(caption), "noise over update")
 

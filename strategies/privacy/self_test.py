@@ -22,9 +22,10 @@ FALSE_ALARM = 1e-6
 _PARTS = 16
 """Equal parts of FALSE_ALARM; each statistic below takes one."""
 _SHARE = FALSE_ALARM / _PARTS
-_VALUES, _LEAST_RELEASES = 20_000, 8
+_VALUES, _LEAST_RELEASES, _MOST_RELEASES = 20_000, 8, 2000
 """Of noise that is looked at; with 2e4 values a standard deviation that is 2.7 % off shows."""
 _STEPS = 64
+_TINY = 1e-100
 _HAIR = 1e-4
 """By which a clipped sum may be longer than allowed: float32 updates are read no better."""
 _LENGTHS = (10.0, 1e3, 1e6)
@@ -85,7 +86,7 @@ class Check:
 
 def self_test(probe: Probe) -> tuple[Check, ...]:
     """All checks of a mechanism; together they fail an honest one with a probability of FALSE_ALARM at most."""
-    found = probe.releases(max(_LEAST_RELEASES, -(-_VALUES // probe.size)))
+    found = probe.releases(min(_MOST_RELEASES, max(_LEAST_RELEASES, -(-_VALUES // probe.size))))
     if found.ndim != 2 or found.shape[1] != probe.size or sum(probe.groups) != probe.size:
         raise ValueError(f"expected releases of {probe.size} values in groups, got {found.shape} and {probe.groups}")
     checks = [*_noise_checks(found, probe.groups), *_clip_checks(probe)]
@@ -192,7 +193,8 @@ def _independence_checks(z: F64) -> Iterator[Check]:
     length = 1 << (2 * d - 1).bit_length()
     spectra = np.fft.rfft(z, length, axis=1)
     within = np.fft.irfft(np.sum(np.abs(spectra) ** 2, axis=0), length)[1:d]
-    own = np.abs(within).max(initial=0.0) / (math.sqrt(2) * np.linalg.norm(z))
+    norms = np.maximum(np.linalg.norm(z, axis=1), _TINY)
+    own = np.abs(within).max(initial=0.0) / (math.sqrt(2) * np.linalg.norm(norms))
     yield Check(
         name="noise: independent within a release",
         measured=float(own),
@@ -201,14 +203,13 @@ def _independence_checks(z: F64) -> Iterator[Check]:
         sees="noise that repeats or follows itself at any distance inside an update",
         blind="dependence that leaves every correlation at zero",
     )
-    norms = np.linalg.norm(z, axis=1)
-    pairs = np.abs(np.triu(z @ z.T, 1)) / np.maximum(norms, 1e-300)[:, None]
+    pairs = np.abs(np.triu(z @ z.T, 1)) / norms[:, None]
     shifted = np.fft.irfft(np.conj(spectra[:-1]) * spectra[1:], length, axis=1)
-    following = np.abs(shifted).max(axis=1) / np.maximum(norms[:-1], 1e-300)
+    following = np.abs(shifted).max(axis=1) / norms[:-1]
     among = releases * (releases - 1) // 2 + (releases - 1) * (2 * d - 1)
     yield Check(
         name="noise: independent across releases",
-        measured=float(max(pairs.max(), following.max())),
+        measured=_largest([float(pairs.max()), float(following.max())]),
         low=None,
         high=normal_limit(_SHARE / among),
         sees="noise that a later release repeats, also moved by some values, or that follows from a plan's seed",

@@ -14,7 +14,7 @@ from wardround.client.trainer.private_gradient import Mode, PrivateGradient
 from wardround.client.trainer.private_mode import ModeChoice, time_modes
 from wardround.decoding import PlanError
 from wardround.plan_sections import BatchNorm
-from wardround.task import Task
+from wardround.task import Batch, Task
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +145,17 @@ class _Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x if x.detach().numpy().any() else -x
+
+
+def test_gradients_next_to_zero_refuse_no_model() -> None:
+    """Logits in the thousands: what is left of a gradient underflows in some ways and not in others."""
+    task, rows = load_task(private_plan()), batch_of(rows_of(50, 1))
+    gradient = _gradient(task)
+    with torch.no_grad():
+        outputs = gradient.module(rows.x).argmax(1)
+        for parameter in gradient.module.parameters():
+            parameter.mul_(1e4)
+    assert ModeChoice(gradient)(Batch(rows.x, outputs), None, 32) is Mode.VMAP
 
 
 def test_a_model_that_no_mode_is_right_about_is_refused() -> None:
