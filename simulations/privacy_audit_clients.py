@@ -31,7 +31,7 @@ Build = Callable[[Plan, Sequence[int], StateStore], CentralPrivacy]
 _TENSORS = (4096, 2048, 1024, 1024)
 """Of the vectors that the self-test sends: the mechanism does the same to a vector of any length."""
 _MOST_STEPS, _DRAWN = 2000, 20_000
-_OTHERS = 4
+_OTHERS = 2
 _CANARY = 10.0
 """A canary is so many times as long as the clip norm in force."""
 
@@ -74,11 +74,13 @@ class ClientsUnderTest:
         return np.array(found[:n])
 
     def _moved(self, central: CentralPrivacy, length: float) -> float:
+        """One client beside others that are long in the opposite direction, should all be clipped together."""
         rule = replace(central.rule, noise=_Silent())
         clip = rule.clip_in_force({})
-        others = [self._vector(clip) for _ in range(_OTHERS)]
+        opposite = self._vector(-1.0)
+        others = [opposite * np.float32(_CANARY * clip), *(self._vector(clip) for _ in range(_OTHERS))]
         with np.errstate(over="ignore", invalid="ignore"):
-            unit = self._vector(1.0) * np.float32(length * clip)
+            unit = -opposite * np.float32(length * clip)
         sums = [_sum_of(rule, updates) for updates in (others, [*others, unit])]
         return float(np.linalg.norm(sums[1] - sums[0])) / clip
 

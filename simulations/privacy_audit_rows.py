@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ _MOST_VALUES = 1 << 18
 """Of an update whose noise is tested; of a larger model, as large a share of each tensor."""
 _MOST_LAYERS = 8
 _UNITS, _MOST_STEPS, _DRAWN = 400, 2000, 20_000
-_OTHERS = 4
+_OTHERS = ((0, 10.0), (0, 10.0), (1, 1.0), (2, 1.0))
+"""Of the rows beside a unit: which made-up row each is, and how many clip norms its gradient is long."""
 _CANARY = 10.0
 """A canary's gradient is so many times as long as the clip norm."""
 _WHISPER = 1e-9
@@ -47,12 +49,18 @@ class _TestedTrainer(PrivateTrainer):
     __slots__ = ("_given", "_shares")
 
     def __init__(
-        self, place: PrivateWorkspace, plan: Plan, rows: Rows, given: tuple[Units, Terms], random: SecureRandom
+        self,
+        place: PrivateWorkspace,
+        plan: Plan,
+        rows: Rows,
+        given: tuple[Units, Terms],
+        random: SecureRandom,
+        shares: F32 | None = None,
     ) -> None:
         nobody = rows.take(np.arange(0))
         data = SiteData(site=_SITE, train=rows, validation=nobody, test=nobody)
         super().__init__(place.task, plan, data, place, random)
-        self._given, self._shares = given, torch.ones(len(rows))
+        self._given, self._shares = given, None if shares is None else torch.from_numpy(shares)
 
     @property
     def units(self) -> Units:
@@ -62,12 +70,9 @@ class _TestedTrainer(PrivateTrainer):
     def terms(self) -> Terms:
         return self._given[1]
 
-    def example_weights(self) -> Tensor:
+    def example_weights(self) -> Tensor | None:
+        """What each row's loss, and so its gradient, is multiplied by."""
         return self._shares
-
-    def weigh(self, row: int, share: float) -> None:
-        """Multiply the row's loss, and so its gradient."""
-        self._shares[row] = share
 
     def sums(self, model: F32, round: int = 1) -> F64:
         """Noisy sums of gradients, all of a round's steps added up, over the unit that the plan's lr is made for."""
@@ -142,56 +147,66 @@ class RowsUnderTest:
             size=len(shown),
             groups=groups,
             releases=lambda n: self._releases(place, n)[:, shown],
-            moved=lambda length: self._moved(place, length),
+            moved=partial(self._moved, place, self._lengths()),
             draws=self._draws(),
         )
 
     # -- the plan's own model ---------------------------------------------------------------------
 
-    def _own(self, place: PrivateWorkspace, units: Units, terms: Terms, scale: float) -> _TestedTrainer:
+    def _own(
+        self, place: PrivateWorkspace, rows: Rows, given: tuple[Units, Terms], scale: float, shares: F32 | None = None
+    ) -> _TestedTrainer:
         data = replace(self.plan.data, standardize=Standardize.NONE)
-        plan = replace(self.plan, data=data, training=_plain(self.plan.training, terms.drawn / scale))
-        return _TestedTrainer(place, plan, self.like, (units, terms), self.random())
+        plan = replace(self.plan, data=data, training=_plain(self.plan.training, given[1].drawn / scale))
+        return _TestedTrainer(place, plan, rows, given, self.random(), shares)
 
     def _releases(self, place: PrivateWorkspace, n: int) -> F64:
         """Steps without any row, by two trainers in turn, so that noise that follows from the plan would show."""
         steps = min(self.terms.steps, 2)
-        nobody = Units(np.arange(0), np.arange(1), 1)
-        terms = replace(self.terms, steps=steps)
+        given = Units(np.arange(0), np.arange(1), 1), replace(self.terms, steps=steps)
         std = self.terms.noise_multiplier * self.bound * steps**0.5
-        trainers = [self._own(place, nobody, terms, std) for _ in range(2)]
+        trainers = [self._own(place, self.like, given, std) for _ in range(2)]
         model = initial_vector(self.task, self.plan, 0)
         return np.array([trainers[at % 2].sums(model) for at in range(n)])
 
-    def _moved(self, place: PrivateWorkspace, length: float) -> float:
-        """A unit of max_rows rows, each with a gradient of this many clip norms, beside a few others."""
-        most, model = self.plan.privacy.max_rows, initial_vector(self.task, self.plan, 0)
-        if len(self.like) <= _OTHERS:
-            raise LocalError(f"expected more than {_OTHERS} rows to test with, got {len(self.like)}")
-        rows = np.concatenate((np.arange(_OTHERS), np.full(most, _OTHERS)))
-        starts = np.append(np.arange(_OTHERS + 1), len(rows))
+    def _moved(self, place: PrivateWorkspace, lengths: F64, length: float) -> float:
+        """A unit of max_rows rows, each with a gradient of this many clip norms, beside a few others.
+
+        The others are long in the opposite direction, so that it shows when rows are clipped together. `lengths` are
+        those of the gradients of `like`, shape (n,).
+        """
+        most, others = self.plan.privacy.max_rows, len(_OTHERS)
+        rows = np.concatenate((np.arange(others), np.full(most, others)))
+        starts = np.append(np.arange(others + 1), len(rows))
         terms = replace(self.terms, steps=1, sampling=Sampling.FULL, noise_std=_WHISPER * self.bound)
+        made = np.array([*_OTHERS, (0, -length)])
+        index = made[:, 0].astype(np.int64)
+        shares = (made[:, 1] * self.plan.privacy.clip_norm / lengths[index]).astype(np.float32)
         sums = []
-        for units in (Units(rows[:_OTHERS], starts[:-1], 1), Units(rows, starts, most)):
-            trainer = self._own(place, units, terms, self.bound)
-            trainer.weigh(_OTHERS, length * self.plan.privacy.clip_norm / self._norm(model))
-            sums.append(trainer.sums(model))
+        for units in (Units(rows[:others], starts[:-1], 1), Units(rows, starts, most)):
+            trainer = self._own(place, self.like.take(index), (units, terms), self.bound, shares)
+            sums.append(trainer.sums(initial_vector(self.task, self.plan, 0)))
         return float(np.linalg.norm(sums[1] - sums[0]))
 
-    def _norm(self, model: F32) -> float:
-        """Length of the canary row's own gradient, by plain autograd."""
+    def _lengths(self) -> F64:
+        """Lengths of the gradients of `like`, by plain autograd. Raises LocalError where they cannot be scaled."""
         module = model_of(self.task, self.plan, 0).train()
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        at = slice(_OTHERS, _OTHERS + 1)
-        batch = Batch(torch.from_numpy(self.like.x[at]), torch.from_numpy(self.like.y[at]))
+        found = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            loss = self.task.loss(module(batch.x), batch).sum()
-            made = torch.autograd.grad(loss, trained, allow_unused=True)
-        norm = math.sqrt(sum(float(part.double().square().sum()) for part in made if part is not None))
-        if not 0 < norm < math.inf:
-            raise LocalError(f"the model's gradient for a made-up row has the length {norm}: its clip cannot be tested")
-        return norm
+            for at in range(len(self.like)):
+                one = Batch(torch.from_numpy(self.like.x[at : at + 1]), torch.from_numpy(self.like.y[at : at + 1]))
+                made = torch.autograd.grad(self.task.loss(module(one.x), one).sum(), trained, allow_unused=True)
+                squares = (float(part.double().square().sum()) for part in made if part is not None)
+                found.append(math.sqrt(sum(squares)))
+        lengths = np.array(found)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise LocalError(
+                f"expected gradients that can be scaled, to test the clip, got some of length {lengths.min():g} to "
+                f"{lengths.max():g} for made-up rows"
+            )
+        return lengths
 
     # -- canaries ---------------------------------------------------------------------------------
 

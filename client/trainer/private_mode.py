@@ -48,8 +48,8 @@ class ModeChoice:
     ) -> Mode:
         """The mode for batches of about `size` of `rows`.
 
-        Where nothing can be compared (gradients are next to 0, or one is not finite), `vmap` keeps rows apart this time.
-        Raises PlanError when no mode is right about the model.
+        Where nothing can be compared (gradients are next to 0, or one is not finite), `vmap` keeps rows apart this
+        time. Raises PlanError when no mode is right about the model.
         """
         size = min(size, len(rows.y))
         # two rows may mix where one cannot

@@ -115,9 +115,9 @@ def _noise(run: ReportedRun, lines: Sequence[Json]) -> Figure | None:
         "Expected length of the noise over the length of the noisy averaged update. Near 1, a round's update is "
         "nothing but noise; what many rounds have in common is learnt all the same."
         if run.plan.privacy.per_client
-        else "Expected length of a step's noise over that of the clipped gradients that it hides, the mean over hospitals. "
-        "Only a simulation knows it: it depends on the rows, and never leaves a real hospital. Noise is averaged over "
-        "hospitals and rounds; what they have in common is learnt all the same."
+        else "Expected length of a step's noise over that of the clipped gradients that it hides, the mean over "
+        "hospitals. Only a simulation knows it: it depends on the rows, and never leaves a real hospital. Noise is "
+        "averaged over hospitals and rounds; what they have in common is learnt all the same."
     )
     return _figure("Noise to signal", [_line(rounds, ratios, "", _GREY)], text(caption), "noise over update")
 

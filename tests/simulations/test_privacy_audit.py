@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,10 +69,9 @@ def client_plan(*settings: str, sites: int = 40, rounds: int = 12) -> Plan:
     return point_plan(*CLIENTS, *settings, sites=sites, rounds=rounds)
 
 
-def row_plan(rounds: int = 6, **privacy: object) -> Plan:
-    plan = rows_plan({"steps": 5, "batch_size": 40}, rounds=rounds)
-    section = {"unit": Unit.ROW, "epsilon": 1.0, "public_sizes": True, **privacy}
-    return replace(plan, privacy=Privacy(**section))  # type: ignore[arg-type]
+def row_plan(**privacy: Any) -> Plan:
+    plan = rows_plan({"steps": 5, "batch_size": 40}, rounds=6)
+    return replace(plan, privacy=Privacy(**{"unit": Unit.ROW, "epsilon": 1.0, "public_sizes": True, **privacy}))
 
 
 def rows_under_test(plan: Plan) -> RowsUnderTest:
@@ -116,7 +116,7 @@ CLIENT_PLANS: dict[str, tuple[str, ...]] = {
     "banded": ("privacy.mechanism=banded-mf", "privacy.bands=3", "cohort.size=5"),
     "adaptive": ("privacy.epsilon=", "privacy.noise_multiplier=1.2", "privacy.clipping=adaptive"),
 }
-ROW_PLANS: dict[str, dict[str, object]] = {
+ROW_PLANS: dict[str, dict[str, Any]] = {
     "poisson": {},
     "full": {"sampling": Sampling.FULL},
     "per-layer": {"clipping": UnitClipping.PER_LAYER},
@@ -298,7 +298,7 @@ def test_a_missing_clip_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_clip_of_the_sum_and_not_of_rows_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows whose lengths are taken together: a long one beside others takes their room, and theirs its own."""
+    """As a batch's gradient is clipped by whoever takes the one clip for the other."""
     whole = private_gradient.PrivateGradient.add_to
 
     def add_to(self, total, rows, index, shares, mode):  # type: ignore[no-untyped-def]

@@ -133,7 +133,7 @@ def test_canaries_that_seldom_take_part_show_as_well() -> None:
     random = stream(9)
     included = coin_flips(random, 1000)
     drawn = included & (random.uniform(1000) < 1 / 6)
-    found = measure(included, drawn * 8.0 + random.normal(1000), LARGEST_DELTA)
+    found = measure(included, np.asarray(8.0 * drawn + random.normal(1000), dtype=np.float64), LARGEST_DELTA)
     assert found.epsilon > 1
 
 

@@ -69,7 +69,7 @@ def silent_release(z: F64) -> F64:
 
 def mostly_zero(z: F64) -> F64:
     """A tenth of the values carries all the noise."""
-    return z * math.sqrt(10) * (np.arange(z.shape[1]) % 10 == 0)
+    return np.asarray(z * math.sqrt(10) * (np.arange(z.shape[1]) % 10 == 0))
 
 
 def following(z: F64) -> F64:
@@ -209,7 +209,7 @@ def test_samples_of_a_fixed_size_pass_where_they_are_claimed_and_only_there() ->
 
 def in_turn(given: F64) -> F64:
     """Unit u in steps u, u + 5, ..."""
-    return (np.arange(len(given))[:, None] % 5 == np.arange(UNITS) % 5).astype(np.float64)
+    return np.asarray(np.arange(len(given))[:, None] % 5 == np.arange(UNITS) % 5, dtype=np.float64)
 
 
 def test_units_that_come_back_too_soon_are_found() -> None:
