@@ -40,7 +40,7 @@ def privacy(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A new folder for the report.  [default: runs/NAME-audit-N]")
     ] = None,
-    canaries: Annotated[int, typer.Option(metavar="N", min=20, max=100_000, help="Canaries; fewer show less.")] = 1000,
+    canaries: Annotated[int, typer.Option(metavar="N", min=20, max=5000, help="Canaries; fewer show less.")] = 1000,
     units: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Rows or patients at a site.  [default: the fewest in the plan's data]"),

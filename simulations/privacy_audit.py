@@ -26,9 +26,9 @@ from wardround.strategies.privacy.secure_random import SecureRandom
 from wardround.strategies.privacy.self_test import FALSE_ALARM, Check, self_test
 from wardround.strategies.privacy.terms import Terms, site_terms
 
-__all__ = ["CANARIES", "PrivacyAudit", "audit_privacy"]
+__all__ = ["CANARIES", "MOST_CANARIES", "PrivacyAudit", "audit_privacy"]
 
-CANARIES = 1000
+CANARIES, MOST_CANARIES = 1000, 5000
 _ROWS = 8
 
 
@@ -112,8 +112,8 @@ def audit_privacy(
     if not plan.privacy.on:
         no_claim = "; without privacy there is no claim to test"
         raise PlanError("privacy.unit", '"row", "patient" or "client"', plan.privacy.unit.value, no_claim)
-    if canaries < 2:
-        raise LocalError(f"expected at least 2 canaries, got {canaries}")
+    if not 2 <= canaries <= MOST_CANARIES:
+        raise LocalError(f"expected 2 to {MOST_CANARIES} canaries, got {canaries}")
     started = time.perf_counter()
     seed = secrets.randbits(32) if seed is None else seed
     coins = SecureRandom(hashlib.sha256(f"canaries {seed}".encode()).digest())
@@ -124,7 +124,9 @@ def audit_privacy(
         (claim,), terms = claims_of(plan), federation.terms
         checks = self_test(ClientsUnderTest(plan, made_up).probe())
         scores = federation.scores(included)
-        tested = f"the server's mechanism; canaries among {terms.population} clients, {terms.drawn:g} in a round"
+        tested = f"the server's mechanism, with canaries among {terms.population} clients, {terms.drawn:g} in a round"
+        if terms.population != (own := claim.population):
+            tested += f" (the plan has {own}; noise, clip, sampling rate and rounds are its own)"
     else:
         from wardround.client.trainer.bundle import load_task
         from wardround.simulations.executors.flat_loop import one_thread

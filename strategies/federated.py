@@ -176,9 +176,11 @@ class FederatedStrategy(Strategy):
         # a rule reckons with num_byzantine bad ones: that so many are refused, or in quarantine, voids no round
         found = refused + context.left_out
         needed = self._min_replies - min(found, self._plan.robust.num_byzantine)
-        needed = 0 if self._in_secret else max(1, needed)
-        if replies - refused < needed:
-            reason = f"{replies - refused} usable updates of {len(cohort)}, and {needed} are needed"
+        usable = replies - refused
+        if self._central is not None:  # a refused update counts as zero there, and must not show
+            needed, usable = self._min_replies, replies
+        if usable < max(needed, 0 if self._central is not None else 1):
+            reason = f"{usable} usable updates of {len(cohort)}, and {needed} are needed"
         after = replace(state, round=number, rule_memory=aggregate.memory)
         update = None if reason else aggregate.vector
         if update is None:

@@ -46,6 +46,8 @@ class PointTrainer:
 
     def fit(self, job: FitJob, model: F32) -> LocalResult:
         self.jobs.append(job)
+        if self.broken == "fails":
+            raise LocalError("out of order")
         update = (self.point - model) / np.float32(2)
         if self.lie is not None:
             update = self.lie(update)

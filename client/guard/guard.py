@@ -171,6 +171,8 @@ class SiteGuard:
     def _clipped(self, order: Order, update: F32) -> F32:
         if not self._plan.privacy.per_client:
             return clip_update(update, self._plan.clipping.clip_norm)
+        if not np.isfinite(update).all():  # zero, as the server would count it: an error would tell of these rows
+            return np.zeros_like(update)
         adaptive = self._plan.privacy.clipping is UnitClipping.ADAPTIVE
         if adaptive != (order.clip_norm is not None):
             raise ValueError(f'expected a clip_norm in the order exactly with "adaptive", got {order.clip_norm}')

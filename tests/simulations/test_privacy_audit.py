@@ -39,6 +39,7 @@ from wardround.simulations.report.privacy_audit import render_audit
 from wardround.strategies.privacy import banded_noise, private_mean, secure_random
 from wardround.strategies.privacy.accounting import epsilon_of
 from wardround.strategies.privacy.central import CentralPrivacy
+from wardround.strategies.privacy.gaussian_dp import mu_of
 from wardround.strategies.privacy.noise_source import FreshNoise
 from wardround.strategies.privacy.one_run_audit import LARGEST_DELTA, OneRun, coin_flips, measure
 from wardround.strategies.privacy.secure_random import SecureRandom
@@ -167,6 +168,35 @@ def test_canaries_among_clients_are_many_and_the_mechanism_is_the_plan_s(kind: s
     assert audited.noise_multiplier == own.noise_multiplier and audited.rounds == own.rounds == plan.rounds
     assert audited.rate == pytest.approx(own.rate) if kind != "banded" else audited.spans == own.spans
     assert claimed(audited) == pytest.approx(claimed(own), rel=0.02)
+
+
+def separation(scores: F64, included: NDArray[np.bool_]) -> float:
+    """How far apart the scores of canaries that were put in and left out are, in standard deviations."""
+    inside, outside = scores[included], scores[~included]
+    return float((inside.mean() - outside.mean()) / np.sqrt((inside.var() + outside.var()) / 2))
+
+
+@pytest.mark.parametrize("kind", ["full", "per-layer", "replace-one", "banded", "adaptive"])
+def test_canaries_among_clients_give_away_all_that_the_claim_allows(kind: str) -> None:
+    """Without sampling scores are normal, and differ by the mu of the claim's Gaussian differential privacy."""
+    settings = ("privacy.epsilon=30", *CLIENT_PLANS[kind])
+    federation, included = canary_federation(client_plan(*settings), 1000), flips(1)
+    mu = mu_of(federation.terms.events(federation.terms.rounds))
+    allowed = mu / 1.021 if kind == "adaptive" else mu  # the count of an adaptive clip has its share
+    assert separation(federation.scores(included), included) == pytest.approx(allowed, rel=0.06)
+
+
+@pytest.mark.parametrize("kind", ["full", "replace-one"])
+def test_canaries_among_rows_give_away_all_that_the_claim_allows(kind: str) -> None:
+    under, included = rows_under_test(row_plan(**{**ROW_PLANS[kind], "epsilon": 30.0})), flips(1)
+    mu = mu_of(under.terms.events(under.terms.rounds))
+    assert separation(under.scores(included), included) == pytest.approx(mu, rel=0.06)
+
+
+def test_a_patient_s_rows_move_a_sum_as_far_as_is_allowed() -> None:
+    probe = rows_under_test(row_plan(unit=Unit.PATIENT, max_rows=3)).probe()
+    assert probe.moved(1e3) == pytest.approx(1, abs=1e-4)
+    assert probe.moved(0.5) == pytest.approx(0.5, abs=1e-4)
 
 
 # -- faults ---------------------------------------------------------------------------------------
@@ -377,8 +407,9 @@ def test_data_from_python_tell_the_smallest_site() -> None:
 def test_a_plan_without_privacy_is_refused() -> None:
     with pytest.raises(PlanError, match=r"privacy\.unit.*no claim to test"):
         audit_privacy(rows_plan(), units=10)
-    with pytest.raises(LocalError, match="at least 2 canaries"):
-        audit_privacy(client_plan(), canaries=1)
+    for canaries in (1, 5001):
+        with pytest.raises(LocalError, match="2 to 5000 canaries"):
+            audit_privacy(client_plan(), canaries=canaries)
 
 
 def test_coins_follow_the_seed_and_noise_does_not() -> None:

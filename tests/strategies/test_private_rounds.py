@@ -76,12 +76,30 @@ def test_a_round_that_a_crash_ended_is_charged_and_repeated_with_other_noise() -
 
 
 def test_a_void_round_is_charged() -> None:
-    found = points(point_plan(*CLIENTS, rounds=2))
-    found.trainers[0].broken = "nan"
+    found = points(point_plan(*CLIENTS, "cohort.min_replies=4", rounds=2))
+    found.trainers[0].broken = "fails"
     state = found.run()
     assert [record.void for record in found.recorder.records] == [True, True]
     assert found.central is not None and found.central.begun == 2
     assert not state.model.any()
+
+
+def test_no_client_can_void_a_round_by_what_it_has_learnt() -> None:
+    """That a round counts would tell of a NaN: it is zero at the guard, and again at the server for a guard that lies."""
+    found = points(point_plan(*CLIENTS, rounds=2), lie=lambda update: update * np.float32(np.inf), liars=1)
+    found.trainers[0].broken = "nan"
+    found.run()
+    assert [record.void for record in found.recorder.records] == [False, False]
+    lines = found.recorder.records[0].report.lines
+    assert [line.verdict.value for line in lines] == ["accepted", "accepted", "accepted", "refused"]
+
+
+def test_a_client_that_is_missing_is_zero_and_the_noise_is_full() -> None:
+    found = points(point_plan(*CLIENTS, rounds=1))
+    found.trainers[0].broken = "fails"
+    found.run()
+    (record,) = found.recorder.records
+    assert not record.void and len(record.absences) == 1
 
 
 def test_who_takes_part_is_drawn_in_secret_and_not_told() -> None:

@@ -226,6 +226,7 @@ def test_a_check_that_measured_no_number_fails() -> None:
     assert not check.passed
     assert replace(check, measured=0.5).passed
     assert not replace(check, measured=1.5).passed
+    assert not replace(check, measured=math.inf, low=0.0, high=None).passed
 
 
 def test_a_probe_that_gives_other_shapes_is_refused() -> None:

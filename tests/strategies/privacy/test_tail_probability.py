@@ -62,6 +62,11 @@ def test_binomial_tails_are_scipys(n: int, p: float) -> None:
         assert found[1 - smaller] == pytest.approx(expected[1 - smaller], rel=1e-6)
 
 
+def test_binomial_tails_far_out_are_0_and_1() -> None:
+    assert binomial_tails(1000, 1_000_000, 0.5) == (0.0, 1.0)
+    assert binomial_tails(999_000, 1_000_000, 0.5) == (1.0, 0.0)
+
+
 def test_binomial_tails_refuse_what_is_no_probability() -> None:
     for p in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="probability"):
