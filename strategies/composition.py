@@ -341,8 +341,9 @@ def least_replies(plan: Plan, *, given: bool = True) -> int:
     """How many updates a round needs to count.
 
     The plan's `cohort.min_replies`. Without it none where clients are hidden: full noise stands for whatever is
-    missing, and a round that one client could void would tell of it. Else every drawn site's, less `num_byzantine` under a robust rule (else one
-    attacker could void every round by keeping silent), but never fewer than the rule works for.
+    missing, and a round that one client could void would tell of it. Else every drawn site's, less `num_byzantine`
+    under a robust rule (else one attacker could void every round by keeping silent), but never fewer than the rule
+    works for.
     """
     if given and plan.cohort.min_replies is not None:
         return plan.cohort.min_replies

@@ -255,7 +255,8 @@ class Cohort:
     min_replies: int | None = key(
         None,
         doc="updates needed by the deadline for the round to count, refused ones only up to `robust.num_byzantine`; "
-        "absent: every drawn site's, less `robust.num_byzantine` as far as the rule allows; none where clients are hidden",
+        "absent: every drawn site's, less `robust.num_byzantine` as far as the rule allows; none where clients are "
+        "hidden",
         ge=1,
     )
     without: tuple[str, ...] = key((), doc="sites that are left out of everything, by name")

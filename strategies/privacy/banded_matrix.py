@@ -6,6 +6,7 @@ sections 3 and 4; McKenna 2024, "Scaling up the Banded Matrix Factorization Mech
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,6 +80,7 @@ class BandedMatrix:
         return np.asarray(np.linalg.norm(np.linalg.inv(self.dense()), axis=1))
 
 
+@lru_cache(maxsize=4)
 def banded_matrix(rounds: int, bands: int) -> BandedMatrix:
     """The matrix for `rounds` = T and `bands` = b (T of them where b is more); the same for the same two.
 

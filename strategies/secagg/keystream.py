@@ -12,47 +12,50 @@ which is what AES-256-GCM adds to its plaintext. It is taken from there, and the
 processor's wide AES instructions in GCM and not in counter mode. Each segment is begun by itself, so that any slice is
 made on any thread. No two lanes and no two segments share a counter block, so their words are independent.
 
-Guarantee: under a seed that nobody else knows and that is used once, the words are indistinguishable from uniform
-(AES-256 as a pseudorandom permutation; up to 2^-128 times half the square of the blocks made under one seed). A seed
-is for one mask of one round: two vectors under one mask are a two-time pad. Seeds are bytes of Python, which cannot
-be overwritten: who holds them drops them as soon as they are used.
+Guarantee: under a seed that nobody else knows, n blocks are told from uniform ones with an advantage of at most
+n²/2^129 over what breaks AES-256 (the switch from a permutation to a function). A seed is for one mask of one round:
+two vectors under one mask are a two-time pad. Seeds are bytes of Python, which cannot be overwritten: who holds them
+drops them as soon as they are used.
 
 Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", section 4 (masks
 from a pseudorandom generator); NIST SP 800-38D, sections 6.5 and 7.1 (the counters of GCM).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
-from typing import TypeAlias
+from functools import partial
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import AEADEncryptionContext, Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from wardround.strategies.privacy.secure_random import U64
+
 __all__ = ["GROUP_SEED_BYTES", "SEGMENT_BYTES", "U32", "U64", "add_masks", "mask", "scalar_mask"]
 
-U32: TypeAlias = NDArray[np.uint32]
-U64: TypeAlias = NDArray[np.uint64]
+U32 = NDArray[np.uint32]
 
 GROUP_SEED_BYTES = 32
 """Of a seed: the key of AES-256."""
 SEGMENT_BYTES = 1 << 20
 
 _VECTOR_LANE, _SCALAR_LANE = 0, 1
+_SEGMENT_VALUES = SEGMENT_BYTES // 4
 _BLOCK_BYTES = 1 << 16
 """Of keystream made at a time: it, the zeros it is made from and the sums it is added to stay in cache."""
 _ZEROS = bytes(_BLOCK_BYTES)
 _ROOM = 16  # beyond the block, for versions of `cryptography` that ask for it
 _SEEDS_AT_ONCE = 64
 """Ciphers held at a time, so that they too stay in cache; a server has thousands of seeds to take off."""
+_WORTH_A_THREAD = 16
+"""Segments times seeds, a millisecond of work: below it, starting threads takes longer than they save."""
 
 
 def add_masks(total: U32, seeds: Sequence[tuple[bytes, int]], *, threads: int = 2) -> None:
     """Add sign · G(seed) mod 2^32 to `total`, shape (d,), in place, for each (seed, sign) with a sign of +1 or -1.
 
     Segments of 2^18 values are shared out to up to `threads` threads, which run at the same time since cipher and
-    sums hold no lock of the interpreter; a vector within one segment is done by the caller's thread alone.
+    sums hold no lock of the interpreter; what is small, or within one segment, is done by the caller's thread.
     Raises ValueError, and changes nothing, for a seed, a sign or an array that is not as described.
     """
     if total.ndim != 1 or total.dtype != np.dtype("<u4") or not total.flags.c_contiguous or not total.flags.writeable:
@@ -65,17 +68,15 @@ def add_masks(total: U32, seeds: Sequence[tuple[bytes, int]], *, threads: int = 
         _check_seed(seed)
         if sign not in (1, -1):
             raise ValueError(f"expected a sign of 1 or -1, got {sign}")
-    segments = -(-total.nbytes // SEGMENT_BYTES)
-    workers = min(threads, segments)
-    pending = count()  # each number is handed out once, whatever thread asks
+    segments = range(-(-total.size // _SEGMENT_VALUES))
+    workers = min(threads, len(segments)) if len(segments) * len(seeds) >= _WORTH_A_THREAD else 1
     if workers < 2:
-        _work(total, seeds, pending)
+        for segment in segments:
+            _add_to_segment(total, seeds, segment)
         return
-    with ThreadPoolExecutor(workers - 1) as pool:
-        others = [pool.submit(_work, total, seeds, pending) for _ in range(workers - 1)]
-        _work(total, seeds, pending)
-    for other in others:
-        other.result()
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(partial(_add_to_segment, total, seeds), segments):
+            pass  # asked for, so that an error of a thread is raised here
 
 
 def mask(seed: bytes, size: int) -> U32:
@@ -100,27 +101,21 @@ def scalar_mask(seed: bytes, size: int) -> U64:
     return words[:size]
 
 
-def _work(total: U32, seeds: Sequence[tuple[bytes, int]], pending: Iterator[int]) -> None:
-    """Do segments of `total` until there are no more."""
+def _add_to_segment(total: U32, seeds: Sequence[tuple[bytes, int]], segment: int) -> None:
+    part = total[segment * _SEGMENT_VALUES : (segment + 1) * _SEGMENT_VALUES]
     scratch = np.empty((_BLOCK_BYTES + _ROOM) // 4, dtype="<u4")
-    per_segment = SEGMENT_BYTES // 4
-    for segment in pending:
-        part = total[segment * per_segment : (segment + 1) * per_segment]
-        if not part.size:
-            return
-        for first in range(0, len(seeds), _SEEDS_AT_ONCE):
-            _add_to_segment(part, segment, seeds[first : first + _SEEDS_AT_ONCE], scratch)
-
-
-def _add_to_segment(part: U32, segment: int, seeds: Sequence[tuple[bytes, int]], scratch: U32) -> None:
-    ciphers = [(_cipher(seed, _VECTOR_LANE, segment), np.add if sign == 1 else np.subtract) for seed, sign in seeds]
     room, zeros = scratch.data.cast("B"), memoryview(_ZEROS)
-    for start in range(0, part.size, _BLOCK_BYTES // 4):
-        sums = part[start : start + _BLOCK_BYTES // 4]
-        zeros, words = zeros[: sums.nbytes], scratch[: sums.size]
-        for cipher, combine in ciphers:
-            cipher.update_into(zeros, room)
-            combine(sums, words, out=sums)
+    for first in range(0, len(seeds), _SEEDS_AT_ONCE):
+        ciphers = [
+            (_cipher(seed, _VECTOR_LANE, segment), np.add if sign == 1 else np.subtract)
+            for seed, sign in seeds[first : first + _SEEDS_AT_ONCE]
+        ]
+        for start in range(0, part.size, _BLOCK_BYTES // 4):
+            sums = part[start : start + _BLOCK_BYTES // 4]
+            plaintext, words = zeros[: sums.nbytes], scratch[: sums.size]
+            for cipher, combine in ciphers:
+                cipher.update_into(plaintext, room)
+                combine(sums, words, out=sums)
 
 
 def _cipher(seed: bytes, lane: int, segment: int) -> AEADEncryptionContext:

@@ -1,9 +1,8 @@
 """The parameters of secure aggregation: groups, committees, thresholds and survivors, and what they tolerate."""
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
@@ -19,7 +18,6 @@ __all__ = [
     "InfeasibleError",
     "Parameters",
     "Tables",
-    "choose",
     "lost",
     "most_colluders",
 ]
@@ -183,8 +181,8 @@ class Parameters:
             raise ValueError(f"expected a group of 1 to {self.clients} clients, got {size} of {population}")
         if not self.drawn or size >= population:
             return min(self.colluding, size)
-        draws = self.groups * (self.starts + self.regrouped_rounds)
-        return most_colluders(population, min(self.colluding, population), size, draws << FAILURE_BITS)
+        groups_drawn = self.groups * (self.starts + self.regrouped_rounds)  # in the whole run: a union bound over them
+        return most_colluders(population, min(self.colluding, population), size, groups_drawn << FAILURE_BITS)
 
     def committee_of(self, roster: int, present: int, colluders: int) -> Committee:
         """The committee of a group with `present` members in a roster of so many: everyone up to 255, else the group.
@@ -200,7 +198,8 @@ class Parameters:
     def signatures_needed(self, roster: int, *, drawing: bool) -> int:
         """Equal signatures on a roster of so many that start an epoch; where groups are drawn, everyone's.
 
-        More than (roster + f) / 2: no two rosters of one epoch get as many, as colluders alone sign both.
+        More than (roster + f) / 2: no two rosters of the same members in one epoch get as many, since only colluders
+        sign twice.
         """
         self._check_roster(roster)
         return roster if drawing else (roster + self.colluding) // 2 + 1
@@ -226,7 +225,7 @@ class Parameters:
         everyone = "everyone" if self.clients <= MAX_COMMITTEE else "one for each group"
         return "\n".join(
             (
-                f"groups      {self.clients} clients in {_groups_of(self)}{_chosen(self)}",
+                f"groups      {self.clients} clients in {self.groups_in_words()}{_tables_in_words(self)}",
                 f"server      learns in each round, per group, the sum of at least {self.min_survivors} updates, "
                 f"or nothing; at least {self.noise_share} of them are honest and unknown to those who look "
                 f"({self.known} known to them)",
@@ -234,8 +233,8 @@ class Parameters:
                 f"(gives no sum with fewer than {self.min_survivors}); the committee of {committee.size} ({everyone}) "
                 f"{committee.may_drop}, since {committee.threshold} must sign; one that withholds its answer is lost",
                 f"collusion   the server and any {self.colluding} of the {self.clients} clients together learn no "
-                f"more; {_in_group(self)}; committees are reckoned with {committee.colluders}",
-                f"malicious   {_malicious(self)}; what a client sends is not checked",
+                f"more; {_collusion_in_words(self)}; committees are reckoned with {committee.colluders}",
+                f"malicious   {self.malicious_in_words()}; what a client sends is not checked",
                 f"noise       for distributed differential privacy each client adds 1/{self.noise_share} of the "
                 "variance that is claimed",
                 f"epoch       starts with {self.min_roster} to {self.clients} clients; "
@@ -248,45 +247,23 @@ class Parameters:
             )
         )
 
+    def groups_in_words(self) -> str:
+        """How many groups, and of how many clients."""
+        low, high = self.clients // self.groups, self.group_size
+        if self.groups == 1:
+            return f"one group of {high}"
+        return f"{self.groups} groups of {low}" + (f" or {high}" if high > low else "")
+
+    def malicious_in_words(self) -> str:
+        """What a robust rule over the groups' means can bear: one bad client makes its whole group bad."""
+        bad = self.malicious_groups
+        if bad == 0:
+            return "no rule over so few groups tolerates a malicious client"
+        return f"a robust rule over {self.groups} group means tolerates {bad} malicious, one per bad group"
+
     def _check_roster(self, roster: int) -> None:
         if not self.min_roster <= roster <= self.clients:
             raise ValueError(f"expected a roster of {self.min_roster} to {self.clients} clients, got {roster}")
-
-
-def choose(
-    *,
-    clients: int,
-    colluding: int,
-    dropout: float,
-    groups: int,
-    min_roster: int | None = None,
-    min_survivors: int | None = None,
-    tables: Tables = Tables.ONCE,
-    starts: int = STARTS,
-    regrouped_rounds: int = 0,
-) -> Parameters:
-    """The parameters asked for; see `Parameters`.
-
-    Absent `min_roster` is all clients, absent `min_survivors` the most that tolerate the drop-outs. Raises ValueError
-    for what is out of range, and InfeasibleError, with the nearest possible choices, for what is not possible.
-    """
-    wish = _Wish(
-        clients=clients,
-        colluding=colluding,
-        dropout=dropout,
-        groups=groups,
-        min_roster=min_roster,
-        min_survivors=min_survivors,
-        tables=tables,
-        starts=starts,
-        regrouped_rounds=regrouped_rounds,
-    )
-    try:
-        return wish.parameters()
-    except InfeasibleError as error:
-        choices = _near(wish) or _far(wish)
-        possible = f"; possible: {'; or '.join(choices)}" if choices else "; fewer than 3 clients hide nobody"
-        raise InfeasibleError(f"{error}{possible}") from None
 
 
 @lru_cache(maxsize=1 << 14)
@@ -300,9 +277,8 @@ def most_colluders(population: int, colluding: int, drawn: int, odds: int) -> in
     k = min(colluding, drawn)
     ways = math.comb(colluding, k) * math.comb(population - colluding, drawn - k)
     allowed, tail = math.comb(population, drawn), ways
-    while tail * odds <= allowed:  # ends at the latest where the tail is everything and odds are 1: at k = least
-        if k == max(0, drawn - (population - colluding)):
-            break
+    fewest = max(0, drawn - (population - colluding))
+    while k > fewest and tail * odds <= allowed:  # here tail = P[X ≥ k] in units of 1 / C(n, g)
         ways = ways * k * (population - colluding - drawn + k) // ((colluding - k + 1) * (drawn - k + 1))
         k -= 1
         tail += ways
@@ -312,97 +288,6 @@ def most_colluders(population: int, colluding: int, drawn: int, odds: int) -> in
 def lost(size: int, dropout: float) -> int:
     """⌊δ size⌋ of δ as it is written in decimals: 0.29 of 100 are 29, which the nearest binary number misses."""
     return math.floor(Fraction(str(float(dropout))) * size)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    clients: int
-    colluding: int
-    dropout: float
-    groups: int
-    min_roster: int | None
-    min_survivors: int | None
-    tables: Tables
-    starts: int
-    regrouped_rounds: int
-
-    def parameters(self) -> Parameters:
-        roster = self.clients if self.min_roster is None else self.min_roster
-        survivors = self.min_survivors
-        if survivors is None:
-            survivors = 1  # also for what is out of range, which is refused with its own reason
-            if self.groups >= 1 and 0 <= self.dropout < 1:
-                survivors = max(1, roster // self.groups - lost(roster // self.groups, self.dropout))
-        return Parameters(
-            clients=self.clients,
-            colluding=self.colluding,
-            dropout=self.dropout,
-            groups=self.groups,
-            min_roster=roster,
-            min_survivors=survivors,
-            tables=self.tables,
-            starts=self.starts,
-            regrouped_rounds=self.regrouped_rounds,
-        )
-
-
-def _near(wish: _Wish) -> list[str]:
-    """The nearest possible choices that differ from `wish` in one value, in words."""
-    found = []
-    # of the numbers of groups with the same largest size, the smallest is possible whenever another one is
-    counts = {-(-wish.clients // size) for size in range(3, min(wish.clients, MAX_COMMITTEE) + 1)}
-    if near := _first(wish, sorted(counts, key=lambda m: (abs(m - wish.groups), m)), "groups"):
-        found.append(f"groups = {near.groups} ({_groups_of(near)}; {_malicious(near)})")
-    if near := _nearest(wish, range(wish.colluding), "colluding"):
-        found.append(f"colluding = {near.colluding} (one more that helps the server voids the promise)")
-    hundredths = [part / 100 for part in range(math.ceil(Fraction(str(float(wish.dropout))) * 100))]
-    if near := _nearest(wish, hundredths, "dropout"):
-        group, committee = near.group_size, near.committee
-        found.append(
-            f"dropout = {near.dropout:g} (a round is lost to more than {lost(group, near.dropout)} missing of a group "
-            f"of {group}, or {lost(committee.size, near.dropout)} of a committee of {committee.size})"
-        )
-    if wish.min_survivors is not None:
-        wanted = wish.min_survivors
-        sums = sorted(range(1, wish.clients // wish.groups + 1), key=lambda u: (abs(u - wanted), -u))
-        if near := _first(wish, sums, "min_survivors"):
-            found.append(f"min_survivors = {near.min_survivors} (a sum hides {near.noise_share} honest updates)")
-    if wish.min_roster is not None:
-        if near := _nearest(wish, range(wish.clients, wish.min_roster, -1), "min_roster"):
-            found.append(f"min_roster = {near.min_roster} (no epoch starts with fewer)")
-    return found
-
-
-def _far(wish: _Wish) -> list[str]:
-    """A possible choice that differs in several values: the fewest groups, and the drop-outs or the colluders less."""
-    fewest = replace(wish, groups=-(-wish.clients // MAX_COMMITTEE), min_roster=None, min_survivors=None)
-    for start, values, key in (
-        (fewest, [part / 100 for part in range(100)], "dropout"),
-        (replace(fewest, dropout=0.0), range(wish.colluding + 1), "colluding"),
-    ):
-        if found := _nearest(start, values, key):
-            return [
-                f"groups = {found.groups}, colluding = {found.colluding} and dropout = {found.dropout:g}, all "
-                f"{found.clients} clients in the roster and at least {found.min_survivors} in a sum"
-            ]
-    return []
-
-
-def _try(wish: _Wish, key: str, value: float) -> Parameters | None:
-    try:
-        return replace(wish, **{key: value}).parameters()
-    except ValueError:
-        return None
-
-
-def _first(wish: _Wish, values: Sequence[float], key: str) -> Parameters | None:
-    return next((found for value in values if (found := _try(wish, key, value))), None)
-
-
-def _nearest(wish: _Wish, values: Sequence[float], key: str) -> Parameters | None:
-    """The last possible one of values that are possible up to some place and not beyond it."""
-    end = bisect_left(values, True, key=lambda value: _try(wish, key, value) is None)
-    return _try(wish, key, values[end - 1]) if end else None
 
 
 def _check_ranges(wanted: Parameters) -> None:
@@ -437,14 +322,7 @@ def _committees(wanted: Parameters) -> Iterator[Committee]:
             yield wanted.committee_of(wanted.clients, size, wanted.colluders_in(size, wanted.clients))
 
 
-def _groups_of(wanted: Parameters) -> str:
-    low, high = wanted.clients // wanted.groups, wanted.group_size
-    if wanted.groups == 1:
-        return f"one group of {high}"
-    return f"{wanted.groups} groups of {low}" + (f" or {high}" if high > low else "")
-
-
-def _chosen(wanted: Parameters) -> str:
+def _tables_in_words(wanted: Parameters) -> str:
     if wanted.groups == 1:
         return ""
     if wanted.tables is Tables.PLAN:
@@ -457,15 +335,8 @@ def _chosen(wanted: Parameters) -> str:
     )
 
 
-def _in_group(wanted: Parameters) -> str:
-    colluders = max(0, wanted.colluders_in(wanted.group_size, wanted.clients))
+def _collusion_in_words(wanted: Parameters) -> str:
+    colluders = wanted.colluders_in(wanted.group_size, wanted.clients)
     if colluders == min(wanted.colluding, wanted.group_size):
-        return f"a group may have {colluders} of them"
+        return f"{colluders} of them may be in one group"
     return f"no group has more than {colluders} of them, but for a chance of 2^-{FAILURE_BITS} in the whole run"
-
-
-def _malicious(wanted: Parameters) -> str:
-    bad = wanted.malicious_groups
-    if bad == 0:
-        return "no rule over so few groups tolerates a malicious client"
-    return f"a robust rule over {wanted.groups} group means tolerates {bad} malicious, one per bad group"

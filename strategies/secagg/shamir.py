@@ -3,10 +3,10 @@
 The field is that of AES (x^8 + x^4 + x^3 + x + 1). Holder l has the point x = l + 1; each byte of the secrets is the
 value at 0 of a polynomial P of degree below `threshold`, and a share is the bytes' values at the holder's point.
 
-Splitting writes P in the basis X_0, X_1, ... of Lin, Chung and Han instead of 1, x, x², ...: the degree of X_j is j, and
-X_j(0) is 1 for j = 0 and else 0. So a secret as first coefficient and uniform bytes as others is a uniform choice among
-all polynomials of that degree with that value at 0, as in Shamir's scheme; and one fast Fourier transform gives the
-values at all points, with n log n multiplications and not n times the threshold.
+Splitting writes P in the basis X_0, X_1, ... of Lin, Chung and Han instead of 1, x, x², ...: the degree of X_j is j,
+and X_j(0) is 1 for j = 0 and else 0. So a secret as first coefficient and uniform bytes as others is a uniform choice
+among all polynomials of degree below the threshold with that value at 0, as in Shamir's scheme; and one fast Fourier
+transform gives the values at all points, with n log n multiplications and not n times the threshold.
 
 Multiplications are made of shifts and products with constants that everyone knows (points, never secrets): nothing is
 looked up in a table at a place that depends on a secret, so caches betray nothing to other programs on the machine.
@@ -19,15 +19,15 @@ Reed-Solomon Erasure Codes" (arXiv 1404.3458), section III.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.strategies.privacy.secure_random import U64
+
 __all__ = ["MAX_HOLDERS", "combine", "split"]
 
-U8: TypeAlias = NDArray[np.uint8]
-U64: TypeAlias = NDArray[np.uint64]
+U8 = NDArray[np.uint8]
 
 MAX_HOLDERS = 255
 """Points of the field beside 0."""
@@ -83,7 +83,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     for row, holder in zip(rows.view(np.uint8), chosen, strict=True):
         row[:size] = np.frombuffer(shares[holder], dtype=np.uint8)
     weights = _weights_at_0(np.array(chosen) + 1)
-    secrets = np.bitwise_xor.reduce(_times(rows, weights), axis=0)
+    secrets: U64 = np.bitwise_xor.reduce(_times(rows, weights), axis=0)
     return secrets.tobytes()[:size]
 
 
@@ -122,7 +122,8 @@ def _weights_at_0(points: NDArray[np.int64]) -> U8:
     below = points[:, None] ^ points[None, :]
     np.fill_diagonal(below, 1)
     logs = _LOG[points].sum() - _LOG[points] - _LOG[below].sum(axis=1)
-    return _EXP[logs % 255]
+    weights: U8 = _EXP[logs % 255]
+    return weights
 
 
 def _tables() -> tuple[U8, NDArray[np.int64], U8]:

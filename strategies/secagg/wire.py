@@ -21,7 +21,6 @@ A codec's `check` raises ValueError for a value that has no encoding, so that a 
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from functools import cache
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -158,7 +157,7 @@ def read_record(kind: type[R], reader: Reader) -> R:
 def bytes_of(words: NDArray[np.unsignedinteger[Any]]) -> memoryview:
     """A read-only view of the words' bytes, little-endian, for a `Bulk`; no copy where they lie so already."""
     little = np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<"))
-    return memoryview(little.reshape(-1).view(np.uint8)).toreadonly()
+    return little.reshape(-1).view(np.uint8).data.toreadonly()
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +383,10 @@ class Nested:
 
     @property
     def least(self) -> int:
-        return _least(self.kind)
+        least = 0
+        for _, codec in _codecs(self.kind):
+            least += codec.least
+        return least
 
     def check(self, value: object) -> None:
         if type(value) is not self.kind:
@@ -412,15 +414,16 @@ def codec_of(annotated: Any) -> Codec:
     return codec
 
 
-@cache
+_known: dict[type[Record], tuple[tuple[str, Codec], ...]] = {}
+
+
 def _codecs(kind: type[Record]) -> tuple[tuple[str, Codec], ...]:
-    hints = get_type_hints(kind, include_extras=True)
-    return tuple((field.name, codec_of(hints[field.name])) for field in fields(kind))  # type: ignore[arg-type]
-
-
-@cache
-def _least(kind: type[Record]) -> int:
-    return sum(codec.least for _, codec in _codecs(kind))
+    """Name and codec of each field; kept, since the annotations of ten thousand hellos are the same."""
+    if kind not in _known:
+        hints = get_type_hints(kind, include_extras=True)
+        names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a Record is a dataclass
+        _known[kind] = tuple((name, codec_of(hints[name])) for name in names)
+    return _known[kind]
 
 
 def _shown(value: object) -> str:

@@ -85,7 +85,7 @@ def test_a_void_round_is_charged() -> None:
 
 
 def test_no_client_can_void_a_round_by_what_it_has_learnt() -> None:
-    """That a round counts would tell of a NaN: it is zero at the guard, and again at the server for a guard that lies."""
+    """That a round is void would tell of a NaN: it is zero at the guard, and at the server for a guard that lies."""
     found = points(point_plan(*CLIENTS, rounds=2), lie=lambda update: update * np.float32(np.inf), liars=1)
     found.trainers[0].broken = "nan"
     found.run()
