@@ -8,7 +8,8 @@ from wardround import _flower
 from wardround.client.guard.guard import Guard
 from wardround.client.trainer.trainer import Trainer
 from wardround.errors import RemoteError, WardroundError
-from wardround.orders import FitJob, Order, OrderKind, digest
+from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, digest
+from wardround.tally import Tally
 from wardround.vector import F32
 
 __all__ = ["client_app", "model_vector"]
@@ -29,17 +30,19 @@ def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
     """A ClientApp that answers hello, statistics, train and evaluate for one site."""
     app = ClientApp()
 
+    def work(message: Message, order: Order, job: FitJob | EvalJob) -> LocalResult | Tally:
+        if order.kind is OrderKind.STATISTICS:
+            return trainer.statistics()
+        model = model_vector(message, order)
+        try:
+            return trainer.fit(job, model) if isinstance(job, FitJob) else trainer.evaluate(job, model)
+        except WardroundError as error:
+            raise guard.failure(error) from error
+
     def answer(message: Message) -> Message:
         try:
             order = Order.decode(_flower.read_order(message))
-            job = guard.admit(order)
-            if isinstance(job, FitJob):
-                return _flower.reply(message, guard.release(order, trainer.fit(job, model_vector(message, order))))
-            if order.kind is OrderKind.STATISTICS:
-                tally = trainer.statistics()
-            else:
-                tally = trainer.evaluate(job, model_vector(message, order))
-            return _flower.reply(message, guard.release(order, tally))
+            return _flower.reply(message, guard.release(order, work(message, order, guard.admit(order))))
         except WardroundError as error:
             return _flower.error_reply(message, error)
 

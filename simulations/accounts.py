@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -34,25 +35,59 @@ from wardround.vector import F32
 
 __all__ = ["LEDGERS", "Accounts", "open_accounts"]
 
-LEDGERS, _SERVER = "ledgers", "server-state"
+LEDGERS, _SERVER, _BEGUN = "ledgers", "server-state", "accounts/begun"
 _SHARE = 8.0
 """A ledger gives a quarter of its delta to the book of whole jobs, and half of that to one: then a run's claim fits."""
 _MOST_LEDGERS = 100
 """Of more sites, ledgers are kept only where they are asked for: each round is made durable at each site."""
 
 
+class _Rounds:
+    """How many rounds of a run have begun at any site, those included that a crash ended; durable in `store`."""
+
+    def __init__(self, store: StateStore, known: int) -> None:
+        self._store, self._seen = store, set[int]()
+        stored = store.get(_BEGUN)
+        self.before = 0 if stored is None else int(stored)
+        if self.before < known:
+            raise LocalError(
+                f"expected the record of at least {known} begun rounds ({_SERVER}), got {self.before}: it was lost or "
+                "set back, and what was spent is not known; restore it"
+            )
+
+    def note(self, round: int) -> None:
+        if round not in self._seen:
+            self._store.put(_BEGUN, str(self.before + len(self._seen) + 1).encode())
+            self._seen.add(round)
+
+    def note_statistics(self, site: SiteId) -> None:
+        key = f"accounts/statistics/{site}"
+        if self._store.get(key) is not None:
+            raise BudgetError("what comes before the first round was released already: start a new run")
+        self._store.put(key, b"1")
+
+
 @dataclass(slots=True)
 class _Counted:
-    """As many rounds as the claim is for, counted in memory."""
+    """A site without a ledger: never fewer rounds than it has begun, and as many as the claim is for."""
 
     site: SiteId
     rounds: int
-    begun: int = 0
+    run: _Rounds
+    own: int = 0
+
+    @property
+    def begun(self) -> int:
+        return self.run.before + self.own
 
     def begin(self, round: int, attempt: int) -> None:
-        if round and self.begun >= self.rounds:
-            raise BudgetError(f"{self.site}: all {self.rounds} rounds of the claim have begun")
-        self.begun += bool(round)
+        if not round:
+            self.run.note_statistics(self.site)
+            return
+        if self.begun >= self.rounds:
+            raise BudgetError(f"all {self.rounds} rounds of the claim have begun")
+        self.run.note(round)
+        self.own += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +137,13 @@ def open_accounts(
             return
         own = directory.path if directory is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         run_id = directory.info.run_id if directory is not None else secrets.token_hex(16)
+        rounds = 0 if directory is None else directory.rounds
+        over = directory is not None and _over(plan, directory)
+        store: StateStore = MemoryStore()
+        if directory is not None and plan.privacy.on and not over:
+            store = stack.enter_context(FileStore(own / _SERVER))
         central = None
         if plan.privacy.per_client:
-            store: StateStore = MemoryStore()
-            if directory is not None and not _over(plan, directory):
-                store = stack.enter_context(FileStore(own / _SERVER))
             central = build_central(plan, [tensor.size for tensor in participants.layout.tensors], store)
         trainers = {
             site: trainer for site, trainer in participants.trainers.items() if isinstance(trainer, PrivateTrainer)
@@ -114,17 +151,20 @@ def open_accounts(
         data = {one.site: one for one in participants.data}
         sites = [site for site in participants.trainers if site not in plan.cohort.without]
         folder = ledgers
-        if ledgers is None and len(sites) <= _MOST_LEDGERS:
+        if ledgers is None and len(sites) <= _MOST_LEDGERS and not plan.privacy.hides_participation:
             folder = own / LEDGERS
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+        counted = _Rounds(store, 0 if over else rounds) if folder is None else None
         budgets: dict[SiteId, Budget] = {}
         for site in sites:
             terms = trainers[site].terms if site in trainers else None if central is None else central.terms
             if folder is not None:
                 budgets[site] = _budget(plan, site, terms, folder, run_id, data.get(site))
-            elif terms is not None:
-                budgets[site] = _Counted(site, terms.rounds)
+            elif terms is not None and counted is not None:
+                budgets[site] = _Counted(site, terms.rounds, counted)
+        if directory is not None and plan.privacy.on and folder is not None:
+            _check_kept(directory, budgets)
         yield Accounts(budgets, central, {site: trainers[site] for site in sites if site in trainers})
         if directory is None or _over(plan, directory):
             for budget in budgets.values():
@@ -132,6 +172,19 @@ def open_accounts(
                     budget.close()
     if directory is not None and _over(plan, directory):
         shutil.rmtree(directory.path / _SERVER, ignore_errors=True)  # a key of noise that nobody needs any more
+
+
+def _check_kept(directory: RunDirectory, budgets: Mapping[SiteId, Budget]) -> None:
+    """Raise LocalError where a ledger does not have the rounds that its site took part in."""
+    took_part: Counter[str] = Counter()
+    for line in directory.lines():
+        took_part.update(set(line["cohort"]) - {absence["site"] for absence in line["absences"]})
+    for site, budget in budgets.items():
+        if isinstance(budget, LedgerBudget) and budget.begun < took_part[site]:
+            raise LocalError(
+                f"{site}: expected its ledger to have {took_part[site]} rounds of this run, got {budget.begun}: it was "
+                "lost or set back, and what was spent is not known; restore it"
+            )
 
 
 def _over(plan: Plan, directory: RunDirectory) -> bool:
@@ -155,6 +208,9 @@ def _budget(plan: Plan, site: SiteId, terms: Terms | None, folder: Path, run_id:
 def _open(path: Path, digest: str, plan: Plan, site: SiteId, charge: JobCharge | None) -> Ledger:
     if path.exists():
         ledger = Ledger.open(path)
+        account = ledger.account()
+        if charge is not None and charge.job in account.jobs and digest not in account.digests:
+            raise LocalError(f"{site}: expected the data that the run was started with, got other rows")
         ledger.admit_data(digest)  # whatever became of the rows inherits what was spent
         return ledger
     caps = plan.simulation.budget

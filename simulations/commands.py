@@ -132,6 +132,8 @@ def run_and_show(
         typer.echo(json.dumps(_summary(result, folder)))
     elif not quiet:
         _print_result(result, folder)
+    if result.stopped and all(line["void"] for line in result.rounds):
+        raise LocalError(f"no round counted: {result.stopped}")
 
 
 def free_folder(name: str) -> Path:

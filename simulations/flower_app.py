@@ -19,7 +19,7 @@ from wardround.client.app import client_app
 from wardround.client.guard.guard import SiteGuard
 from wardround.errors import LocalError
 from wardround.orders import Split
-from wardround.plan import Plan, load_plan
+from wardround.plan import Plan, PlanError, load_plan
 from wardround.simulations.executors.calibration import EngineChoice
 from wardround.simulations.federation import build_federation
 from wardround.simulations.participants import Participants, StatefulTrainer, data_digest, gather_app, gather_task
@@ -99,7 +99,11 @@ def _load(plan_path: Path) -> Plan:
                 draft.write_bytes(b64decode(text))
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 draft.replace(folder / name)
-    return load_plan(plan_path)
+    plan = load_plan(plan_path)
+    if plan.privacy.on:
+        expected = '"off", since no site\'s ledger is asked on stock Flower'
+        raise PlanError("privacy.unit", expected, plan.privacy.unit.value)
+    return plan
 
 
 def server_app_for(plan_path: Path) -> ServerApp:

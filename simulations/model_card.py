@@ -239,8 +239,7 @@ def _provenance(info: RunInfo, versions: Mapping[str, str]) -> Iterator[str]:
             f"`{_plain(info.origin['run_id'])}`; this is not certified unlearning"
         )
     yield f"- Run: `{_plain(info.run_id)}`, started {_plain(info.created)} with wardround {_plain(info.version)}"
-    engine = (f"{_plain(str(key))} {_plain(str(value))}" for key, value in info.engine.items() if value)
-    yield f"- Engine: {', '.join(engine)}"
+    yield f"- Engine: {_plain(info.computed_by)}"
     yield f"- Software: {', '.join(f'{name} {number}' for name, number in versions.items())}"
 
 

@@ -60,7 +60,7 @@ def gather_task(plan: Plan, data: tuple[SiteData, ...], task: Task | None = None
     from wardround.client.trainer.workspace import Workspace
 
     task = load_task(plan) if task is None else task
-    if plan.privacy.per_example:
+    if plan.privacy.on:
         for notice in replacements(task.model(0)):
             _log.warning("%s", notice)
     workspace = Workspace(task, plan)  # for evaluations, which run one after another

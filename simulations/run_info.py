@@ -33,6 +33,12 @@ class RunInfo:
     engine: Mapping[str, Any]
     origin: Mapping[str, Any] | None = None
 
+    @property
+    def computed_by(self) -> str:
+        """What computed, for people. Not the digest of the rows, which tells whoever knows all but one the last one."""
+        shown = ((name, value) for name, value in self.engine.items() if value and name not in ("data", "ledgers"))
+        return ", ".join(f"{name} {value}" for name, value in shown)
+
 
 def encode_info(info: RunInfo) -> bytes:
     """The content of run.json."""

@@ -92,6 +92,7 @@ def simulate(
         elif not isinstance(plan, Plan):
             plan = find_plan(str(plan))
         tuned = None
+        check(plan)
         if plan.robust.rule == AUTO:
             if task is not None:
                 raise PlanError("robust.rule", 'a rule by name for a task given from Python, not "auto"', AUTO)
@@ -110,7 +111,8 @@ def simulate(
         digest = data_digest(participants.data)
         engine = _engine(plan, participants) if directory is None else _recorded_engine(directory, digest)
         if directory is None and out is not None:
-            table = {**({} if engine is None else asdict(engine)), "data": digest}
+            # a digest of rows tells whoever knows all but one of them the last; ledgers keep those of private plans
+            table = {**({} if engine is None else asdict(engine)), "data": "" if plan.privacy.on else digest}
             if ledgers is not None:
                 table["ledgers"] = str(ledgers)
             directory = stack.enter_context(RunDirectory.create(out, plan, table))
@@ -177,7 +179,7 @@ def _still_objects() -> Iterator[None]:
 def _recorded_engine(directory: RunDirectory, digest: str) -> EngineChoice | None:
     table = dict(directory.info.engine)
     table.pop("ledgers", None)
-    if table.pop("data", None) != digest:
+    if table.pop("data", None) not in (("",) if directory.plan.privacy.on else (digest,)):
         raise LocalError(f"{directory.path}: expected the data that the run was started with, got other rows")
     return EngineChoice(**table) if table else None
 
@@ -194,9 +196,7 @@ def local_grid(
     nodes = []
     for partition, (site, trainer) in enumerate(participants.trainers.items()):
         prefetched = PrefetchedTrainer(trainer)
-        honest = SiteGuard(
-            plan, site, MemoryStore(), plan_digest=digest, tensors=tensors, budget=budgets.get(site)
-        )
+        honest = SiteGuard(plan, site, MemoryStore(), plan_digest=digest, tensors=tensors, budget=budgets.get(site))
         guard: Guard = RogueGuard(plan, honest) if adversary is not None and site in adversary.sites else honest
         nodes.append(LocalNode(site=site, app=client_app(prefetched, guard), trainer=prefetched, partition=partition))
     return LocalGrid(plan, nodes, executor, adversary)

@@ -93,11 +93,6 @@ REFUSED = (
 )
 
 
-def _secret_sizes(plan: Plan) -> bool:
-    privacy = plan.privacy
-    return privacy.per_example and not privacy.public_sizes and privacy.claimed_relation is not Relation.REPLACE_ONE
-
-
 def _sampled(plan: Plan) -> bool:
     return plan.privacy.per_client and plan.privacy.claimed_sampling is not Sampling.FULL
 
@@ -124,31 +119,14 @@ REFUSED_UNDER_PRIVACY = (
         expected='"off", since only data.standardize = "federated" asks for statistics',
     ),
     Refused(
-        key="privacy.public_sizes",
-        when=lambda plan: (
-            plan.privacy.statistics is PrivateStatistics.DP
-            and not plan.privacy.public_sizes
-            and (plan.privacy.unit is Unit.PATIENT or plan.privacy.claimed_relation is not Relation.REPLACE_ONE)
-        ),
-        expected="true, since statistics are sent with the number of rows",
-    ),
-    Refused(
         key="training.class_weights",
         when=lambda plan: plan.training.class_weights == "balanced",
         expected="numbers, since weights by a site's own counts depend on its rows",
     ),
     Refused(
         key="privacy.public_sizes",
-        when=_secret_sizes,
-        expected="true, since batches, steps and the claim itself tell how many rows a site has "
-        '(or relation = "replace-one")',
-    ),
-    Refused(
-        key="cohort.weighting",
-        when=lambda plan: (
-            plan.privacy.per_example and not plan.privacy.public_sizes and plan.weighting is not Weighting.UNIFORM
-        ),
-        expected='"uniform", since a weight by examples tells their number (or privacy.public_sizes = true)',
+        when=lambda plan: plan.privacy.per_example and not plan.privacy.public_sizes,
+        expected="true, since batches, steps, noise and the claim itself tell how many rows a site trains on",
     ),
     Refused(
         key="evaluation.patience",

@@ -16,7 +16,7 @@ from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind, SiteId, Split, derive_seed, digest
 from wardround.plain_text import plain_text
 from wardround.plan import Plan
-from wardround.plan_privacy import Disclosure, Sampling
+from wardround.plan_privacy import Disclosure
 from wardround.plan_robust import OFF
 from wardround.plan_sections import Select, Standardize
 from wardround.standardization import robust_statistics, statistics_fault, statistics_of
@@ -157,8 +157,10 @@ class FederatedStrategy(Strategy):
         started, cpu = time.perf_counter(), time.process_time()
         simulated = self._clock() if self._clock else 0.0
         number = state.round + 1
-        if self._central is not None and (obstacle := self._central.obstacle()):
-            return replace(state, stopped=obstacle)
+        if self._central is not None:
+            self._central.check(state.round)
+            if obstacle := self._central.obstacle():
+                return self._ended(state, obstacle)
         index = number - 1 if self._central is None else self._central.begin()
         cohort = self._cohort(grid, state, index)
         model = state.model.astype("<f4", copy=False).tobytes()
@@ -204,9 +206,10 @@ class FederatedStrategy(Strategy):
             reason=reason,
             reputation=after.reputation,
             privacy=None if self._meter is None else self._meter(update, aggregate.memory),
-            seconds=time.perf_counter() - started,
-            cpu_seconds=time.process_time() - cpu,
-            simulated_seconds=self._clock() - simulated if self._clock else None,
+            # how long a round took tells who took part
+            seconds=0.0 if hidden else time.perf_counter() - started,
+            cpu_seconds=0.0 if hidden else time.process_time() - cpu,
+            simulated_seconds=self._clock() - simulated if self._clock and not hidden else None,
         )
         for observer in self._observers:
             observer.round_done(record, after)
@@ -214,10 +217,32 @@ class FederatedStrategy(Strategy):
             raise LocalError(f"{after.void_rounds} rounds in a row were void; last: {_why_void(record)}")
         return after
 
+    def _ended(self, state: RunState, reason: str) -> RunState:
+        """The state after a round that cannot be paid for: nobody is asked, and every observer is told."""
+        after = replace(state, round=state.round + 1, stopped=reason)
+        record = RoundRecord(
+            round=after.round,
+            cohort=(),
+            absences=(),
+            void=True,
+            lr=self._plan.training.lr_at(after.round, self._plan.rounds),
+            update_norm=0.0,
+            train=None,
+            validation=None,
+            report=Report(),
+            reason=reason,
+            reputation=state.reputation,
+            privacy=None if self._meter is None else self._meter(None, state.rule_memory),
+            seconds=0.0,
+            cpu_seconds=0.0,
+        )
+        for observer in self._observers:
+            observer.round_done(record, after)
+        return after
+
     @property
     def _in_secret(self) -> bool:
-        """Whether the claim rests on nobody's knowing who took part."""
-        return self._plan.privacy.per_client and self._plan.privacy.claimed_sampling is not Sampling.FULL
+        return self._plan.privacy.hides_participation
 
     def _cohort(self, grid: Grid, state: RunState, index: int) -> dict[SiteId, int]:
         drawn = None if self._central is None else self._central.cohort(self._roster(grid), index)

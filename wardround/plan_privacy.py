@@ -1,6 +1,6 @@
 """The section [privacy]: what differential privacy is claimed, and by which mechanism."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from wardround.decoding import PlanError, check_bounds, key
@@ -123,9 +123,9 @@ class Privacy:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.unit is Unit.OFF:
-            for name in ("epsilon", "delta", "noise_multiplier", "relation", "sampling", "bands"):
-                if getattr(self, name) is not None:
-                    raise PlanError("unit", f'"row", "patient" or "client", since {name} is set', self.unit.value)
+            for field in fields(self):
+                if getattr(self, field.name) != field.default:
+                    raise PlanError("unit", f'"row", "patient" or "client", since {field.name} is set', self.unit.value)
             return
         if self.epsilon is None and self.noise_multiplier is None:
             raise PlanError("epsilon", "a number (or noise_multiplier), since unit is set")
@@ -153,6 +153,11 @@ class Privacy:
     def per_client(self) -> bool:
         """Whether whole clients are hidden."""
         return self.unit is Unit.CLIENT
+
+    @property
+    def hides_participation(self) -> bool:
+        """Whether the claim rests on nobody's learning which clients took part."""
+        return self.per_client and self.claimed_sampling is not Sampling.FULL
 
     @property
     def claimed_relation(self) -> Relation:

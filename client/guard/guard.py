@@ -1,13 +1,14 @@
 """The guard of a site: what is asked is checked before any data is read, what is sent is bounded before it leaves."""
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from wardround.errors import LocalError
+from wardround.errors import BudgetError, LocalError, WardroundError
 from wardround.frames import Frame, encode_frame
-from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId, derive_seed
+from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId, Split, derive_seed
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure, PrivateStatistics, UnitClipping
 from wardround.plan_sections import Weighting
@@ -24,6 +25,7 @@ __all__ = ["Budget", "Guard", "SiteGuard", "fit_job", "release_weight"]
 _NO_VECTOR: F32 = np.empty(0, dtype=np.float32)
 _NOTHING_COUNTED = Tally.empty(MeansSpec())
 _ATTEMPTS = 1 << 16
+_log = logging.getLogger("wardround")
 
 
 class Guard(Protocol):
@@ -38,6 +40,10 @@ class Guard(Protocol):
 
     def release(self, order: Order, result: LocalResult | Tally) -> bytes:
         """The frame to send. Raises LocalError when the result must not leave."""
+        ...
+
+    def failure(self, error: WardroundError) -> WardroundError:
+        """What the server is told of an error in the site's own work."""
         ...
 
     def answer(self, frame: bytes) -> bytes:
@@ -106,13 +112,12 @@ class SiteGuard:
                 f"{self.site}: plan digest differs from the approved one: needs a new approval "
                 f"(approved {self._digest[:12]}, asked for {order.plan_digest[:12]})"
             )
-        privacy = self._plan.privacy
-        if order.kind is OrderKind.EVALUATE and privacy.on and privacy.evaluation is Disclosure.OFF:
-            raise LocalError(f'{self.site}: expected no evaluation, since privacy.evaluation = "off"')
-        if order.kind is OrderKind.STATISTICS and privacy.on:
-            if privacy.statistics is not PrivateStatistics.DP:
-                raise LocalError(f'{self.site}: expected no request for statistics, since privacy.statistics = "off"')
-            self._store.advance(f"{order.run_id}/statistics", order.attempt)
+        if self._plan.privacy.on:
+            self._check_private(order)
+            if order.kind is OrderKind.STATISTICS:
+                self._store.advance(f"{order.run_id}/statistics", order.attempt)
+                self._begin(order)
+        else:
             self._begin(order)
         if order.kind is not OrderKind.FIT:
             return EvalJob(order=order, site=self.site)
@@ -120,20 +125,42 @@ class SiteGuard:
             raise LocalError(f"{self.site}: expected an attempt below {_ATTEMPTS}, got {order.attempt}")
         self._check_separation(order)
         self._store.advance(f"{order.run_id}/round", order.round * _ATTEMPTS + order.attempt)
-        self._store.put(f"{order.run_id}/last", str(order.round + order.attempt).encode())
-        self._begin(order)
+        if self._plan.privacy.on:
+            self._store.put(self._last, str(order.round + order.attempt).encode())
+            self._begin(order)
         return fit_job(self._plan, order, self.site)
 
     def _begin(self, order: Order) -> None:
         if self._budget is not None:
             self._budget.begin(order.round, order.attempt)
 
+    def _check_private(self, order: Order) -> None:
+        """What is asked must be what the claim and its charges are about."""
+        privacy, last = self._plan.privacy, self._plan.rounds
+        if order.kind is OrderKind.FIT and not 1 <= order.round <= order.round + order.attempt <= last:
+            raise LocalError(f"{self.site}: expected a round of 1 to {last}, got {order.round}.{order.attempt}")
+        if order.kind is OrderKind.EVALUATE:
+            if privacy.evaluation is Disclosure.OFF:
+                raise LocalError(f'{self.site}: expected no evaluation, since privacy.evaluation = "off"')
+            if order.split is Split.TRAIN:
+                raise LocalError(f"{self.site}: expected rows that were held out, since privacy hides the others")
+        if order.kind is OrderKind.STATISTICS:
+            if privacy.statistics is not PrivateStatistics.DP:
+                raise LocalError(f'{self.site}: expected no request for statistics, since privacy.statistics = "off"')
+            if order.round:
+                raise LocalError(f"{self.site}: expected statistics before the first round, got round {order.round}")
+
+    @property
+    def _last(self) -> str:
+        """Where the index of the last release stands: of the plan, whatever name a server gives to its runs."""
+        return f"{self._digest}/last"
+
     def _check_separation(self, order: Order) -> None:
         """Banded noise holds only if a client keeps away for some rounds: its own word, not the server's."""
         bands = self._plan.privacy.bands
         if bands is None:
             return
-        stored = self._store.get(f"{order.run_id}/last")
+        stored = self._store.get(self._last)
         last, now = None if stored is None else int(stored), order.round + order.attempt
         if too_soon(last, now, bands):
             raise LocalError(
@@ -177,6 +204,13 @@ class SiteGuard:
         if adaptive != (order.clip_norm is not None):
             raise ValueError(f'expected a clip_norm in the order exactly with "adaptive", got {order.clip_norm}')
         return clip_update(update, order.clip_norm or self._plan.privacy.clip_norm, self._tensors)
+
+    def failure(self, error: WardroundError) -> WardroundError:
+        """The error; under privacy only that there was one, since its text may tell of rows. The site's log has it."""
+        if not self._plan.privacy.on or isinstance(error, BudgetError):
+            return error
+        _log.warning("%s", error)
+        return LocalError(f"{self.site}: the job failed; the site's own log says why")
 
     def answer(self, frame: bytes) -> bytes:
         """Without protection there is no protocol to take part in."""

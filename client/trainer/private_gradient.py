@@ -39,6 +39,8 @@ class Mode(StrEnum):
     GHOST = "ghost"
     HOOKS = "hooks"
     VMAP = "vmap"
+    ALONE = "alone"
+    """A forward and a backward pass for each row: for models that no other way is right about."""
 
 
 class PrivateGradient:
@@ -77,6 +79,9 @@ class PrivateGradient:
         clip norm, and how many of those were not finite. Raises whatever the model raises, and ValueError for a model
         that `mode` does not fit.
         """
+        if mode is Mode.ALONE:
+            batch = Batch(rows.x.index_select(0, index), rows.y.index_select(0, index))
+            return self.add_one_by_one(total, batch, None if shares is None else shares.index_select(0, index))
         clipped = wild = 0
         for part in torch.split(index, self.rows_at_once(rows, mode)) if len(index) else ():
             batch = Batch(rows.x.index_select(0, part), rows.y.index_select(0, part))
@@ -95,6 +100,15 @@ class PrivateGradient:
             longer, endless = self._add_clipped(total, [Values(gradient.unsqueeze(0)) for gradient in gradients], 1)
             clipped, wild = clipped + longer, wild + endless
         return clipped, wild
+
+    def can_vmap(self, rows: Batch, shares: Tensor | None) -> bool:
+        """Whether torch.vmap takes the model."""
+        total = torch.zeros(self.size)
+        try:
+            self.add_to(self.views(total), rows, torch.zeros(1, dtype=torch.int64), shares, Mode.VMAP)
+        except Exception:  # what a user's layers cannot do
+            return False
+        return True
 
     def _losses(self, batch: Batch) -> Tensor:
         return self._task.loss(self.module(batch.x), batch)

@@ -26,10 +26,13 @@ _REPLACED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def model_of(task: Task, plan: Plan, seed: int) -> nn.Module:
     """The task's model with parameters drawn from `seed`, as `plan` trains it.
 
-    Where rows or patients are hidden that is `private_module` of it. Raises PlanError naming a layer that has no
-    gradient for each row.
+    Where rows or patients are hidden that is `private_module` of it. Where clients are, BatchNorm is replaced as well:
+    noise makes nothing of its variances, and statistics that stay are of one client. Raises PlanError naming a layer
+    that has no gradient for each row.
     """
     module = task.model(seed)
+    if plan.privacy.per_client:
+        return _replaced(module)
     return private_module(module) if plan.privacy.per_example else module
 
 
@@ -38,6 +41,12 @@ def private_module(module: nn.Module) -> nn.Module:
 
     Nothing random is drawn. Raises PlanError as `check_supported` does.
     """
+    module = _replaced(module)
+    check_supported(module)
+    return module
+
+
+def _replaced(module: nn.Module) -> nn.Module:
     made: dict[int, nn.GroupNorm] = {}
     for path, norm in list(_batch_norms(module)):
         group_norm = made.setdefault(id(norm), _group_norm(norm))
@@ -46,7 +55,6 @@ def private_module(module: nn.Module) -> nn.Module:
             continue
         parent, _, name = path.rpartition(".")
         setattr(module.get_submodule(parent), name, group_norm)
-    check_supported(module)
     return module
 
 

@@ -96,7 +96,6 @@ class PrivateTrainer(TorchTrainer):
                 self.terms,
                 model,
                 random=self._random,
-                seed=job.seed,
                 lr=self.plan.training.lr_at(job.order.round, self.plan.rounds),
                 mode=self._mode,
             )

@@ -57,13 +57,12 @@ class PrivateWorkspace(Workspace):
         model: F32,
         *,
         random: SecureRandom,
-        seed: int,
         lr: float,
         mode: Mode | None = None,
     ) -> Trained:
         """Train `self.model` from `model`, shape (d,), for `terms.steps` noisy steps on `rows`.
 
-        `weights`, shape (n,), weigh the rows' losses before their gradients are clipped. `seed` is for dropout alone.
+        `weights`, shape (n,), weigh the rows' losses before their gradients are clipped.
         Raises PlanError for a model that keeps something of the rows it has seen; nothing of it must be released.
         """
         self.model.load(model, None, training=True)
@@ -73,7 +72,7 @@ class PrivateWorkspace(Workspace):
         with ExitStack() as stack:
             if self.model.is_stochastic:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
-                torch.manual_seed(seed)
+                torch.manual_seed(int(random.words(1)[0]))  # a known seed would tie each row's mask to its place
             if mode is None:
                 mode = self._mode(rows, weights, max(1, round(terms.rate * len(rows.y))))
             clipped, drawn, signal = 0, 0, 0.0

@@ -1,6 +1,7 @@
 """The guard of an attacker: what its owner wants to send, it sends."""
 
 from wardround.client.guard.guard import SiteGuard, release_weight
+from wardround.errors import WardroundError
 from wardround.frames import MAX_WEIGHT, Frame, encode_frame
 from wardround.orders import EvalJob, FitJob, LocalResult, Order, SiteId
 from wardround.plan import Plan
@@ -37,6 +38,9 @@ class RogueGuard:
             tally=result.tally,
         )
         return encode_frame(frame)
+
+    def failure(self, error: WardroundError) -> WardroundError:
+        return self._guard.failure(error)
 
     def answer(self, frame: bytes) -> bytes:
         return self._guard.answer(frame)

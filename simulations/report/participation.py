@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wardround.contribution import Verdict
-from wardround.plan_privacy import Sampling
 from wardround.simulations.report.markup import Figure, Section, figure, key, plot_text, table, text
 from wardround.simulations.report.run import Json, ReportedRun, verdict_of
 from wardround.simulations.report.style import ABSENT, GRID, MUTED, PALE, SEQUENCE, plot_layout
@@ -30,7 +29,7 @@ def participation(run: ReportedRun) -> Section:
     title, anchor = "Who took part", "participation"
     if not run.lines:
         return Section(anchor=anchor, title=title, body="<p>No round was finished.</p>")
-    if run.plan.privacy.per_client and run.plan.privacy.claimed_sampling is not Sampling.FULL:
+    if run.plan.privacy.hides_participation:
         told = "Who took part is kept secret: the claim of differential privacy rests on it."
         return Section(anchor=anchor, title=title, body=f"<p>{text(told)}</p>")
     sites = run.sites

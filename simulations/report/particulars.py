@@ -31,7 +31,7 @@ def _rows(run: ReportedRun) -> Iterator[tuple[str, str]]:
             yield "digest of the plan as it was given", info.source_digest
         yield "run", info.run_id
         yield "started", info.created
-        yield "engine", ", ".join(f"{name} {value}" for name, value in info.engine.items())
+        yield "engine", info.computed_by
     yield "seed", str(run.plan.seed)
     yield "rounds", f"{len(run.lines)} of {run.plan.rounds}" + (f"; {run.stopped}" if run.stopped else "")
     if run.released_round:

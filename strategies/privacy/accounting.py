@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from wardround.plan_privacy import Relation
-from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian
+from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian, Skellam
 from wardround.strategies.privacy.gaussian_dp import epsilon_of_mu, mu_of
 from wardround.strategies.privacy.pld import epsilon_of_pld
 from wardround.strategies.privacy.rdp import ORDERS, epsilon_of_rdp, rdp_of
@@ -35,8 +35,9 @@ def epsilon_of(events: Sequence[Event], delta: float) -> Bound:
     """The smallest epsilon known to hold at `delta` for all `events` together, adaptively composed, in their relation.
 
     Events without sampling: the closed form, exactly. With sampling: the smallest of PLD (with the extra `pld`), RDP
-    (but for Poisson under replace-one) and the closed form without amplification. No events: 0. Raises ValueError for a
-    delta outside 0 to 1, events of different relations and NaN; TypeError for an unknown event.
+    (but for Poisson under replace-one) and the closed form without amplification. With Skellam events: RDP, the only
+    one that knows them, with Poisson under replace-one as if unsampled. No events: 0. Raises ValueError for a delta
+    outside 0 to 1, events of different relations and NaN; TypeError for an unknown event.
     """
     return _bound(_merged(events), _checked(delta))
 
@@ -123,9 +124,10 @@ def _merged(events: Sequence[Event]) -> tuple[Event, ...]:
     """The same events with equal ones as one, and those that sample every unit as Gaussian."""
     counts: dict[Event, int] = {}
     for event in events:
-        if not isinstance(event, Gaussian | PoissonGaussian | FixedSizeGaussian):
+        if not isinstance(event, Gaussian | PoissonGaussian | FixedSizeGaussian | Skellam):
             raise TypeError(f"expected an event of wardround.strategies.privacy.events, got {event!r}")
-        one = replace(event if _sampled(event) else _unsampled(event), count=1)
+        kept = isinstance(event, Skellam) or _sampled(event)
+        one = replace(event if kept else _unsampled(event), count=1)
         counts[one] = counts.get(one, 0) + event.count
     relations = {event.relation for event in counts}
     if len(relations) > 1:
@@ -136,7 +138,7 @@ def _merged(events: Sequence[Event]) -> tuple[Event, ...]:
 @lru_cache(maxsize=8192)
 def _bound(events: tuple[Event, ...], delta: float) -> Bound:
     quick = _without_pld(events, delta)
-    if not any(_sampled(event) for event in events):
+    if not any(_sampled(event) for event in events) or any(isinstance(event, Skellam) for event in events):
         return quick
     pld = epsilon_of_pld(events, delta)
     return quick if pld is None else _smaller(Bound(pld, "PLD"), quick)
@@ -144,10 +146,13 @@ def _bound(events: tuple[Event, ...], delta: float) -> Bound:
 
 @lru_cache(maxsize=8192)
 def _without_pld(events: tuple[Event, ...], delta: float) -> Bound:
+    if any(isinstance(event, Skellam) for event in events):
+        known = [_unsampled(event) if _poisson_replaced(event) else event for event in events]
+        return Bound(epsilon_of_rdp(ORDERS, rdp_of(known, ORDERS), delta), "RDP")
     closed = Bound(epsilon_of_mu(mu_of([_unsampled(event) for event in events]), delta), "Gaussian DP")
     if not any(_sampled(event) for event in events):
         return closed
-    if any(isinstance(event, PoissonGaussian) and event.relation is Relation.REPLACE_ONE for event in events):
+    if any(_poisson_replaced(event) for event in events):
         return closed  # RDP knows no bound for it
     return _smaller(Bound(epsilon_of_rdp(ORDERS, rdp_of(events, ORDERS), delta), "RDP"), closed)
 
@@ -166,8 +171,14 @@ def _sampled(event: Event) -> bool:
     return False
 
 
+def _poisson_replaced(event: Event) -> bool:
+    return isinstance(event, PoissonGaussian) and event.relation is Relation.REPLACE_ONE
+
+
 def _unsampled(event: Event) -> Gaussian:
     """The event as if every unit took part, which no sampling exceeds: amplification is left out."""
+    if isinstance(event, Skellam):
+        raise TypeError(f"expected a Gaussian event, got {event!r}")
     return Gaussian(
         noise_std=event.noise_std, sensitivity=event.sensitivity, relation=event.relation, count=event.count
     )

@@ -36,7 +36,7 @@ import numpy as np
 
 from wardround.plan_privacy import Relation, Unit
 from wardround.strategies.privacy.accounting import Bound, epsilon_of
-from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian
+from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian, Skellam
 from wardround.strategies.privacy.gaussian_dp import epsilon_of_mu, mu_of
 from wardround.strategies.privacy.job_charge import (
     JobCharge,
@@ -67,7 +67,10 @@ _BASIC, _GAUSSIAN, _RDP = 0.25, 0.25, 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """What was spent, in the unit of each book: ε(α) per order, μ² (∞ once an event was sampled), Σε_j and Σδ_j."""
+    """What was spent, in the unit of each book: ε(α) per order, μ², Σε_j and Σδ_j.
+
+    μ² is ∞ once an event was sampled or was no Gaussian.
+    """
 
     rdp: tuple[float, ...]
     gaussian: float
@@ -264,6 +267,8 @@ class Books:
         """
         if event.relation is self.relation:
             return event
+        if self.relation is Relation.REPLACE_ONE and isinstance(event, Skellam):
+            return replace(event.times(2), relation=self.relation)
         if self.relation is Relation.REPLACE_ONE and not isinstance(event, FixedSizeGaussian):
             return replace(event, sensitivity=2 * event.sensitivity, relation=self.relation)
         if (event.relation, self.relation) == (Relation.ADD_REMOVE, Relation.ZERO_OUT):

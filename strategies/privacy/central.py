@@ -58,6 +58,14 @@ class CentralPrivacy:
             f"{self.terms.delta:.3g}"
         )
 
+    def check(self, rounds: int) -> None:
+        """Raise LocalError where fewer rounds are on record than a run of so many `rounds` has begun."""
+        if self.begun < rounds:
+            raise LocalError(
+                f"expected the server's record of at least {rounds} begun rounds, got {self.begun}: it was lost or set "
+                "back, and what was spent is not known; restore it"
+            )
+
     def begin(self) -> int:
         """Charge one more round, durably; its index among all that were begun, from 0.
 

@@ -308,7 +308,7 @@ def _not_covered(plan: Plan) -> Iterator[str]:
         "The search for good settings, and any other training on the same rows: every trial is a charge of its own, "
         "and choosing by results that look at rows in clear is covered by none."
     )
-    sent = "that a hospital takes part, when it answers and how long it takes"
+    sent = "that a hospital takes part, whether its training fails, when it answers and how long it takes"
     if privacy.public_sizes:
         sent += ", and its number of rows, which is declared public (public_sizes)"
     yield f"What is sent in clear: {sent}."

@@ -1,11 +1,11 @@
 """What a mechanism released, as data: noise and sensitivity under the claimed relation. Accountants read only this."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wardround.plan_privacy import Relation
 
-__all__ = ["Event", "FixedSizeGaussian", "Gaussian", "PoissonGaussian"]
+__all__ = ["Event", "FixedSizeGaussian", "Gaussian", "PoissonGaussian", "Skellam"]
 
 
 def _check(noise_std: float, sensitivity: float, count: int) -> None:
@@ -84,5 +84,31 @@ class FixedSizeGaussian:
         return self.noise_std / self.sensitivity
 
 
-Event = Gaussian | PoissonGaussian | FixedSizeGaussian
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skellam:
+    """`count` releases of integers, each with Skellam noise of `variance` on what a unit moves by integers.
+
+    `variance` is what is in the sum for certain. `sensitivity` is in L2, `l1_sensitivity` in L1, both under `relation`.
+    """
+
+    variance: float
+    sensitivity: float
+    l1_sensitivity: float
+    relation: Relation
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.variance, self.sensitivity, self.count)
+        _check(self.variance, self.l1_sensitivity, self.count)
+        if self.l1_sensitivity < self.sensitivity * (1 - 1e-9):
+            raise ValueError(
+                f"expected an L1 sensitivity of at least that in L2, {self.sensitivity}, got {self.l1_sensitivity}"
+            )
+
+    def times(self, factor: float) -> "Skellam":
+        """The same noise on what a unit moves `factor` times as far."""
+        return replace(self, sensitivity=factor * self.sensitivity, l1_sensitivity=factor * self.l1_sensitivity)
+
+
+Event = Gaussian | PoissonGaussian | FixedSizeGaussian | Skellam
 """An accountant raises for an event that it does not know; there is no other."""

@@ -20,11 +20,14 @@ def mu_of(events: Sequence[Event]) -> float:
     Their composition, adaptive or not, is exactly μ-GDP (Dong, Roth & Su 2022). Raises ValueError for a
     sampled event: its amplification is no Gaussian's, and leaving it out is the caller's decision.
     """
+    square = 0.0
     for event in events:
         if not (isinstance(event, Gaussian) or (isinstance(event, PoissonGaussian) and event.rate == 1)):
             raise ValueError(f"expected Gaussian events without sampling, got {event}")
-    parts = ((event.count, event.sensitivity / event.noise_std) for event in events if event.count)
-    return math.sqrt(sum(count * part * part for count, part in parts))
+        if event.count:  # 0 times ∞ is NaN
+            part = event.sensitivity / event.noise_std
+            square += event.count * part * part
+    return math.sqrt(square)
 
 
 def delta_of_mu(mu: float, epsilon: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wardround.plan_privacy import Relation, Unit
-from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian
+from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian, Skellam
 from wardround.strategies.privacy.terms import Terms
 
 __all__ = ["JobCharge", "charge_of", "client_charge_on_examples", "decode_charge", "encode_charge", "times"]
@@ -16,13 +16,15 @@ _KINDS: dict[str, type[Event]] = {
     "gaussian": Gaussian,
     "poisson-gaussian": PoissonGaussian,
     "fixed-size-gaussian": FixedSizeGaussian,
+    "skellam": Skellam,
 }
 _FIELDS: dict[str, dict[str, type]] = {
-    "gaussian": {},
-    "poisson-gaussian": {"rate": float},
-    "fixed-size-gaussian": {"drawn": int, "population": int},
+    "gaussian": {"noise_std": float},
+    "poisson-gaussian": {"noise_std": float, "rate": float},
+    "fixed-size-gaussian": {"noise_std": float, "drawn": int, "population": int},
+    "skellam": {"variance": float, "l1_sensitivity": float},
 }
-_COMMON = {"noise_std": float, "sensitivity": float, "relation": str, "count": int}
+_COMMON = {"sensitivity": float, "relation": str, "count": int}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ def charge_of(terms: Terms, job: str, plan_digest: str) -> JobCharge:
         unit=terms.unit,
         once=terms.once,
         per_round=terms.events(terms.rounds if whole else 1)[len(terms.once) :],
-        rounds=terms.rounds,
+        rounds=terms.rounds if terms.spans is None else terms.spans,
         whole=whole,
         delta=terms.delta,
     )
@@ -89,6 +91,8 @@ def client_charge_on_examples(terms: Terms, job: str, plan_digest: str, relation
     wider = 1.0 if terms.relation is Relation.REPLACE_ONE else 2.0
 
     def seen(event: Event) -> Event:
+        if isinstance(event, Skellam):
+            return replace(event.times(wider), relation=relation)
         return Gaussian(
             noise_std=event.noise_std, sensitivity=wider * event.sensitivity, relation=relation, count=event.count
         )

@@ -1,4 +1,4 @@
-"""Rényi differential privacy of Gaussian events: sampled or not, at any orders above 1."""
+"""Rényi differential privacy of Gaussian events, sampled or not, and of Skellam events, at any orders above 1."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.plan_privacy import Relation
-from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian
+from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian, Skellam
 from wardround.vector import F64
 
 __all__ = ["ORDERS", "epsilon_of_rdp", "rdp_of"]
@@ -37,6 +37,7 @@ def rdp_of(events: Sequence[Event], orders: Sequence[float] | F64) -> F64:
 
     Gaussian: α sensitivity² / (2 noise_std²) (Mironov 2017, Corollary 3). Poisson: Mironov, Talwar & Zhang 2019, for
     add-remove and zero-out. Fixed size: Wang, Balle & Kasiviswanathan 2019, or no amplification where that is less.
+    Skellam: Agarwal, Kairouz & Liu 2021, Corollary 3.6.
     Raises ValueError for Poisson sampling under replace-one, which its bound does not cover, and for orders up to 1;
     TypeError for an unknown event.
     """
@@ -70,6 +71,8 @@ def epsilon_of_rdp(orders: Sequence[float] | F64, rdp: F64, delta: float) -> flo
 
 
 def _rdp_of_one(event: Event, orders: tuple[float, ...]) -> F64:
+    if isinstance(event, Skellam):
+        return np.array([_skellam(event, order) for order in orders])
     if not isinstance(event, Gaussian | PoissonGaussian | FixedSizeGaussian):
         raise TypeError(f"expected an event of wardround.strategies.privacy.events, got {event!r}")
     part = event.sensitivity / event.noise_std
@@ -85,6 +88,17 @@ def _rdp_of_one(event: Event, orders: tuple[float, ...]) -> F64:
         return gaussian
     amplified = _poisson if isinstance(event, PoissonGaussian) else _fixed_size
     return np.minimum(amplified(min(event.ratio, _PLENTY), rate, orders), gaussian)
+
+
+def _skellam(event: Skellam, order: float) -> float:
+    """αΔ₂²/2µ + min(((2α − 1)Δ₂² + 6Δ₁)/4µ², 3Δ₁/2µ); proven at whole orders, between which the cumulant is convex."""
+    mu, square, l1 = event.variance, event.sensitivity**2, event.l1_sensitivity
+
+    def cumulant(alpha: float) -> float:
+        excess = min(((2 * alpha - 1) * square + 6 * l1) / mu / (4 * mu), 3 * l1 / (2 * mu))
+        return (alpha - 1) * (alpha * square / (2 * mu) + excess)
+
+    return (cumulant(order) if order.is_integer() else _chord(cumulant, order)) / (order - 1)
 
 
 @lru_cache(maxsize=256)

@@ -1,5 +1,6 @@
 """What a plan's [privacy] comes to for one population: noise, events and epsilon over the rounds."""
 
+import math
 from dataclasses import dataclass, replace
 
 from wardround.decoding import PlanError
@@ -145,6 +146,8 @@ def _settled(plan: Plan, population: int, drawn: float, steps: int, rows: int) -
             raise PlanError("privacy.epsilon", f"a claim that noise can meet ({error})", epsilon) from None
         return terms(multiplier)
     settled = terms(multiplier or 0.0)
+    if not math.isfinite(settled.claim.epsilon):
+        raise PlanError("privacy.noise_multiplier", "noise with which a claim is finite", multiplier)
     return settled if epsilon is None else replace(settled, rounds=_rounds_within(settled, epsilon, plan))
 
 

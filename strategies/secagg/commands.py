@@ -21,11 +21,6 @@ secagg_app = typer.Typer(
 app.add_typer(secagg_app, name="secagg")
 
 
-@secagg_app.callback()
-def secagg() -> None:
-    """Secure aggregation: the server learns sums of updates only."""
-
-
 @secagg_app.command()
 def plan(
     clients: Annotated[int, typer.Option(metavar="N", help="Clients of the federation.")],

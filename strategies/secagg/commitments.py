@@ -20,13 +20,13 @@ own (SHA-256 as a random oracle), so nothing is added to blind them. Commit to n
 Source: Merkle 1987, "A Digital Signature Based on a Conventional Encryption Function".
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from wardround.strategies.secagg.key_agreement import DIGEST_BYTES, encode_digest, encode_index
+from wardround.strategies.secagg.key_agreement import encode_digest, encode_index
 from wardround.strategies.secagg.keystream import GROUP_SEED_BYTES
 
-__all__ = ["MAX_SECRETS", "commit_own_seed", "commit_pair_seed", "proved_root", "share_proof", "share_root"]
+__all__ = ["MAX_SECRETS", "commit_own_seed", "commit_pair_seed", "proved_root", "share_proofs", "share_root"]
 
 MAX_SECRETS = 256
 """Of one dealer: its own seed and one for each other member of a group."""
@@ -49,76 +49,54 @@ def share_root(h: bytes, dealer: int, receiver: int, shares: Sequence[bytes]) ->
 
     Raises ValueError for more than 256 shares or none, and for a share that is not 32 bytes.
     """
-    _check_count(len(shares))
-    top = _hash(_leaves(dict(enumerate(shares))))
-    return _root(h, dealer, receiver, len(shares), top)
+    return _root(h, dealer, receiver, len(shares), _levels(shares)[-1][0])
 
 
-def share_proof(shares: Sequence[bytes], opened: Collection[int]) -> list[bytes]:
-    """What proves the shares of the secrets `opened` without the others: hashes, at most one for each other secret.
-
-    They are those of the largest subtrees without an opened leaf, from left to right.
-    """
-    _check_count(len(shares))
-    _check_opened(opened, len(shares))
-    leaves = _leaves(dict(enumerate(shares)))
-
-    def hashes(first: int, last: int) -> Iterator[bytes]:
-        if not any(first <= secret < last for secret in opened):
-            yield _hash(leaves[first:last])
-        elif last - first > 1:
-            middle = first + _left(last - first)
-            yield from hashes(first, middle)
-            yield from hashes(middle, last)
-
-    return list(hashes(0, len(shares)))
+def share_proofs(shares: Sequence[bytes], opened: Iterable[int]) -> list[tuple[bytes, ...]]:
+    """For each of the secrets `opened` what proves its share: the hashes beside its path to the root, at most 8."""
+    levels, proofs = _levels(shares), []
+    for secret in opened:
+        at, proof = _checked(secret, len(shares)), []
+        for level in levels[:-1]:
+            if at ^ 1 < len(level):  # else it is the odd one, which has no neighbour
+                proof.append(level[at ^ 1])
+            at >>= 1
+        proofs.append(tuple(proof))
+    return proofs
 
 
 def proved_root(
-    h: bytes, dealer: int, receiver: int, number: int, opened: Mapping[int, bytes], proof: Sequence[bytes]
+    h: bytes, dealer: int, receiver: int, number: int, secret: int, share: bytes, proof: Sequence[bytes]
 ) -> bytes:
-    """The root that `proof` and the shares `opened`, secret → share, lead to, of a tree over `number` shares.
+    """The root that `proof` and the share of `secret` lead to, in a tree over the shares of `number` secrets.
 
-    The shares are those dealt if and only if it is the root that the dealer signed. Raises ValueError for a secret
-    that is not 0 to number - 1, a share or hash that is not 32 bytes, and a proof with a hash too few or too many.
+    It is the root that the dealer signed if and only if this share was dealt. Raises ValueError for a secret that is
+    not 0 to number - 1, a share or hash that is not 32 bytes, and a proof with a hash too few or too many.
     """
-    _check_count(number)
-    _check_opened(opened, number)
-    if len(proof) > number - len(opened) or any(len(entry) != DIGEST_BYTES for entry in proof):
-        raise ValueError(f"expected at most {number - len(opened)} hashes of {DIGEST_BYTES} bytes, got {len(proof)}")
-    leaves = dict(zip(sorted(opened), _leaves(opened), strict=True))
-    given = iter(proof)
-
-    def hashed(first: int, last: int) -> bytes:
-        if not any(first <= secret < last for secret in opened):
-            entry = next(given, None)
-            if entry is None:
-                raise ValueError(f"expected a hash for secrets {first} to {last - 1}, got none; the proof is too short")
-            return entry
-        if last - first == 1:
-            return leaves[first]
-        middle = first + _left(last - first)
-        return _node(hashed(first, middle), hashed(middle, last))
-
-    top = hashed(0, number)
+    at, width = _checked(secret, _checked_number(number)), number
+    hashed, given = _leaf(secret, share), iter(proof)
+    while width > 1:
+        if at ^ 1 < width:
+            beside = encode_digest(next(given, b""))
+            hashed = _node(beside, hashed) if at & 1 else _node(hashed, beside)
+        at, width = at >> 1, (width + 1) // 2
     if next(given, None) is not None:
-        raise ValueError(f"expected fewer than {len(proof)} hashes; the proof is too long")
-    return _root(h, dealer, receiver, number, top)
+        raise ValueError(f"expected fewer than {len(proof)} hashes in the proof of secret {secret} of {number}")
+    return _root(h, dealer, receiver, number, hashed)
 
 
-def _leaves(shares: Mapping[int, bytes]) -> list[bytes]:
-    return [
-        sha256(b"wr-leaf1" + encode_index(secret) + _of_a_seed(share)).digest()
-        for secret, share in sorted(shares.items())
-    ]
+def _levels(shares: Sequence[bytes]) -> list[list[bytes]]:
+    """The hashes from the leaves up to the top; pairing neighbours, the odd one kept, is the shape said above."""
+    _checked_number(len(shares))
+    levels = [[_leaf(secret, share) for secret, share in enumerate(shares)]]
+    while len(level := levels[-1]) > 1:
+        pairs = zip(level[::2], level[1::2], strict=False)
+        levels.append([_node(left, right) for left, right in pairs] + level[len(level) & ~1 :])
+    return levels
 
 
-def _hash(hashes: list[bytes]) -> bytes:
-    """The hash of a tree over these leaves; pairing neighbours and keeping the odd one is the shape said above."""
-    while len(hashes) > 1:
-        pairs = zip(hashes[::2], hashes[1::2], strict=False)
-        hashes = [_node(left, right) for left, right in pairs] + hashes[len(hashes) & ~1 :]
-    return hashes[0]
+def _leaf(secret: int, share: bytes) -> bytes:
+    return sha256(b"wr-leaf1" + encode_index(secret) + _of_a_seed(share)).digest()
 
 
 def _node(left: bytes, right: bytes) -> bytes:
@@ -130,23 +108,19 @@ def _root(h: bytes, dealer: int, receiver: int, number: int, top: bytes) -> byte
     return sha256(b"wr-root1" + bound + top).digest()
 
 
-def _left(number: int) -> int:
-    """Leaves on the left side of a tree with `number`, at least 2."""
-    return 1 << (number - 1).bit_length() - 1
-
-
 def _of_a_seed(value: bytes) -> bytes:
     if len(value) != GROUP_SEED_BYTES:
         raise ValueError(f"expected a seed or a share of one, {GROUP_SEED_BYTES} bytes, got {len(value)}")
     return value
 
 
-def _check_count(number: int) -> None:
+def _checked_number(number: int) -> int:
     if not 1 <= number <= MAX_SECRETS:
         raise ValueError(f"expected shares of 1 to {MAX_SECRETS} secrets, got {number}")
+    return number
 
 
-def _check_opened(opened: Collection[int], number: int) -> None:
-    wrong = [secret for secret in opened if not 0 <= secret < number]
-    if wrong or not opened:
-        raise ValueError(f"expected secrets of 0 to {number - 1} to open, got {wrong[0] if wrong else 'none'}")
+def _checked(secret: int, number: int) -> int:
+    if not 0 <= secret < number:
+        raise ValueError(f"expected a secret of 0 to {number - 1}, got {secret}")
+    return secret

@@ -41,8 +41,9 @@ SEGMENT_BYTES = 1 << 20
 
 _VECTOR_LANE, _SCALAR_LANE = 0, 1
 _SEGMENT_VALUES = SEGMENT_BYTES // 4
-_BLOCK_BYTES = 1 << 16
-"""Of keystream made at a time: it, the zeros it is made from and the sums it is added to stay in cache."""
+_BLOCK_BYTES = 1 << 17
+"""Of keystream made at a time: it, the zeros it is made from and the sums it is added to stay in cache, and two threads
+seldom wait for the interpreter's lock between two calls."""
 _ZEROS = bytes(_BLOCK_BYTES)
 _ROOM = 16  # beyond the block, for versions of `cryptography` that ask for it
 _SEEDS_AT_ONCE = 64
@@ -54,8 +55,9 @@ _WORTH_A_THREAD = 16
 def add_masks(total: U32, seeds: Sequence[tuple[bytes, int]], *, threads: int = 2) -> None:
     """Add sign · G(seed) mod 2^32 to `total`, shape (d,), in place, for each (seed, sign) with a sign of +1 or -1.
 
-    Segments of 2^18 values are shared out to up to `threads` threads, which run at the same time since cipher and
-    sums hold no lock of the interpreter; what is small, or within one segment, is done by the caller's thread.
+    Segments of 2^18 values are shared out to up to `threads` threads. They run at the same time where `cryptography`
+    gives up the interpreter's lock in a cipher's update (50.0.2 does, older versions may not), as numpy does in sums.
+    What is small, or within one segment, is done by the caller's thread.
     Raises ValueError, and changes nothing, for a seed, a sign or an array that is not as described.
     """
     if total.ndim != 1 or total.dtype != np.dtype("<u4") or not total.flags.c_contiguous or not total.flags.writeable:

@@ -122,8 +122,8 @@ class Parameters:
             )
         if self.noise_share < _HIDDEN:
             raise InfeasibleError(
-                f"a sum of {sum_of} updates would hide {max(0, self.noise_share)} honest ones, with "
-                f"{self.known} known to those who look: expected at least {_HIDDEN}"
+                f"a sum of {sum_of} updates leaves {max(0, self.noise_share)} unknown to those who look, who may "
+                f"know {self.known}: expected at least {_HIDDEN}"
             )
         for committee in _committees(self):
             if committee.may_drop < lost(committee.size, self.dropout):
@@ -173,8 +173,8 @@ class Parameters:
         """c of a group of `size` when its table was made, drawn or not, for `population` clients.
 
         The server keeps honest clients out until the roster is smallest. So colluders are drawn from n_min, or from
-        fewer where newcomers draw groups among themselves. No other population up to N has more in a group of its
-        largest size: leaving out honest clients, or drawing a larger group, never makes colluders fewer.
+        fewer where newcomers draw groups among themselves. Sizes of larger rosters are covered too: fewer honest
+        clients to draw from, or a larger group, never make colluders fewer.
         """
         population = min(population, self.min_roster)
         if not 1 <= size <= self.clients or population < 1:
@@ -192,8 +192,8 @@ class Parameters:
         """
         self._check_roster(roster)
         if roster <= MAX_COMMITTEE:
-            return Committee(roster, min(self.colluding, roster))
-        return Committee(present, min(colluders, present))
+            return Committee(roster, self.colluding)
+        return Committee(present, colluders)
 
     def signatures_needed(self, roster: int, *, drawing: bool) -> int:
         """Equal signatures on a roster of so many that start an epoch; where groups are drawn, everyone's.
@@ -227,8 +227,8 @@ class Parameters:
             (
                 f"groups      {self.clients} clients in {self.groups_in_words()}{_tables_in_words(self)}",
                 f"server      learns in each round, per group, the sum of at least {self.min_survivors} updates, "
-                f"or nothing; at least {self.noise_share} of them are honest and unknown to those who look "
-                f"({self.known} known to them)",
+                f"or nothing; at least {self.noise_share} of them are honest and unknown to those who look, "
+                f"who may know {self.known}",
                 f"drop-outs   a group of {group} may lose {lost(group, self.dropout)} in a round "
                 f"(gives no sum with fewer than {self.min_survivors}); the committee of {committee.size} ({everyone}) "
                 f"{committee.may_drop}, since {committee.threshold} must sign; one that withholds its answer is lost",
@@ -237,13 +237,13 @@ class Parameters:
                 f"malicious   {self.malicious_in_words()}; what a client sends is not checked",
                 f"noise       for distributed differential privacy each client adds 1/{self.noise_share} of the "
                 "variance that is claimed",
-                f"epoch       starts with {self.min_roster} to {self.clients} clients; "
-                f"{self.signatures_needed(self.clients, drawing=False)} of {self.clients} must sign the same roster"
+                f"epoch       starts with at least {self.min_roster} of {self.clients} clients; when all are there, "
+                f"{self.signatures_needed(self.clients, drawing=False)} must sign the same roster"
                 + (", and all of them where groups are drawn" if self.drawn else ""),
                 f"costs       (a model, not measured here) with {size:,} parameters a client sends "
                 f"{costs.upload_bytes / 1e6:.3g} MB and computes {costs.client_s:.2g} s a round, the server "
                 f"{costs.server_s:.2g} s, with the drop-outs above",
-                "not bounded what the sums of several rounds tell together: only differential privacy bounds that",
+                "unbounded   what the sums of several rounds tell together: only differential privacy bounds that",
             )
         )
 

@@ -14,7 +14,8 @@ __all__ = ["SEED_BYTES", "Rotation", "hadamard", "padded_size"]
 SEED_BYTES = 32
 
 _ROW = 1 << 14
-"""Values that are transformed at a time: with one copy of half of them they stay in cache."""
+"""Values that are transformed at a time, so that they stay in cache. OpenBLAS starts threads for a matrix product of
+over 2^18 multiplications, here _ROW · _NARROW, and on busy cores these take up to fifty times as long."""
 _NARROW = 1 << 4
 """Steps closer than this leave too little for one loop of numpy; a product with a small matrix takes their place."""
 
@@ -42,7 +43,9 @@ def hadamard(values: F32) -> None:
     slab = max(_NARROW, row // len(table))
     if len(table) > 1:
         for start in range(0, row, slab):
-            _steps(table[:, start : start + slab])
+            part = table[:, start : start + slab].copy()  # rows a power of two apart share few places in a cache
+            _steps(part)
+            table[:, start : start + slab] = part
     near = min(row, _NARROW)
     matrix = _matrix(near) * np.float32(1 / math.sqrt(values.size))
     for part in table:

@@ -15,7 +15,7 @@ Guarantee: any threshold - 1 shares are uniform bytes, independent of the secret
 not authentic: a wrong one gives wrong secrets without a sign of it, which commitments have to show.
 
 Source: Shamir 1979, "How to Share a Secret"; Lin, Chung and Han 2014, "Novel Polynomial Basis and Its Application to
-Reed-Solomon Erasure Codes" (arXiv 1404.3458), section III.
+Reed-Solomon Erasure Codes" (arXiv 1404.3458): the basis and its transform.
 """
 
 from collections.abc import Callable, Mapping

@@ -90,7 +90,7 @@ class SkellamNoise:
             extra = max(bits, _BITS) - bits
             low, high = word << extra, (word + 1) << extra  # U is in [low, high); a sum is off by less than 1
             at = _place(sums, low)
-            if at < len(sums) and sums[at] - 1 >= high and (at == 0 or sums[at - 1] + 1 <= low):
+            if 0 < at < len(sums) and sums[at - 1] + 1 <= low and high <= sums[at] - 1:
                 return first + at
 
 
@@ -107,11 +107,10 @@ def _place(sums: list[int], low: int) -> int:
 def _made(variance: float) -> SkellamNoise:
     bits = _BITS
     first, sums = cumulative(variance, bits)
-    while any((value - 1) >> (bits - _WORD) != (value + 1) >> (bits - _WORD) for value in sums[1:-1]):
-        bits += _WORD  # a sum so close to a multiple of 2^-64 that its integer part is not known
+    while [_part(value - 1, bits) for value in sums] != (parts := [_part(value + 1, bits) for value in sums]):
+        bits += _WORD  # a sum is so close to a multiple of 2^-64 that its integer part is not known
         first, sums = cumulative(variance, bits)
     full = (1 << _WORD) - 1
-    parts = [min(max(value, 0) >> (bits - _WORD), full) for value in sums]
     begin = next(x for x, part in enumerate(parts) if part > 0) - 1
     end = next(x for x, part in enumerate(parts) if part == full) + 1
     steps: U64 = np.array(parts[begin:end], dtype=np.uint64)
@@ -121,6 +120,11 @@ def _made(variance: float) -> SkellamNoise:
     high = np.searchsorted(steps, starts | np.uint64((1 << (_WORD - cells)) - 1), side="right")
     guide = np.where(low == high, low + (first + begin), _OPEN).astype(np.int32)
     return SkellamNoise(variance, first + begin, steps, guide, np.uint32(32 - cells))
+
+
+def _part(value: int, bits: int) -> int:
+    """The integer part of 2^64 value / 2^bits, of a probability; 1 counts as just below it."""
+    return min(max(value, 0), (1 << bits) - 1) >> (bits - _WORD)
 
 
 @lru_cache(maxsize=2)

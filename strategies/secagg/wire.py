@@ -19,8 +19,10 @@ A codec's `check` raises ValueError for a value that has no encoding, so that a 
 `read` raises RemoteError, and compares every length with the bytes at hand first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from itertools import pairwise
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -39,6 +41,7 @@ __all__ = [
     "Buffer",
     "Bulk",
     "Choice",
+    "Codec",
     "Digest",
     "Fixed",
     "Many",
@@ -51,6 +54,7 @@ __all__ = [
     "Signature",
     "Text",
     "bytes_of",
+    "check_ascending",
     "read_record",
     "write_record",
     "written",
@@ -152,6 +156,12 @@ def read_record(kind: type[R], reader: Reader) -> R:
         return kind(**values)
     except ValueError as error:
         raise RemoteError(str(error)) from None
+
+
+def check_ascending(what: str, keys: Sequence[Any]) -> None:
+    """Raises ValueError unless `keys` ascend: else one set would have many encodings, or one member many votes."""
+    if not all(a < b for a, b in pairwise(keys)):
+        raise ValueError(f"expected {what} in ascending order, each once")
 
 
 def bytes_of(words: NDArray[np.unsignedinteger[Any]]) -> memoryview:

@@ -1,19 +1,27 @@
 """Simulations of plans with privacy: what is charged where, what is kept through a crash, what ends a run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from tests.simulations.test_simulate import arrays_plan, sites
 from wardround.client.guard.ledger import Ledger
+from wardround.client.trainer.tasks.tabular import TabularClassifier
 from wardround.errors import LocalError
 from wardround.plan import Plan
+from wardround.simulations import accounts
 from wardround.simulations.accounts import LEDGERS
+from wardround.simulations.federation import build_federation
+from wardround.simulations.participants import data_digest
 from wardround.simulations.replay import prepare_replay
 from wardround.simulations.run_directory import RunDirectory
 from wardround.simulations.simulate import simulate
+from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.privacy.terms import client_terms, site_terms
 from wardround.strategies.records import RoundRecord, RunState
 
@@ -204,3 +212,75 @@ def test_a_resumed_run_keeps_its_ledgers(tmp_path: Path) -> None:
     simulate(plan, data=sites(), out=tmp_path / "run", ledgers=tmp_path / "ledgers", report=False)
     with pytest.raises(LocalError, match="the ledgers of the run's start"):
         simulate(out=tmp_path / "run", data=sites(), ledgers=tmp_path / "others", resume=True, report=False)
+
+
+def test_without_ledgers_what_was_spent_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_MOST_LEDGERS", 2)
+    run_and_crash(tmp_path / "run", plan_of(*ROWS), 3)
+    result = simulate(out=tmp_path / "run", data=sites(), resume=True, report=False)
+    spent = [line["privacy"]["epsilon"] for line in result.rounds]
+    assert spent == sorted(spent) and spent[-1] <= 4
+    assert result.rounds[3]["void"] and "rounds of the claim have begun" in result.stopped
+    assert not (tmp_path / "run" / LEDGERS).exists()
+
+
+@pytest.mark.parametrize("lost", ["ledgers", "server-state"])
+def test_a_run_whose_record_of_spending_was_lost_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    if lost == "server-state":
+        monkeypatch.setattr(accounts, "_MOST_LEDGERS", 2)
+    run_and_crash(tmp_path / "run", plan_of(*ROWS), 3)
+    shutil.rmtree(tmp_path / "run" / lost)
+    with pytest.raises(LocalError, match="what was spent is not known"):
+        simulate(out=tmp_path / "run", data=sites(), resume=True, report=False)
+
+
+def test_a_run_directory_does_not_tell_who_was_sampled(tmp_path: Path) -> None:
+    plan = plan_of(*CLIENTS, "privacy.sampling=poisson", "cohort.size=1")
+    result = simulate(plan, data=sites(), out=tmp_path / "run", report=False)
+    assert not (tmp_path / "run" / LEDGERS).exists()
+    for line in result.rounds:
+        assert line["cohort"] == line["evidence"] == line["absences"] == []
+        assert line["seconds"] == line["cpu_seconds"] == 0.0 and line["simulated_seconds"] is None
+
+
+def test_no_file_that_is_shown_to_people_holds_a_digest_of_rows(tmp_path: Path) -> None:
+    simulate(plan_of(*ROWS, "rounds=1"), data=sites(), out=tmp_path / "run", ledgers=tmp_path / "ledgers")
+    digests = ledger_of(tmp_path / "ledgers").account().digests
+    everything = data_digest(build_federation(plan_of(*ROWS), sites()))
+    for name in ("run.json", "model-card.md", "report.html", "metrics.jsonl", "results.json"):
+        text = (tmp_path / "run" / name).read_text()
+        assert not any(digest in text for digest in (*digests, everything)), name
+    for name in ("model-card.md", "report.html"):
+        assert str(tmp_path / "ledgers") not in (tmp_path / "run" / name).read_text()
+
+
+def test_a_resumed_private_run_needs_the_same_data(tmp_path: Path) -> None:
+    run_and_crash(tmp_path / "run", plan_of(*ROWS), 3)
+    with pytest.raises(LocalError, match="expected the data that the run was started with"):
+        simulate(out=tmp_path / "run", data=sites(rows=70), resume=True, report=False)
+
+
+def test_sums_in_clear_end_a_shared_budget_as_training_does(tmp_path: Path) -> None:
+    columns = ", ".join(f'{{ name = "{name}", range = [-9, 9] }}' for name in "abcd")
+    settings = (f"data.columns=[{columns}]", "data.standardize=federated")
+    plan = plan_of(*settings, "simulation.budget={ epsilon = 6, delta = 1e-4 }")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FederatedStrategy, "advance", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            simulate(plan, data=sites(), ledgers=tmp_path, report=False)
+    assert ledger_of(tmp_path).spent().epsilon == float("inf")
+
+
+def test_batch_norm_is_replaced_where_clients_are_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    plan = plan_of(*CLIENTS, "task.options.inputs=4")
+    result = simulate(plan, task=_Normed(plan), data=sites(), report=False)
+    assert not any("running" in tensor.name for tensor in result.layout.tensors)
+    assert "BatchNorm1d replaced by GroupNorm" in caplog.text
+
+
+class _Normed(TabularClassifier):
+    def model(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))

@@ -27,7 +27,7 @@ CASES: dict[tuple[str, ...], str] = {
     (*ROWS, "privacy.statistics=dp", "privacy.statistics_noise_multiplier=4"): "privacy.statistics",
     (*ROWS, *CLASSES, "training.class_weights=balanced"): "training.class_weights",
     (*ROWS[:2],): "privacy.public_sizes",
-    (*ROWS[:2], "privacy.relation=replace-one"): "cohort.weighting",
+    (*ROWS[:2], "privacy.relation=replace-one"): "privacy.public_sizes",
     (*ROWS, "evaluation.patience=3"): "evaluation.patience",
     (*ROWS, "evaluation.select=best"): "evaluation.select",
     (*ROWS, "robust.rule=auto", "robust.num_byzantine=1"): "robust.rule",

@@ -58,7 +58,7 @@ def test_a_budget_ends_the_run_before_it_is_exceeded_and_keeps_the_model() -> No
     assert state.round == 7 and "budget is spent" in state.stopped
     assert found.central is not None and found.central.epsilon <= cap * 1.001
     again = found.strategy.advance(found.grid, replace(state, stopped=""))
-    assert again.round == 7 and again.stopped, "no further round may begin"
+    assert found.central.begun == 7 and again.stopped, "no further round may begin"
     assert np.array_equal(again.model, state.model)
 
 
@@ -71,6 +71,8 @@ def test_a_round_that_a_crash_ended_is_charged_and_repeated_with_other_noise() -
     second = Points(plan, first.trainers, store=store)  # as resumed: the first round's result was never kept
     state = second.run()
     assert second.central is not None and second.central.begun == 3 and state.round == 2
+    told = second.recorder.records[-1].privacy
+    assert told is not None and told.epsilon == client_terms(plan).claim.epsilon, "lost rounds count as well"
     assert not np.array_equal(lost.model, second.recorder.states[0].model)
     assert "budget is spent" in state.stopped
 
@@ -201,3 +203,12 @@ def test_a_plan_that_hides_its_clients_does_not_run_without_an_account() -> None
     plan = point_plan(*CLIENTS)
     with pytest.raises(LocalError, match="account"):
         FederatedStrategy(plan, run_id="r", protection=Plain(plan), rule=Mean(), num_parameters=3)
+
+
+def test_a_server_that_lost_its_record_asks_nobody() -> None:
+    found = points(point_plan(*CLIENTS, rounds=4))
+    state = found.strategy.advance(found.grid, start())
+    fresh = Points(found.plan, found.trainers, store=MemoryStore())
+    with pytest.raises(LocalError, match="what was spent is not known"):
+        fresh.strategy.advance(fresh.grid, state)
+    assert all(len(trainer.jobs) == 1 for trainer in found.trainers)

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.federation_of_points import point_plan
 from wardround.client.guard.guard import SiteGuard, fit_job, release_weight
-from wardround.errors import LocalError
+from wardround.errors import BudgetError, LocalError
 from wardround.frames import decode_frame
-from wardround.orders import EvalJob, LocalResult, Order, OrderKind, SiteId
+from wardround.orders import EvalJob, LocalResult, Order, OrderKind, SiteId, Split
 from wardround.plan import Plan
 from wardround.state_store import MemoryStore
 from wardround.strategies.privacy.unit_clip import clip_update
@@ -127,3 +128,74 @@ def test_the_guard_loads_neither_torch_nor_flwr() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+ROWS = point_plan("privacy.unit=row", "privacy.noise_multiplier=2", "privacy.public_sizes=true", rounds=3)
+BANDED = point_plan(
+    "privacy.unit=client", "privacy.noise_multiplier=2", "cohort.weighting=uniform", "privacy.mechanism=banded-mf",
+    "privacy.bands=2", "cohort.size=2", rounds=9,
+)  # fmt: skip
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, int]] = []
+
+    def begin(self, round: int, attempt: int) -> None:
+        self.begun.append((round, attempt))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (order(ROWS, number=4), "expected a round of 1 to 3, got 4.0"),
+        (order(ROWS, number=0), "expected a round of 1 to 3, got 0.0"),
+        (order(ROWS, number=3, attempt=1), "expected a round of 1 to 3, got 3.1"),
+        (order(ROWS, OrderKind.EVALUATE), "expected no evaluation"),
+        (order(ROWS, OrderKind.STATISTICS, number=0), "expected no request for statistics"),
+    ],
+)
+def test_an_order_that_the_claim_is_not_about_is_refused_and_not_charged(asked: Order, words: str) -> None:
+    budget = Counting()
+    with pytest.raises(LocalError, match=words):
+        SiteGuard(ROWS, SITE, MemoryStore(), budget=budget).admit(asked)
+    assert budget.begun == []
+
+
+def test_training_rows_are_never_scored_for_a_server_under_privacy() -> None:
+    plan = ROWS.override(["privacy.evaluation=clear"])
+    asked = order(plan, OrderKind.EVALUATE)
+    guard(plan).admit(replace(asked, split=Split.VALIDATION))
+    with pytest.raises(LocalError, match="expected rows that were held out"):
+        guard(plan).admit(replace(asked, split=Split.TRAIN))
+
+
+def test_banded_rounds_stay_apart_whatever_the_server_calls_its_runs() -> None:
+    here = guard(BANDED)
+    here.admit(order(BANDED, number=1))
+    for name in ("run", "another"):
+        with pytest.raises(LocalError, match="at least 2 apart"):
+            here.admit(replace(order(BANDED, number=2), run_id=name))
+    here.admit(replace(order(BANDED, number=3), run_id="another"))
+    with pytest.raises(LocalError, match="at least 2 apart"):
+        here.admit(order(BANDED, number=3, attempt=1))
+
+
+@pytest.mark.parametrize("kind", OrderKind)
+def test_without_privacy_every_order_is_noted(kind: OrderKind) -> None:
+    budget = Counting()
+    SiteGuard(PLAN, SITE, MemoryStore(), budget=budget).admit(order(kind=kind))
+    assert budget.begun == [(1, 0)]
+
+
+def test_a_failure_under_privacy_is_told_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    failed = LocalError("row 17 of patient Smith")
+    assert guard().failure(failed) is failed
+    assert "Smith" not in str(guard(ROWS).failure(failed)) and "Smith" in caplog.text
+    spent = BudgetError("the budget is spent")
+    assert guard(ROWS).failure(spent) is spent
+
+
+def test_an_update_that_is_not_finite_is_zero_where_clients_are_hidden() -> None:
+    frame = decode_frame(guard(BANDED).release(order(BANDED), result(math.nan, 1.0)))
+    assert frame.vector.tolist() == [0.0, 0.0] and frame.tally.n == 0 and frame.weight == 1
