@@ -176,14 +176,14 @@ class RowsUnderTest:
         those of the gradients of `like`, shape (n,).
         """
         most, others = self.plan.privacy.max_rows, len(_OTHERS)
-        rows = np.concatenate((np.arange(others), np.full(most, others)))
-        starts = np.append(np.arange(others + 1), len(rows))
+        rows = np.concatenate((np.full(most, others), np.arange(others)))  # first, so that it moves all others' places
+        starts = np.append(0, np.arange(most, most + others + 1))
         terms = replace(self.terms, steps=1, sampling=Sampling.FULL, noise_std=_WHISPER * self.bound)
         made = np.array([*_OTHERS, (0, -length)])
         index = made[:, 0].astype(np.int64)
         shares = (made[:, 1] * self.plan.privacy.clip_norm / lengths[index]).astype(np.float32)
         sums = []
-        for units in (Units(rows[:others], starts[:-1], 1), Units(rows, starts, most)):
+        for units in (Units(rows[most:], np.arange(others + 1), 1), Units(rows, starts, most)):
             trainer = self._own(place, self.like.take(index), (units, terms), self.bound, shares)
             sums.append(trainer.sums(initial_vector(self.task, self.plan, 0)))
         return float(np.linalg.norm(sums[1] - sums[0]))

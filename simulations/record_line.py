@@ -9,8 +9,10 @@
      "privacy": {"epsilon", "delta", "clip_norm", "sites": {site: epsilon}, "clipped", "noise_to_signal"} | null,
      "seconds", "cpu_seconds", "simulated_seconds"}
 
-"clipped" and "noise_to_signal" are the researcher's where rows or patients are hidden: they depend on rows, and no real
-hospital sends them. Numbers round-trip; what is not finite is null. Of more than `COMPACT_ABOVE` sites, only what is not
+"clipped" and "noise_to_signal" are the researcher's where rows or patients are hidden: they depend on rows, and no
+real hospital sends them.
+
+Numbers round-trip; what is not finite is null. Of more than `COMPACT_ABOVE` sites, only what is not
 plainly accepted (another verdict, or a reason) is in `evidence`, and only its members are in
 `validation.sites`.
 """

@@ -124,6 +124,7 @@ class Authority:
         try:
             if len(der) > _MAX_REVOCATIONS_BYTES:
                 raise ValueError(f"expected at most {_MAX_REVOCATIONS_BYTES} bytes, got {len(der)}")
+            _check_end(der)
             found = x509.load_der_x509_crl(der)
             if found.issuer != self._certificate.subject or not found.is_signature_valid(_key_in(self._certificate)):
                 raise ValueError("expected the signature of this authority")
@@ -236,7 +237,22 @@ def _usage(authority: bool) -> x509.KeyUsage:
 def _parsed(der: bytes) -> x509.Certificate:
     if len(der) > _MAX_CERTIFICATE_BYTES:
         raise ValueError(f"expected a certificate of at most {_MAX_CERTIFICATE_BYTES} bytes, got {len(der)}")
+    # version 3, then the serial number; the parser only warns of one that is not positive
+    at = der.find(b"\xa0\x03\x02\x01\x02\x02", 0, 20) + 6
+    serial = der[at + 1 : at + 1 + der[at]] if 6 <= at < len(der) else b""
+    if not 1 <= len(serial) <= 20 or serial[0] > 127 or not any(serial):
+        raise ValueError("expected version 3 and a positive serial number of at most 20 bytes")
+    _check_end(der)
     return x509.load_der_x509_certificate(der)
+
+
+def _check_end(der: bytes) -> None:
+    """Raises ValueError unless it ends with a signature of 64 bytes of which no bit is declared unused.
+
+    What is signed does not reach so far, and the parser lets such bits pass: a second encoding of what was signed once.
+    """
+    if der[-67:-64] != b"\x03\x41\x00":
+        raise ValueError("expected an Ed25519 signature at the end")
 
 
 def _key_in(certificate: x509.Certificate) -> Ed25519PublicKey:

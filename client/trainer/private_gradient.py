@@ -4,7 +4,9 @@ All ways end in the same clip. It holds for the numbers that are summed, whateve
 wrong about a model gives a worse direction, and never a row more than its clip norm, as long as rows are not mixed.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -101,9 +103,24 @@ class PrivateGradient:
             clipped, wild = clipped + longer, wild + endless
         return clipped, wild
 
+    def length_of(self, row: Batch, share: Tensor) -> tuple[float, bool]:
+        """L2 norm of the gradient of one row before it is clipped, and whether it is not finite."""
+        gradients = gradients_of(self._losses(row), share, self._trained)
+        length = float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())
+        return length, not math.isfinite(length)
+
+    @contextmanager
+    def clipping_at(self, limit: float) -> Iterator[None]:
+        """With another clip norm, for comparing ways."""
+        before, self._limit = self._limit, limit
+        try:
+            yield
+        finally:
+            self._limit = before
+
     def can_vmap(self, rows: Batch, shares: Tensor | None) -> bool:
         """Whether torch.vmap takes the model."""
-        total = torch.zeros(self.size)
+        total = torch.zeros(self.size, dtype=torch.float64)
         try:
             self.add_to(self.views(total), rows, torch.zeros(1, dtype=torch.int64), shares, Mode.VMAP)
         except Exception:  # what a user's layers cannot do
@@ -124,8 +141,7 @@ class PrivateGradient:
         if num_wild := int(wild.sum()):
             factors = factors.masked_fill(wild, 0.0)
             pieces = [None if piece is None else piece.without(wild) for piece in pieces]
-        narrow = factors.float().expand(len(pieces), n)
-        for into, piece, factor in zip(total, pieces, narrow, strict=True):
+        for into, piece, factor in zip(total, pieces, factors.expand(len(pieces), n), strict=True):
             if piece is not None:
                 piece.add_to(into, factor)
         return int((factors < 1).any(dim=0).sum()), num_wild

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from wardround.client.trainer.private_gradient import Mode, PrivateGradient
 from wardround.task import Batch
@@ -80,7 +81,7 @@ def time_modes(
     if clock is None:
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     index = torch.arange(min(size, len(rows.y)))
-    total = gradient.views(torch.zeros(gradient.size))
+    total = gradient.views(torch.zeros(gradient.size, dtype=torch.float64))
     times = dict.fromkeys(modes, float("inf"))
     for _ in range(_REPEATS):
         best = min(times.values())
@@ -95,31 +96,47 @@ def time_modes(
 def _right_modes(gradient: PrivateGradient, rows: Batch, shares: Tensor | None) -> list[Mode] | None:
     """The modes that agree with rows one by one, or that way itself; None when comparing tells nothing.
 
-    Nothing is refused here: an error that depends on rows would tell of them.
+    Each of a few rows is asked for by giving the others no weight, under a clip that shortens it: whoever takes a part
+    of one row for another's finds another length. Nothing is refused here: an error that depends on rows would tell of
+    them.
     """
     rows = Batch(rows.x[:_COMPARED], rows.y[:_COMPARED])
     index = torch.arange(len(rows.y))
-    right: list[Mode] = []
+    given = torch.ones(len(rows.y)) if shares is None else shares[: len(rows.y)]
+    right = [Mode.GHOST, Mode.HOOKS, Mode.VMAP]
+    told = False
     with _not_dropping(gradient.module):
-        alone = torch.zeros(gradient.size)
-        _, wild = gradient.add_one_by_one(gradient.views(alone), rows, shares)
-        if wild or float(alone.norm()) <= _NEGLIGIBLE * gradient.clip_norm:
-            return None
-        for mode in (Mode.GHOST, Mode.HOOKS, Mode.VMAP):
-            found = torch.zeros(gradient.size)
-            try:
-                gradient.add_to(gradient.views(found), rows, index, shares, mode)
-            except Exception:  # noqa: S112 (what a user's layers, vmap and Opacus's formulas cannot do)
+        for at in range(len(rows.y)):
+            one = Batch(rows.x[at : at + 1], rows.y[at : at + 1])
+            length, wild = gradient.length_of(one, given[at : at + 1])
+            if wild or length <= _NEGLIGIBLE * gradient.clip_norm:
                 continue
-            if float((found - alone).abs().max()) <= _AGREEMENT * float(alone.norm()):
-                right.append(mode)
+            told = True
+            with gradient.clipping_at(length / 2):
+                alone = torch.zeros(gradient.size, dtype=torch.float64)
+                gradient.add_one_by_one(gradient.views(alone), one, given[at : at + 1])
+                weights = torch.zeros(len(rows.y)).index_fill(0, torch.tensor([at]), float(given[at]))
+                right = [mode for mode in right if _agrees(gradient, rows, index, weights, mode, alone)]
+    if not told:
+        return None
     return right or [Mode.ALONE]
+
+
+def _agrees(gradient: PrivateGradient, rows: Batch, index: Tensor, weights: Tensor, mode: Mode, alone: Tensor) -> bool:
+    found = torch.zeros(gradient.size, dtype=torch.float64)
+    try:
+        gradient.add_to(gradient.views(found), rows, index, weights, mode)
+    except Exception:  # what a user's layers, vmap and Opacus's formulas cannot do
+        return False
+    return float((found - alone).abs().max()) <= _AGREEMENT * float(alone.norm())
 
 
 @contextmanager
 def _not_dropping(module: nn.Module) -> Iterator[None]:
-    """Without dropout, whose draws no two ways share."""
-    module.eval()
+    """As in training, but without dropout, whose draws no two ways share."""
+    dropping = [part for part in module.modules() if isinstance(part, _DropoutNd | nn.RReLU)]
+    for part in dropping:
+        part.eval()
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 """One thread's place to train in with DP-SGD."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from wardround.task import Batch, Task
 from wardround.vector import F32
 
 __all__ = ["PrivateWorkspace", "Trained"]
+
+_STATE_AT, _STATE_WORDS = 24, 624
+"""Where torch's Mersenne Twister keeps its state, a word in 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class PrivateWorkspace(Workspace):
         super().__init__(task, plan)
         self.gradient = PrivateGradient(task, plan, self.model)
         self._mode = ModeChoice(self.gradient)
-        self._sum, self._mean_gradient = torch.zeros(2, self.gradient.size)
+        self._sum = torch.zeros(self.gradient.size, dtype=torch.float64)
+        self._mean_gradient = torch.zeros(self.gradient.size)
         self._sums, self._gradients = self.gradient.views(self._sum), tuple(self.gradient.views(self._mean_gradient))
         self._buffers = [(name, buffer, buffer.clone()) for name, buffer in self.model.module.named_buffers()]
 
@@ -69,19 +73,17 @@ class PrivateWorkspace(Workspace):
         self._state.zero_()
         if self.plan.training.proximal_mu:
             self._global.copy_(self.model.vector)
-        with ExitStack() as stack:
-            if self.model.is_stochastic:
-                stack.enter_context(torch.random.fork_rng(devices=[]))
-                torch.manual_seed(int(random.words(1)[0]))  # a known seed would tie each row's mask to its place
+        with torch.random.fork_rng(devices=[]):
             if mode is None:
                 mode = self._mode(rows, weights, max(1, round(terms.rate * len(rows.y))))
             clipped, drawn, signal = 0, 0, 0.0
             for step in range(1, terms.steps + 1):
+                _draw_in_secret(random)
                 index = torch.from_numpy(units.draw(terms, random))
                 self._sum.zero_()
                 clipped += self.gradient.add_to(self._sums, rows, index, weights, mode)[0]
                 drawn += len(index)
-                signal += float(self._sum.square().sum(dtype=torch.float64))
+                signal += float(self._sum.square().sum())
                 self._add_noise(terms, random)
                 self._step(lr, step, self._gradients)
         for name, buffer, first in self._buffers:
@@ -96,3 +98,16 @@ class PrivateWorkspace(Workspace):
         noise = torch.from_numpy(random.normal(self.gradient.size))
         noise.mul_(terms.noise_std).add_(self._sum).div_(terms.drawn)
         self._mean_gradient.copy_(noise)
+
+
+def _draw_in_secret(random: SecureRandom) -> None:
+    """Give torch's generator a state of which nobody knows a bit: seeds have 32 of them, which can be tried.
+
+    Whoever knew what a model draws (dropout, noise of its own) by a row's place in its batch would see one row more
+    move all others.
+    """
+    torch.manual_seed(0)  # sets the generator to its beginning
+    state = torch.get_rng_state()
+    words = (random.words(_STATE_WORDS) & np.uint64(0xFFFFFFFF)).astype("<u8")
+    state.numpy()[_STATE_AT : _STATE_AT + 8 * _STATE_WORDS] = words.view(np.uint8)
+    torch.set_rng_state(state)

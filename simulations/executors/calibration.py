@@ -106,9 +106,10 @@ def calibrate(
 
 def _workers(plan: Plan, model: FlatModel, cores: int | None) -> int:
     asked = plan.simulation.workers
-    if model.is_stochastic:
+    if model.is_stochastic or plan.privacy.per_example:
         if asked > 1:
-            raise PlanError("simulation.workers", "1, since the model draws random numbers (dropout)", asked)
+            why = "the model draws random numbers (dropout)" if model.is_stochastic else "privacy draws them in secret"
+            raise PlanError("simulation.workers", f"1, since {why} from one generator", asked)
         return 1
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -250,8 +250,12 @@ class Books:
         return Standing(book=book, epsilon=epsilon, delta=delta, fits=epsilon <= self.epsilon)
 
     def _check_unit(self, unit: Unit) -> None:
-        """A patient's rows include each row; nothing else here bounds another."""
-        if unit is not self.unit and (unit, self.unit) != (Unit.PATIENT, Unit.ROW):
+        """A row exchanged is a patient exchanged; nothing else here bounds another.
+
+        A row more or less is no patient more or less: the cap may keep others of the patient's rows.
+        """
+        exchanged = self.relation is Relation.REPLACE_ONE and (unit, self.unit) == (Unit.PATIENT, Unit.ROW)
+        if unit is not self.unit and not exchanged:
             raise ValueError(
                 f"expected a job that hides a {self.unit.value}, as this ledger does, got one that hides a {unit.value}"
             )

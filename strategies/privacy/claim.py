@@ -69,7 +69,8 @@ class Claim:
         if self.population is not None:
             found.append(("population", f"{self.population} {self.unit.value}s{f' at {self.site}' * bool(self.site)}"))
         if self.noise_multiplier is not None:
-            found.append(("noise", f"multiplier {self.noise_multiplier:.4g} (standard deviation over the clip)"))
+            told = f"multiplier {self.noise_multiplier:.4g} (standard deviation over the most that a unit adds)"
+            found.append(("noise", told))
         if self.accountant:
             found.append(("accountant", self.accountant))
         return tuple(found)
@@ -263,6 +264,9 @@ def _sampling(plan: Plan, terms: Terms | None) -> str:
             "no secret is made of which"
         )
     if sampling is Sampling.FULL:
+        if privacy.per_client and plan.cohort_size < plan.simulation.sites - len(plan.cohort.without):
+            drawn = f"{plan.cohort_size} clients take part in a {what}, and no secret is made of which"
+            return f"{drawn}; sampling lowers nothing"
         return f"every {unit} takes part in every {what}; sampling lowers nothing"
     if sampling is Sampling.SHUFFLE:
         return f"rows are shuffled, not drawn: epsilon is as if every {unit} took part in every step"

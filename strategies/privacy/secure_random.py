@@ -26,6 +26,10 @@ _PAIRS = 1 << 13
 """Pairs of normals made at a time, so that all that is worked on stays in cache."""
 
 
+_RARE = 2.0**-21
+"""Uniforms below it give normals beyond 5.4, and get more bits."""
+
+
 class SecureRandom:
     """Numbers from the keystream of AES-256 in counter mode, from counter 0 on.
 
@@ -65,10 +69,10 @@ class SecureRandom:
         return uniform
 
     def normal(self, n: int) -> F64:
-        """`n` independent standard normals in float64, up to 8.57 in size.
+        """`n` independent standard normals in float64, up to 12.1 in size.
 
         Source: Box and Muller 1958, "A Note on the Generation of Random Normal Deviates"; each pair of words makes a
-        pair, so that an even number made at once or in even pieces is the same.
+        pair, and one in 2^21 takes another word, which gives the tail its bits.
         """
         normals = np.empty(_at_least_0(n, "n"))
         for start in range(0, n, 2 * _PAIRS):
@@ -112,6 +116,10 @@ class SecureRandom:
         """Standard normals of `pairs` pairs, shape (2 pairs,)."""
         uniform = self.uniform(2 * pairs).reshape(pairs, 2)
         radius = 1.0 - uniform[:, 0]  # in (0, 1], so that the logarithm is finite
+        rare = np.flatnonzero(radius < _RARE)
+        if rare.size:
+            # steps of 2^-53 are too coarse there: the few lengths that come of them would tell a sum from its neighbour
+            radius[rare] -= self.uniform(rare.size) * 2.0**-53
         np.log(radius, out=radius)
         radius *= -2.0
         np.sqrt(radius, out=radius)

@@ -95,7 +95,7 @@ def self_test(probe: Probe) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-# -- noise: eight statistics ----------------------------------------------------------------------
+# -- noise: nine statistics -----------------------------------------------------------------------
 
 
 def _noise_checks(z: F64, groups: Sequence[int]) -> Iterator[Check]:

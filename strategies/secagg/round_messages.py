@@ -153,7 +153,11 @@ class Header(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masked(Record):
-    """M1: the masked update and the masked scalar lane, little-endian, and the sealed bundles for the committee."""
+    """M1: the masked update and the masked scalar lane, little-endian, and the sealed bundles for the committee.
+
+    How wide a word of `vector` is, and how many there are, is said by the plan. A sealed bundle is the holder's shares
+    of the dealer's secrets, 32 bytes each in the order of the commitments, and 16 bytes for the tag.
+    """
 
     header: Annotated[Header, Nested(Header)]
     signature: Signature

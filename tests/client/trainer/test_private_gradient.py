@@ -15,6 +15,7 @@ from tests.sites_of_rows import INPUTS, rows_of
 from wardround.client.trainer.bundle import load_task
 from wardround.client.trainer.flat_model import FlatModel
 from wardround.client.trainer.private_gradient import Mode, PrivateGradient
+from wardround.client.trainer.private_pieces import Values
 from wardround.errors import LocalError
 from wardround.plan import Plan
 from wardround.plan_privacy import UnitClipping
@@ -50,7 +51,7 @@ def _gradient(task: Task, plan: Plan, seed: int = 0) -> PrivateGradient:
 
 
 def _sum(gradient: PrivateGradient, rows: Batch, mode: Mode, shares: Tensor | None = None) -> F64:
-    total = torch.zeros(gradient.size)
+    total = torch.zeros(gradient.size, dtype=torch.float64)
     gradient.add_to(gradient.views(total), rows, torch.arange(len(rows.y)), shares, mode)
     return total.double().numpy()
 
@@ -205,7 +206,7 @@ def test_no_row_adds_more_than_the_clip_norm(
     gradient = _gradient(load_task(plan), plan, seed)
     row = rows_of(1, seed)
     row.x[:] *= np.float32(10.0**scale)
-    total = torch.zeros(gradient.size)
+    total = torch.zeros(gradient.size, dtype=torch.float64)
     shares = torch.tensor([10.0**weight])
     gradient.add_to(gradient.views(total), batch_of(row), torch.arange(1), shares, mode)
     assert float(total.double().norm()) <= 10.0**clip
@@ -232,7 +233,7 @@ def test_a_row_whose_gradient_is_not_finite_adds_nothing(mode: Mode, value: floa
     gradient, rows = _gradient(load_task(plan), plan), rows_of(6, 3)
     expected = _sum(gradient, batch_of(rows.take(np.array([0, 1, 3, 4, 5]))), mode)
     rows.x[2, 1] = value
-    total = torch.zeros(gradient.size)
+    total = torch.zeros(gradient.size, dtype=torch.float64)
     counts = gradient.add_to(gradient.views(total), batch_of(rows), torch.arange(6), None, mode)
     found = total.double().numpy()
     if value == 1e38:  # finite: it may add, but no more than any other
@@ -267,7 +268,7 @@ def test_a_batch_is_worked_off_in_pieces_that_fit_the_memory(mode: Mode) -> None
 def test_no_rows_add_nothing() -> None:
     plan = private_plan()
     gradient = _gradient(load_task(plan), plan)
-    total = torch.zeros(gradient.size)
+    total = torch.zeros(gradient.size, dtype=torch.float64)
     none = torch.arange(0)
     assert gradient.add_to(gradient.views(total), batch_of(rows_of(3, 0)), none, None, Mode.GHOST) == (0, 0)
     assert not total.any()
@@ -279,7 +280,7 @@ def test_clipped_rows_are_counted() -> None:
     lengths = [np.linalg.norm(np.concatenate(one)) for one in gradients_one_by_one(task, task.model(0), rows)]
     clip_norm = 1.02 * float(np.quantile(lengths, 0.3))
     gradient = _gradient(task, private_plan(clip_norm=clip_norm))
-    total = gradient.views(torch.zeros(gradient.size))
+    total = gradient.views(torch.zeros(gradient.size, dtype=torch.float64))
     expected = int(sum(length > clip_norm for length in lengths))
     assert 10 < expected < 35
     for mode in Mode:
@@ -310,3 +311,28 @@ def test_nothing_is_left_on_the_model() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
     assert not any(part._forward_hooks or part._backward_hooks for part in model.module.modules())
     assert all(parameter.grad is None for parameter in model.module.parameters())
+
+
+def test_the_sum_of_many_rows_is_moved_by_one_row_no_more_than_by_the_clip_norm() -> None:
+    """In float32 the rounding of a long sum moves it by more: halves are rounded away, or up, by what came before."""
+    rows = 4096
+    values = torch.full((rows, 1), 0.999)
+    values[0] = 3e7  # clipped
+    pieces = Values(values), Values(values[1:])
+    factors = (1 / values[:, 0].double().abs()).clamp(max=1.0)
+    totals = torch.zeros(2, 1, dtype=torch.float64)
+    pieces[0].add_to(totals[0], factors)
+    pieces[1].add_to(totals[1], factors[1:])
+    assert float((totals[0] - totals[1]).abs()) <= 1 + 1e-9
+    assert totals.dtype == torch.float64
+
+
+@pytest.mark.parametrize("mode", [Mode.GHOST, Mode.HOOKS, Mode.VMAP, Mode.ALONE])
+@pytest.mark.parametrize("size", [1e18, 3.77e22, 1e30])
+def test_a_row_whose_clip_is_next_to_nothing_adds_no_more_than_the_clip_norm(mode: Mode, size: float) -> None:
+    """Factors below float32's smallest would be rounded up to it."""
+    plan = private_plan()
+    task = load_task(plan)
+    gradient, rows = _gradient(task, plan), batch_of(rows_of(1, 1))
+    huge = Batch(torch.full_like(rows.x, size), rows.y)
+    assert np.linalg.norm(_sum(gradient, huge, mode)) <= plan.privacy.clip_norm

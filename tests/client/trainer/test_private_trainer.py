@@ -54,6 +54,7 @@ def _textbook(plan: Plan, task: Task, data: SiteData, random: SecureRandom, grou
     full = privacy.sampling is Sampling.FULL
     expected = m if full else training.batch_size
     for _ in range(training.steps or (training.epochs or 1) * -(-m // expected)):
+        random.words(624)  # the state of torch's generator
         taken = np.arange(m) if full else random.chosen(m, training.batch_size / m)
         rows = batch_of(data.train.take(np.concatenate([np.empty(0, np.int64), *(groups[unit] for unit in taken)])))
         per_layer = privacy.clipping is UnitClipping.PER_LAYER
@@ -130,7 +131,7 @@ def test_a_patient_moves_the_sum_by_no_more_than_the_terms_say() -> None:
     trainer = PrivateTrainer(task, plan, data)
     sums = []
     for patients in (np.arange(5), np.array([0, 1, 3, 4])):
-        total = torch.zeros(gradient.size)
+        total = torch.zeros(gradient.size, dtype=torch.float64)
         index = torch.from_numpy(trainer.units.rows_of(patients))
         gradient.add_to(gradient.views(total), batch_of(data.train), index, None, Mode.GHOST)
         sums.append(total.double().numpy())
@@ -178,6 +179,7 @@ def test_an_empty_batch_is_a_step_of_noise_alone(monkeypatch: pytest.MonkeyPatch
     trainer, result = _fit(plan, data, random)
     other, expected = keyed(), np.zeros(len(result.update))
     for _ in range(3):
+        other.words(624)
         expected -= 2.0 * 0.5 * other.normal(len(expected))
     assert np.abs(result.update - expected).max() <= 1e-5
     assert trainer.clipped_share is None

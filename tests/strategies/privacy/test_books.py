@@ -363,9 +363,13 @@ def test_a_job_that_hides_something_else_is_refused(ledger: Unit, job: Unit) -> 
         made.cost(replace(charge(gaussian(5.0)), unit=job), made.nothing)
 
 
-def test_a_job_that_hides_patients_hides_their_rows() -> None:
-    made = books(unit=Unit.ROW)
-    assert made.cost(charge(gaussian(5.0)), made.nothing).worst.gaussian == pytest.approx(0.04)
+def test_a_job_that_hides_patients_hides_an_exchanged_row_and_no_other() -> None:
+    """A row more may change which of a patient's rows the cap keeps: it is an exchange of the patient's data."""
+    made = books(unit=Unit.ROW, relation=Relation.REPLACE_ONE)
+    assert made.cost(charge(gaussian(5.0)), made.nothing).worst.gaussian == pytest.approx(4 * 0.04)
+    other = books(unit=Unit.ROW)
+    with pytest.raises(ValueError, match=r"expected a job that hides a row.*got one that hides a patient"):
+        other.cost(charge(gaussian(5.0)), other.nothing)
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 3.0])

@@ -193,14 +193,14 @@ CHARGED = "released once, with noise"
 COUNTED = "The clip follows a noisy count"
 AT_ONCE = "all rounds are charged at once"
 ALL_PARTS = (TRUSTED, EXAMPLES, SEVERAL, EVALUATED, RESEARCH, PUBLIC, HIDDEN, CAPPED, CHARGED, COUNTED, AT_ONCE)
-REPLACED: dict[str, Any] = {"relation": "replace-one", "public_sizes": False}
+REPLACED: dict[str, Any] = {"relation": "replace-one"}
 
 
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
         (lambda: plan_of(epsilon=3), {EXAMPLES, SEVERAL, PUBLIC}),
-        (lambda: plan_of(epsilon=3, **REPLACED), {EXAMPLES, SEVERAL}),
+        (lambda: plan_of(epsilon=3, **REPLACED), {EXAMPLES, SEVERAL, PUBLIC}),
         (lambda: plan_of(epsilon=3, evaluation="clear"), {EXAMPLES, SEVERAL, PUBLIC, EVALUATED}),
         (lambda: plan_of(epsilon=3, delta=1e-3, research_delta=True), {EXAMPLES, SEVERAL, PUBLIC, RESEARCH}),
         (lambda: patients(epsilon=3, max_rows=3), {EXAMPLES, PUBLIC, CAPPED}),

@@ -60,7 +60,7 @@ def test_uniform_is_the_upper_53_bits_of_a_word() -> None:
     assert stats.kstest(fixed().uniform(MANY), "uniform").pvalue > FALSE_ALARM
 
 
-@pytest.mark.parametrize(("word", "size"), [(2**64 - 1, math.sqrt(106 * math.log(2))), (0, 0.0)])
+@pytest.mark.parametrize(("word", "size"), [(2**64 - 1, math.sqrt(212 * math.log(2))), (0, 0.0)])
 def test_the_ends_of_the_words_give_finite_normals(monkeypatch: pytest.MonkeyPatch, word: int, size: float) -> None:
     def words(self: SecureRandom, n: int) -> U64:
         return np.full(n, word, dtype=np.uint64)
@@ -69,6 +69,26 @@ def test_the_ends_of_the_words_give_finite_normals(monkeypatch: pytest.MonkeyPat
     normals = fixed().normal(2)
     assert float(np.hypot(*normals)) == pytest.approx(size, abs=1e-12)
     assert np.abs(fixed().grid_normal(2)).max() == round(size * GRID_PER_UNIT)
+
+
+def test_the_tail_is_as_fine_as_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In steps of 2^-53 the radii beyond 7 lie further apart than the grid: a sum could be told from its neighbour."""
+    real = SecureRandom.words
+    first = True
+
+    def words(self: SecureRandom, n: int) -> U64:
+        nonlocal first
+        found = real(self, n)
+        if first:
+            found[::2] = np.uint64(2**64 - 1) - (found[::2] >> np.uint64(50))  # radii of 2^-53 to 8 x 2^-53
+        first = False
+        return found
+
+    monkeypatch.setattr(SecureRandom, "words", words)
+    radii = np.hypot(*fixed().normal(16_000).reshape(-1, 2).T)  # made at once
+    assert radii.min() > 8 and len(np.unique(radii)) > 7_990
+    survival = np.exp(-(radii**2) / 2) / (8 * 2.0**-53)
+    assert stats.kstest(survival, "uniform").pvalue > FALSE_ALARM
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 16_384, 16_385, 40_001])

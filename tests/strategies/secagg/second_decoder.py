@@ -167,7 +167,7 @@ def put_blocks(values: list[str]) -> bytes:
 
 def put_header(one: Fields) -> bytes:
     """Written back, since a header's digest is over bytes that a longer message only contains."""
-    out = b"WSA1\x0f" + bytes.fromhex(one["h"])
+    out: bytes = b"WSA1\x0f" + bytes.fromhex(one["h"])
     out += one["committee"].to_bytes(2, "little") + one["member"].to_bytes(2, "little")
     out += bytes.fromhex(one["vector"] + one["scalars"])
     return out + put_blocks(one["ciphertexts"]) + put_blocks(one["commitments"]) + put_blocks(one["roots"])

@@ -325,7 +325,8 @@ def test_a_group_that_is_given_up_is_empty_in_an_offer() -> None:
 
 def big(size: int) -> Masked:
     words = np.arange(size, dtype=np.uint32)
-    return replace(message("masked_0"), vector=bytes_of(words))
+    base: Masked = message("masked_0")
+    return replace(base, vector=bytes_of(words))
 
 
 def test_an_update_is_neither_copied_to_be_sent_nor_to_be_read() -> None:
@@ -351,7 +352,7 @@ def test_contents_that_the_header_does_not_speak_of_are_refused(field: str) -> N
     value = getattr(masked, field)
     other = (bytes(len(value[0])), *value[1:]) if field == "sealed" else bytes(len(value))
     with pytest.raises(RemoteError, match=rf"Masked\.{field}: expected"):
-        replace(masked, **{field: other}).check_contents()
+        replace(masked, **dict[str, Any]({field: other})).check_contents()
 
 
 @pytest.mark.parametrize(("group", "committee"), [(3, 3), (10, 10), (100, 100), (25, 100), (255, 255)])
@@ -438,7 +439,7 @@ def test_every_field_of_a_descriptor_changes_h(field: str) -> None:
     value = getattr(descriptor, field)
     changed = replace(descriptor, **{field: other.get(field, bytes(32) if isinstance(value, bytes) else value)})
     if isinstance(value, int) and field != "task":
-        changed = replace(descriptor, **{field: value + 1})
+        changed = replace(descriptor, **dict[str, Any]({field: value + 1}))
     assert digest_of(changed) != digest_of(descriptor)
     assert len({field.name for field in fields(Descriptor)}) == 8
 

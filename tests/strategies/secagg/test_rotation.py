@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import hadamard as dense_hadamard
 
+from wardround.strategies.privacy.secure_random import SecureRandom
 from wardround.strategies.secagg import rotation
 from wardround.strategies.secagg.rotation import Rotation, hadamard, padded_size
 from wardround.vector import F32
@@ -53,8 +54,6 @@ def test_inverse_gives_the_vector_back_and_lengths_are_kept(size: int) -> None:
 
 
 def test_the_signs_are_the_seeds_bits_in_order() -> None:
-    from wardround.strategies.privacy.secure_random import SecureRandom
-
     size = 40_000  # more than two blocks
     words = SecureRandom(SEED).words(size // 64 + 1)
     bits = (words[np.arange(size) // 64] >> (np.arange(size) % 64).astype(np.uint64)) & np.uint64(1)
@@ -83,7 +82,7 @@ def test_what_is_no_row_of_a_power_of_two_is_refused() -> None:
     with pytest.raises(ValueError, match="a power of two"):
         hadamard(np.zeros(12, dtype=np.float32))
     with pytest.raises(ValueError, match="float32 values in one row"):
-        hadamard(np.zeros(16).astype(np.float64))  # type: ignore[arg-type]
+        hadamard(np.zeros(16).astype(np.float64))
     with pytest.raises(ValueError, match="float32 values in one row"):
         hadamard(np.zeros(32, dtype=np.float32)[::2])
     with pytest.raises(ValueError, match="at least one value"):
