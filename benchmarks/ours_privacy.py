@@ -225,7 +225,7 @@ def _training_of(settings: dict[str, Any], repetitions: int) -> Figures:
     units, batches = Units(np.arange(ROWS), np.arange(ROWS + 1), 1), Batches.of(plain.training, ROWS)
 
     def private_steps(mode: Mode | None) -> Mode:
-        done = there.train_privately(rows, None, units, terms, model, random=random, seed=1, lr=1e-3, mode=mode)
+        done = there.train_privately(rows, None, units, terms, model, random=random, lr=1e-3, mode=mode)
         return done.mode
 
     chosen = private_steps(None)  # the trial is in here, outside of what is compared

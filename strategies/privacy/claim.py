@@ -265,8 +265,8 @@ def _sampling(plan: Plan, terms: Terms | None) -> str:
         )
     if sampling is Sampling.FULL:
         if privacy.per_client and plan.cohort_size < plan.simulation.sites - len(plan.cohort.without):
-            drawn = f"{plan.cohort_size} clients take part in a {what}, and no secret is made of which"
-            return f"{drawn}; sampling lowers nothing"
+            some = f"{plan.cohort_size} clients take part in a {what}, and no secret is made of which"
+            return f"{some}; sampling lowers nothing"
         return f"every {unit} takes part in every {what}; sampling lowers nothing"
     if sampling is Sampling.SHUFFLE:
         return f"rows are shuffled, not drawn: epsilon is as if every {unit} took part in every step"

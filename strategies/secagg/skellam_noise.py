@@ -15,8 +15,8 @@ __all__ = ["I32", "LARGEST_VARIANCE", "SMALLEST_VARIANCE", "SkellamNoise", "cumu
 
 I32 = NDArray[np.int32]
 
-SMALLEST_VARIANCE, LARGEST_VARIANCE = 2.0**-20, 2.0**34
-"""Of what one client adds. The upper end is a table of two million steps, which takes seconds to make."""
+SMALLEST_VARIANCE, LARGEST_VARIANCE = 2.0**-20, 2.0**32
+"""Of what one client adds. The upper end is a table of a million steps: it takes seconds and 300 MiB to make."""
 
 _WORD = 64
 _BITS = 128

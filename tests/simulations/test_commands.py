@@ -63,6 +63,7 @@ class Engine:
         self.calls: list[dict[str, Any]] = []
         self.interrupted = False
         self.runs = True
+        self.stopped = ""
 
     def __call__(self, plan: Plan, **options: Any) -> Any:
         self.calls.append({"plan": plan, **options})
@@ -72,9 +73,10 @@ class Engine:
             raise KeyboardInterrupt
         return SimpleNamespace(
             untested=(),
+            stopped=self.stopped,
             comparison=compared(),
             report_path=options["out"] / "report.html" if options["report"] else None,
-            rounds=[{"round": 1}],
+            rounds=[{"round": 1, "void": bool(self.stopped)}],
             metrics={"auc": 0.9},
         )
 
@@ -95,6 +97,19 @@ def test_simulate_with_settings(engine: Engine) -> None:
     assert call["plan"] == load_plan("plan.toml").override(["training.lr=0.5", "rounds=7", "seed=9"])
     assert (call["out"], call["resume"], call["report"]) == (Path("runs/a-b-..c-1"), False, True)
     assert text.splitlines()[-1] == "report  runs/a-b-..c-1/report.html"
+
+
+def test_a_run_in_which_no_round_counted_has_failed(engine: Engine) -> None:
+    engine.stopped = "the privacy budget is spent"
+    code, _, error = run("simulate", "plan.toml", "--quiet")
+    assert code == 1 and error == "error: no round counted: the privacy budget is spent\n"
+
+
+def test_ledgers_are_handed_on_and_belong_to_no_sweep(engine: Engine) -> None:
+    assert run("simulate", "plan.toml", "--ledgers", "budget", "--quiet")[0] == 0
+    assert engine.calls[0]["ledgers"] == Path("budget")
+    code, _, error = run("simulate", "plan.toml", "--ledgers", "budget", "--sweep", "rounds=1,2")
+    assert code == 2 and "--sweep takes no --ledgers" in error
 
 
 def test_the_first_free_folder_is_taken(engine: Engine) -> None:

@@ -130,7 +130,7 @@ def test_no_attack_can_be_asked_for() -> None:
     [
         (["plan.toml", "--attackers", "2"], "--attackers needs --attack NAME"),
         (["plan.toml", "--attackers", "0", "--attack", "nan"], "Invalid value for '--attackers'"),
-        (["--resume", "run", "--attack", "nan"], "--resume takes no PLAN, --set, --attack or --out"),
+        (["--resume", "run", "--attack", "nan"], "--resume takes no PLAN, --set, --attack, --ledgers or --out"),
     ],
 )
 def test_wrong_usage_of_attacks(arguments: list[str], line: str) -> None:

@@ -81,7 +81,9 @@ def work(folder: Path, who: int, seed: int) -> int:
             ledger.close(job.job)
             mine.remove(job)
             continue
-        release(folder, job.job, job.per_round[0].noise_std)
+        event = job.per_round[0]
+        assert isinstance(event, Gaussian)
+        release(folder, job.job, event.noise_std)
     return refusals
 
 

