@@ -40,7 +40,8 @@ class Setting:
 _BESIDE = ("off", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "nnm+geometric_median")
 SETTINGS = (
     Setting("breast-cancer", 3, tuple(map(parse_candidate, _BESIDE))),
-    Setting("digits", 4, tuple(map(parse_candidate, ("off", "median", "geometric_median")))),  # a run takes ten times as long
+    # a run takes ten times as long
+    Setting("digits", 4, tuple(map(parse_candidate, ("off", "median", "geometric_median")))),
 )
 
 
