@@ -10,11 +10,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from wardround import _flower
 from wardround.contribution import Contribution, Report
-from wardround.errors import LocalError, RemoteError
+from wardround.errors import LocalError
 from wardround.orders import Order, OrderKind, SiteId, Split, derive_seed, digest
-from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure
 from wardround.plan_robust import OFF
@@ -26,6 +24,7 @@ from wardround.strategies.privacy.central import CentralPrivacy
 from wardround.strategies.privacy.statistics_noise import statistics_noise_std
 from wardround.strategies.protection import Protection
 from wardround.strategies.records import Absence, EvaluationRecord, Observer, PrivacyRecord, RoundRecord, RunState
+from wardround.strategies.roster import find_sites
 from wardround.strategies.rules.ingest import LONGEST
 from wardround.strategies.rules.rule import Memory, RoundContext, Rule
 from wardround.strategies.server_optimizer import ServerStep
@@ -33,7 +32,7 @@ from wardround.strategies.tally_sums import TallySums
 from wardround.tally import Tally
 from wardround.vector import F32
 
-__all__ = ["FederatedStrategy", "RootUpdate", "find_sites"]
+__all__ = ["FederatedStrategy", "PrivacyMeter", "RootUpdate"]
 
 PrivacyMeter = Callable[[F32 | None, Memory], PrivacyRecord]
 """What has been spent after a round, from its update, shape (d,), and what the rule keeps."""
@@ -44,36 +43,6 @@ RootUpdate = Callable[[Order, F32], F32]
 _MAX_VOID_ROUNDS = 5
 _MAX_SITES_IN_DETAIL = 200
 """Per-site evaluations are recorded up to so many sites; beyond, only the sum is kept."""
-
-
-def find_sites(grid: Grid, expected: int, timeout_s: float = 120.0) -> dict[SiteId, int]:
-    """Site → node id of every node on `grid`, sorted by site, once `expected` nodes are there.
-
-    Asks each node once for its site's name. Raises RemoteError when too few come in `timeout_s`, when two nodes
-    claim one name, or when a node does not say.
-    """
-    deadline = time.monotonic() + timeout_s
-    while len(nodes := list(grid.get_node_ids())) < expected:
-        if time.monotonic() > deadline:
-            raise RemoteError(f"expected {expected} sites within {timeout_s:g} s, got {len(nodes)}")
-        time.sleep(0.2)
-    content = _flower.pack_order(b"hello")
-    found: dict[SiteId, int] = {}
-    for reply in grid.send_and_receive(_flower.requests(content, nodes, _flower.HELLO, "0"), timeout=timeout_s):
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            raise RemoteError(f"node {node} did not give its site's name: {reply.error.reason}")
-        site = SiteId(_flower.read_hello(reply))
-        if plain_text(site, 255) != site or len(site.encode()) > 255:
-            raise RemoteError(
-                f"node {node}: expected a site's name of at most 255 printable bytes, got {plain_text(site)!r}"
-            )
-        if site in found:
-            raise RemoteError(f"expected every site once, got two nodes that call themselves {site!r}")
-        found[site] = node
-    if len(found) < expected:
-        raise RemoteError(f"expected {expected} sites to answer, got {len(found)}")
-    return dict(sorted(found.items()))
 
 
 class FederatedStrategy(Strategy):

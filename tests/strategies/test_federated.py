@@ -174,7 +174,7 @@ def test_flowers_entry_point() -> None:
 
 def test_two_sites_of_one_name_are_refused() -> None:
     from wardround.errors import RemoteError
-    from wardround.strategies.federated import find_sites
+    from wardround.strategies.roster import find_sites
 
     class Twice:
         """A grid on which two nodes give the same name."""
