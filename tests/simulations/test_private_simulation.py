@@ -22,6 +22,7 @@ from wardround.simulations.replay import prepare_replay
 from wardround.simulations.run_directory import RunDirectory
 from wardround.simulations.simulate import simulate
 from wardround.strategies.federated import FederatedStrategy
+from wardround.strategies.privacy.claim import rounded_up
 from wardround.strategies.privacy.terms import client_terms, site_terms
 from wardround.strategies.records import RoundRecord, RunState
 
@@ -284,3 +285,15 @@ class _Normed(TabularClassifier):
     def model(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_a_run_that_broke_off_in_its_last_round_ends_with_what_it_spent(tmp_path: Path) -> None:
+    plan = plan_of(*CLIENTS)
+    run_and_crash(tmp_path / "run", plan, 4)
+    result = simulate(out=tmp_path / "run", data=sites(), resume=True)
+    assert len(result.rounds) == 4 and result.rounds[3]["void"] and "budget is spent" in result.stopped
+    assert result.rounds[3]["privacy"]["epsilon"] == client_terms(plan).claim.epsilon
+    assert not (tmp_path / "run" / "server-state").exists()
+    assert f"epsilon {rounded_up(client_terms(plan).claim.epsilon)}" in (tmp_path / "run" / "model-card.md").read_text()
+    again = simulate(out=tmp_path / "run", data=sites(), resume=True)  # as `wardround report` does
+    assert np.array_equal(again.model, result.model) and again.report is not None
