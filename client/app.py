@@ -31,10 +31,10 @@ def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
     app = ClientApp()
 
     def work(message: Message, order: Order, job: FitJob | EvalJob) -> LocalResult | Tally:
-        if order.kind is OrderKind.STATISTICS:
-            return trainer.statistics()
-        model = model_vector(message, order)
+        model = None if order.kind is OrderKind.STATISTICS else model_vector(message, order)
         try:
+            if model is None:
+                return trainer.statistics()
             return trainer.fit(job, model) if isinstance(job, FitJob) else trainer.evaluate(job, model)
         except WardroundError as error:
             raise guard.failure(error) from error

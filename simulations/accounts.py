@@ -35,7 +35,8 @@ from wardround.vector import F32
 
 __all__ = ["LEDGERS", "Accounts", "open_accounts"]
 
-LEDGERS, _SERVER, _BEGUN = "ledgers", "server-state", "accounts/begun"
+LEDGERS, _SERVER = "ledgers", "server-state"
+_BEGUN, _DATA = "accounts/begun", "accounts/data"
 _SHARE = 8.0
 """A ledger gives a quarter of its delta to the book of whole jobs, and half of that to one: then a run's claim fits."""
 _MOST_LEDGERS = 100
@@ -137,7 +138,6 @@ def open_accounts(
             return
         own = directory.path if directory is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         run_id = directory.info.run_id if directory is not None else secrets.token_hex(16)
-        rounds = 0 if directory is None else directory.rounds
         over = directory is not None and _over(plan, directory)
         store: StateStore = MemoryStore()
         if directory is not None and plan.privacy.on and not over:
@@ -155,7 +155,12 @@ def open_accounts(
             folder = own / LEDGERS
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        counted = _Rounds(store, 0 if over else rounds) if folder is None else None
+        counted = None
+        if folder is None:
+            known = 0 if over or directory is None or central is not None else _rounds_with_somebody(directory)
+            counted = _Rounds(store, known)
+            if directory is not None and not over:
+                _check_data(store, data_digest(participants.data))
         budgets: dict[SiteId, Budget] = {}
         for site in sites:
             terms = trainers[site].terms if site in trainers else None if central is None else central.terms
@@ -172,6 +177,19 @@ def open_accounts(
                     budget.close()
     if directory is not None and _over(plan, directory):
         shutil.rmtree(directory.path / _SERVER, ignore_errors=True)  # a key of noise that nobody needs any more
+
+
+def _rounds_with_somebody(directory: RunDirectory) -> int:
+    return sum(len(line["cohort"]) > len(line["absences"]) for line in directory.lines())
+
+
+def _check_data(store: StateStore, digest: str) -> None:
+    """Raise LocalError for other rows than those that the counts are of, where no ledger knows them."""
+    kept = store.get(_DATA)
+    if kept is None:
+        store.put(_DATA, digest.encode())
+    elif kept != digest.encode():
+        raise LocalError("expected the data that the run was started with, got other rows")
 
 
 def _check_kept(directory: RunDirectory, budgets: Mapping[SiteId, Budget]) -> None:

@@ -141,7 +141,8 @@ class FederatedStrategy(Strategy):
         contributions = self._counted(self._protection.collect(grid, order, model), tallies)
         aggregate = self._rule.apply(contributions, context)
         absences = tuple(self._protection.absences)
-        self._fail_if_nobody_could(cohort)
+        if self._central is None:  # where clients are hidden, whether all failed may hang on one of them
+            self._fail_if_nobody_could(cohort)
         replies, refused = len(cohort) - len(absences), aggregate.report.refused
         reason = aggregate.reason
         # a rule reckons with num_byzantine bad ones: that so many are refused, or in quarantine, voids no round
@@ -152,6 +153,7 @@ class FederatedStrategy(Strategy):
             needed, usable = self._min_replies, replies
         if usable < max(needed, 0 if self._central is not None else 1):
             reason = f"{usable} usable updates of {len(cohort)}, and {needed} are needed"
+        hidden = self._in_secret  # who took part is not published where the claim rests on it
         after = replace(state, round=number, rule_memory=aggregate.memory)
         update = None if reason else aggregate.vector
         if update is None:
@@ -160,8 +162,8 @@ class FederatedStrategy(Strategy):
             after = self._updated(after, state, update)
         after = self._reputed(after, aggregate.report)
         after, validation = self._validated(grid, after)
-        after = self._within_budget(after, absences, void=update is None)
-        hidden = self._in_secret  # who took part is not published where the claim rests on it
+        nobody = bool(cohort) and not hidden and len(absences) == len(cohort)
+        after = self._within_budget(after, absences, void=update is None or nobody)
         record = RoundRecord(
             round=number,
             cohort=() if hidden else tuple(cohort),

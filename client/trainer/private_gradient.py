@@ -111,12 +111,13 @@ class PrivateGradient:
 
     @contextmanager
     def clipping_at(self, limit: float) -> Iterator[None]:
-        """With another clip norm, for comparing ways."""
-        before, self._limit = self._limit, limit
+        """With another clip norm, over all tensors, for comparing ways."""
+        before = self._limit, self._per_layer
+        self._limit, self._per_layer = limit, False
         try:
             yield
         finally:
-            self._limit = before
+            self._limit, self._per_layer = before
 
     def can_vmap(self, rows: Batch, shares: Tensor | None) -> bool:
         """Whether torch.vmap takes the model."""

@@ -27,7 +27,7 @@ class Values:
 
     def norms(self) -> Tensor:
         """L2 norm of each row's gradient, shape (n,), float64."""
-        return _lengths(self.values.flatten(1))
+        return _lengths(self.values.reshape(len(self.values), -1))
 
     def without(self, rows: Tensor) -> "Values":
         """With 0 for the rows that the mask `rows`, shape (n,), names."""
@@ -35,7 +35,7 @@ class Values:
 
     def add_to(self, total: Tensor, factors: Tensor) -> None:
         """Add Σ factor x gradient to `total`, a contiguous tensor of float64; `factors` have shape (n,)."""
-        rows = self.values.flatten(1)
+        rows = self.values.reshape(len(self.values), -1)
         many = max(1, _BLOCK // rows.shape[1])
         for part, factor in zip(torch.split(rows, many), torch.split(factors, many), strict=True):
             total.view(-1).addmv_(part.mT.double(), factor)

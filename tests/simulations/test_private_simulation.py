@@ -297,3 +297,18 @@ def test_a_run_that_broke_off_in_its_last_round_ends_with_what_it_spent(tmp_path
     assert f"epsilon {rounded_up(client_terms(plan).claim.epsilon)}" in (tmp_path / "run" / "model-card.md").read_text()
     again = simulate(out=tmp_path / "run", data=sites(), resume=True)  # as `wardround report` does
     assert np.array_equal(again.model, result.model) and again.report is not None
+
+
+def test_without_ledgers_a_resumed_run_needs_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_MOST_LEDGERS", 2)
+    run_and_crash(tmp_path / "run", plan_of(*ROWS), 3)
+    with pytest.raises(LocalError, match="expected the data that the run was started with"):
+        simulate(out=tmp_path / "run", data=sites(rows=70), resume=True, report=False)
+
+
+def test_rounds_in_which_nobody_took_part_keep_no_run_from_going_on(tmp_path: Path) -> None:
+    plan = plan_of(*CLIENTS, "privacy.sampling=poisson", "cohort.size=1", "rounds=8", "simulation.sites=3")
+    for attempt in range(3):  # an empty sample is likely in one of them
+        run_and_crash(tmp_path / str(attempt), plan, 6)
+        result = simulate(out=tmp_path / str(attempt), data=sites(), resume=True, report=False)
+        assert len(result.rounds) == 7 and "budget is spent" in result.stopped, "the broken round was paid for"

@@ -212,3 +212,17 @@ def test_a_server_that_lost_its_record_asks_nobody() -> None:
     with pytest.raises(LocalError, match="what was spent is not known"):
         fresh.strategy.advance(fresh.grid, state)
     assert all(len(trainer.jobs) == 1 for trainer in found.trainers)
+
+
+def test_a_client_that_fails_alone_in_a_secret_sample_ends_no_run() -> None:
+    found = points(point_plan(*SAMPLED, "cohort.size=1", sites=4, rounds=30))
+    for trainer in found.trainers:
+        trainer.broken = "fails"
+    assert found.run().round == 30
+
+
+def test_a_run_whose_sites_all_have_nothing_left_stops() -> None:
+    found = points(point_plan(*CLIENTS, rounds=9))
+    found = Points(found.plan, found.trainers, budgets=dict.fromkeys(range(4), Poor()))
+    state = found.run()
+    assert state.round == 3 and "budget of this site is spent" in state.stopped

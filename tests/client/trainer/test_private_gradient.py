@@ -336,3 +336,22 @@ def test_a_row_whose_clip_is_next_to_nothing_adds_no_more_than_the_clip_norm(mod
     gradient, rows = _gradient(task, plan), batch_of(rows_of(1, 1))
     huge = Batch(torch.full_like(rows.x, size), rows.y)
     assert np.linalg.norm(_sum(gradient, huge, mode)) <= plan.privacy.clip_norm
+
+
+class _Tempered(nn.Module):
+    """A layer, and a learned number without a dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.heat = nn.Linear(INPUTS, 3), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(x)) * self.heat
+
+
+@pytest.mark.parametrize("mode", [Mode.VMAP, Mode.ALONE])
+def test_a_learned_number_has_a_gradient_for_each_row(mode: Mode) -> None:
+    task: Any = Custom(_Tempered)
+    gradient, rows = _gradient(task, private_plan(clip_norm=CLIP)), batch_of(rows_of(5, 1))
+    expected = sum(clipped(one, CLIP) for one in gradients_one_by_one(task, task.model(0), rows))
+    assert np.abs(_sum(gradient, rows, mode) - expected).max() <= 1e-5

@@ -1,0 +1,248 @@
+"""A member's rounds within an epoch: one M1, one signed list of survivors and one answer for each.
+
+What is durable, under `secagg/<run>/`: `round/<epoch>`, a counter of the rounds used, moved before anything is sent;
+`m1`, its bytes; `round`, sealed: descriptor, own shares, signature and answer. The answer is worked out and stored when
+the list is signed, so that the bundles are opened once and not kept.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from wardround.errors import LocalError, RemoteError
+from wardround.signing_key import check_signature
+from wardround.strategies.secagg.answered_lists import check_redo, record_answer
+from wardround.strategies.secagg.client_epoch import EPOCH_LASTS, Agreement
+from wardround.strategies.secagg.keystream import U32, U64
+from wardround.strategies.secagg.masked_update import mask_update
+from wardround.strategies.secagg.membership import Membership
+from wardround.strategies.secagg.messages import (
+    Cause,
+    Descriptor,
+    Masked,
+    Published,
+    RoundStart,
+    SurvivorOffer,
+    SurvivorSignature,
+    UnmaskAnswer,
+    UnmaskRequest,
+    decode,
+    digest_of,
+    encode,
+    survivors_of,
+)
+from wardround.strategies.secagg.phases import MemberRoundPhase, Outgoing, RefusedError, handler_for
+from wardround.strategies.secagg.signing_inputs import (
+    descriptor_input,
+    reports_input,
+    result_input,
+    survivors_input,
+)
+from wardround.strategies.secagg.survivor_check import check_offer, check_votes, open_bundles, openings_of
+from wardround.strategies.secagg.wire import Record
+
+__all__ = ["ROUNDS", "ClientRound"]
+
+ROUNDS = 100
+"""Of an epoch, from 0."""
+
+
+class ClientRound:
+    """The machine of one member for the rounds of an epoch; after a restart it goes on as it was."""
+
+    def __init__(self, membership: Membership, agreement: Agreement) -> None:
+        self._membership, self._cohort, self._member = membership, agreement.cohort, agreement.member
+        self._secrets, self._until = agreement.secrets, agreement.started + EPOCH_LASTS
+        self._committee = self._cohort.committee_of(self._member)
+        self.phase = MemberRoundPhase.IDLE
+        self._start: RoundStart | None = None
+        self._used = -1
+        self._own_shares = b""
+        self._parts: list[bytes] = []
+        self.published: Published | None = None
+        parts = membership.state.get(f"secagg/{membership.run}/round")
+        if parts:
+            start = decode(parts[1])
+            if isinstance(start, RoundStart) and start.descriptor.roster == self._cohort.roster:
+                self._parts, self._start, self._used = parts, start, start.descriptor.round
+                self.phase, self._own_shares = MemberRoundPhase[parts[0].decode()], parts[2]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self._begun().descriptor
+
+    def receive(self, message: Record, now: datetime) -> list[Outgoing]:
+        """Take the server's message. Raises RemoteError, and changes nothing, for one that is not in order."""
+        return handler_for(_TABLE, self.phase, message)(self, message, now)
+
+    def mask(self, vector: U32, scalars: U64, *, model: bytes) -> list[Outgoing]:
+        """M1 of an encoded update and its scalars, for the round that has begun; once.
+
+        `model` is the digest of the model that the update is from. Raises LocalError where none is asked for, and
+        RefusedError where the server's descriptor is of another model: then masks do not cancel, and nothing is sent.
+        """
+        if self.phase is not MemberRoundPhase.STARTED:
+            raise LocalError(f"expected a round that waits for an update, got phase {self.phase.name}")
+        descriptor = self.descriptor
+        if model != descriptor.model:
+            raise RefusedError(Cause.PARAMETERS, None, "expected the model of the round's descriptor, got another")
+        for words, kind in ((vector, np.uint32), (scalars, np.uint64)):
+            if words.ndim != 1 or words.dtype != np.dtype(kind):
+                raise ValueError(f"expected a vector of {kind.__name__}, got {words.dtype} of shape {words.shape}")
+        self._use(descriptor)
+        mine = self._membership
+        dealt = mask_update(
+            self._cohort, self._member, self._secrets, descriptor, vector, scalars, mine.signing_key, mine.random
+        )
+        mine.state.store.put(self._m1_key(), encode(dealt.masked))
+        self._commit(MemberRoundPhase.MASKED, [encode(self._begun()), dealt.own_shares])
+        return [Outgoing(None, dealt.masked)]
+
+    def _begun(self) -> RoundStart:
+        if self._start is None:
+            raise LocalError("expected a round that has begun, got none")
+        return self._start
+
+    def _begin(self, start: RoundStart, now: datetime) -> list[Outgoing]:
+        check_start(self._membership, self._cohort.roster, self._cohort.group_table, start, now)
+        if now >= self._until:
+            raise RefusedError(Cause.STALE, None, "expected an epoch begun less than 24 hours ago; start another")
+        round_ = start.descriptor.round
+        if (start.descriptor.epoch, self._cohort.roster) != (self._cohort.epoch, start.descriptor.roster):
+            raise RefusedError(Cause.STALE, None, "expected a round of this epoch, got another")
+        if start == self._start and self.phase is not MemberRoundPhase.IDLE:
+            return self._sent()
+        check_round_is_new(round_, self._used)
+        self._start, self._own_shares, self._parts = start, b"", []
+        self.phase, self.published = MemberRoundPhase.STARTED, None
+        return []
+
+    def _sent(self) -> list[Outgoing]:
+        """M1 of this round again, where there is one: the bytes that are stored."""
+        stored = self._membership.state.store.get(self._m1_key()) if self._own_shares or self._parts else None
+        if stored is None:
+            return []
+        masked = decode(stored)
+        same = isinstance(masked, Masked) and masked.header.h == digest_of(self.descriptor)
+        return [Outgoing(None, masked)] if same else []
+
+    def _sign(self, offer: SurvivorOffer, now: datetime) -> list[Outgoing]:
+        mine, descriptor = self._membership, self.descriptor
+        least = max(mine.parameters.min_survivors, mine.min_survivors)
+        lists = check_offer(self._cohort, self._member, descriptor, offer, least)
+        if not mine.noised:
+            check_redo(mine.state, self._cohort, descriptor, lists)
+        headers = [one.header for group in offer.groups for one in group.members]
+        if any(header.member == self._member for header in headers) and not self._own_shares:
+            raise RefusedError(Cause.STATE_LOST, mine.name, "expected a list without this member, which sent no update")
+        shares, reports = open_bundles(self._cohort, self._member, self._secrets, self._own_shares, offer)
+        survivors = digest_of(survivors_of(headers))
+        signature = SurvivorSignature(
+            h=offer.h,
+            committee=self._committee,
+            member=self._member,
+            survivors=survivors,
+            signature=mine.signing_key.sign(survivors_input(descriptor, self._committee, survivors)),
+            reports=reports,
+            reports_signature=mine.signing_key.sign(reports_input(descriptor, self._committee, reports))
+            if reports
+            else None,
+        )
+        answer = UnmaskAnswer(
+            h=offer.h,
+            committee=self._committee,
+            member=self._member,
+            survivors=survivors,
+            openings=openings_of(self._cohort, shares, lists),
+        )
+        if self.phase is MemberRoundPhase.STARTED:  # it sends no M1 in this round any more
+            self._use(descriptor)
+        by_group = json.dumps({str(group): members for group, members in lists.items()}).encode()
+        start = self._begun()
+        self._commit(
+            MemberRoundPhase.SIGNED, [encode(start), b"", survivors, encode(signature), encode(answer), by_group]
+        )
+        return [Outgoing(None, signature)]
+
+    def _sign_again(self, offer: SurvivorOffer, now: datetime) -> list[Outgoing]:
+        survivors = digest_of(survivors_of(one.header for group in offer.groups for one in group.members))
+        if offer.h != digest_of(self.descriptor) or survivors != self._parts[3]:
+            raise RefusedError(Cause.OTHER_LIST, None, "expected the list that was signed, got another of this round")
+        return [Outgoing(None, decode(self._parts[4]))]
+
+    def _answer(self, request: UnmaskRequest, now: datetime) -> list[Outgoing]:
+        check_votes(self._cohort, self.descriptor, self._committee, self._parts[3], request)
+        if self.phase is MemberRoundPhase.SIGNED:
+            lists = {int(group): members for group, members in json.loads(self._parts[6]).items()}
+            record_answer(self._membership.state, self._cohort, self.descriptor, lists)
+            self._commit(MemberRoundPhase.ANSWERED, self._parts[1:])
+        return [Outgoing(None, decode(self._parts[5]))]
+
+    def _learn(self, published: Published, now: datetime) -> list[Outgoing]:
+        if published.h != digest_of(self.descriptor):
+            raise RefusedError(Cause.STALE, None, "expected the result of this round, got another")
+        signed = result_input(self.descriptor, published.committee, published.groups)
+        _check_server(self._membership.server, published.signature, signed)
+        self.published = published
+        return []
+
+    def _use(self, descriptor: Descriptor) -> None:
+        """Spend the round's number: nothing is sent twice under one number, whatever comes after."""
+        mine = self._membership
+        mine.state.store.advance(f"secagg/{mine.run}/round/{descriptor.epoch}", descriptor.round)
+        self._used = descriptor.round
+
+    def _commit(self, phase: MemberRoundPhase, rest: list[bytes]) -> None:
+        parts = [phase.name.encode(), *rest]
+        self._membership.state.put(f"secagg/{self._membership.run}/round", parts)
+        self._parts, self.phase = parts, phase
+        self._own_shares = parts[2]
+
+    def _m1_key(self) -> str:
+        return f"secagg/{self._membership.run}/m1"
+
+
+def check_start(mine: Membership, roster: bytes, group_table: bytes | None, start: RoundStart, now: datetime) -> None:
+    """Raises RefusedError unless the server signed a descriptor of this run, roster and table, with time left."""
+    descriptor = start.descriptor
+    _check_server(mine.server, start.signature, descriptor_input(descriptor))
+    if (descriptor.run, descriptor.roster, descriptor.group_table) != (mine.run, roster, group_table):
+        raise RefusedError(Cause.PARAMETERS, None, "expected a round of the agreed roster and groups, got another")
+    if descriptor.round >= ROUNDS:
+        raise RefusedError(
+            Cause.STALE, None, f"expected a round below {ROUNDS}, got {descriptor.round}; start an epoch"
+        )
+    if descriptor.deadline_ms <= now.timestamp() * 1000:
+        raise RefusedError(Cause.DEADLINE, None, "expected a deadline that is to come, got one that is over")
+
+
+def check_round_is_new(round_: int, used: int) -> None:
+    """Raises RefusedError unless `round_` is above the last one used: a mask used twice is no mask."""
+    if round_ <= used:
+        raise RefusedError(Cause.STALE, None, f"expected a round above {used}, got {round_}")
+
+
+def _check_server(server: bytes, signature: bytes, signed: bytes) -> None:
+    try:
+        check_signature(server, signature, signed, "server")
+    except RemoteError as error:
+        raise RefusedError(Cause.SIGNATURE, None, str(error)) from None
+
+
+_Handler = Callable[[ClientRound, Any, datetime], list[Outgoing]]
+_TABLE: dict[tuple[MemberRoundPhase, type[Record]], _Handler] = {
+    **{(phase, RoundStart): ClientRound._begin for phase in MemberRoundPhase},
+    (MemberRoundPhase.STARTED, SurvivorOffer): ClientRound._sign,
+    (MemberRoundPhase.MASKED, SurvivorOffer): ClientRound._sign,
+    (MemberRoundPhase.SIGNED, SurvivorOffer): ClientRound._sign_again,
+    (MemberRoundPhase.ANSWERED, SurvivorOffer): ClientRound._sign_again,
+    (MemberRoundPhase.SIGNED, UnmaskRequest): ClientRound._answer,
+    (MemberRoundPhase.ANSWERED, UnmaskRequest): ClientRound._answer,
+    **{
+        (phase, Published): ClientRound._learn
+        for phase in (MemberRoundPhase.MASKED, MemberRoundPhase.SIGNED, MemberRoundPhase.ANSWERED)
+    },
+}

@@ -1,0 +1,48 @@
+"""What a committee's round is run with at the server, and how it ends."""
+
+from dataclasses import dataclass
+
+from wardround.signing_key import SigningKey
+from wardround.state_store import StateStore
+from wardround.strategies.secagg.cohort import Cohort
+from wardround.strategies.secagg.keystream import U32, U64
+from wardround.strategies.secagg.messages import Cause
+
+__all__ = ["Abort", "GroupResult", "RoundSetting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSetting:
+    """What a committee's round is run with: `size` words of 32 bits in a vector, `scalars` of 64 in the scalar lane.
+
+    `excluded` members dealt badly before, and are left out. Without `published` nothing of the result is sent, as
+    central differential privacy demands.
+    """
+
+    cohort: Cohort
+    committee: int
+    size: int
+    scalars: int
+    signing_key: SigningKey
+    store: StateStore
+    excluded: frozenset[int] = frozenset()
+    published: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """The sum of a group's encoded updates, mod 2^32 and mod 2^64, and whose they are."""
+
+    group: int
+    members: tuple[int, ...]
+    vector: U32
+    scalars: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort:
+    """Why a round has no result, and the members who are the reason, by name; nobody where too few came."""
+
+    cause: Cause
+    parties: tuple[str, ...]
+    reason: str
