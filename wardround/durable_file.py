@@ -1,13 +1,13 @@
 """Files that survive a kill or a power cut: a file is there whole, or as it was before.
 
-Every byte goes through `_write_all`, on a raw file descriptor. One writer at a time is assumed (its folder is
+Every byte goes through `write_all`, on a raw file descriptor. One writer at a time is assumed (its folder is
 locked), so a temporary name is the file's own name with a prefix.
 """
 
 import os
 from pathlib import Path
 
-__all__ = ["TEMPORARY", "extend_file", "remove_leftovers", "replace_file", "sync_folder"]
+__all__ = ["TEMPORARY", "extend_file", "remove_leftovers", "replace_file", "sync_folder", "write_all"]
 
 TEMPORARY = ".tmp-"
 
@@ -21,7 +21,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -42,7 +42,7 @@ def extend_file(path: Path, length: int, data: bytes) -> int:
     try:
         os.ftruncate(descriptor, length)
         os.lseek(descriptor, length, os.SEEK_SET)
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -66,7 +66,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, however many calls it takes."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

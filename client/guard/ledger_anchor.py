@@ -6,12 +6,11 @@ lost.
 """
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from wardround.durable_file import replace_file
 from wardround.errors import LocalError
 
 __all__ = ["Anchor", "AnchorUnavailableError", "FileAnchor", "Grace", "Head"]
@@ -79,19 +78,7 @@ class FileAnchor:
         return index, digest
 
     def put(self, index: int, digest: str) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")  # one writer: the ledger is locked
         try:
-            with temporary.open("wb") as file:
-                file.write(json.dumps({"index": index, "hash": digest}).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self.path, json.dumps({"index": index, "hash": digest}).encode())
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise AnchorUnavailableError(f"{self.path}: cannot be written ({error.strerror})") from None

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from wardround.durable_file import sync_folder, write_all
 from wardround.errors import LocalError
 
 __all__ = ["LedgerError", "LedgerFile", "Line"]
@@ -64,7 +65,7 @@ class LedgerFile:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                _write_all(descriptor, data)
+                write_all(descriptor, data)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -76,7 +77,7 @@ class LedgerFile:
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     @contextmanager
     def locked(self, now: datetime) -> Iterator[None]:
@@ -197,7 +198,7 @@ class LedgerFile:
         start = self._size + there
         try:
             os.lseek(descriptor, start, os.SEEK_SET)
-            _write_all(descriptor, data[there:])
+            write_all(descriptor, data[there:])
             os.fsync(descriptor)
         except BaseException:
             with suppress(OSError):
@@ -226,17 +227,3 @@ def _read_all(descriptor: int) -> bytes:
     while part := os.read(descriptor, 1 << 20):
         parts.append(part)
     return b"".join(parts)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

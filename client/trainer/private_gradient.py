@@ -27,7 +27,7 @@ from wardround.task import Batch, Task
 __all__ = ["Mode", "PrivateGradient"]
 
 _HAIR = 1 - 2.0**-18
-"""Rows are clipped to so much of the clip norm, so that rounding factors and products to float32 passes no limit."""
+"""Rows are clipped to so much of the clip norm, so that no rounding of lengths, factors and sums passes the limit."""
 
 
 class Mode(StrEnum):

@@ -16,7 +16,7 @@ __all__ = ["Outer", "Piece", "Values", "total_of"]
 _BLOCK = 1 << 20
 """Values of float32 that are widened at a time."""
 _LARGEST = 1e30
-"""Length of an input beyond which a scaled gradient may be too small for float32 to round it well."""
+"""Length beyond which an input is absurd."""
 
 
 @dataclass(frozen=True, slots=True)
