@@ -27,7 +27,7 @@ def model_vector(message: Message, order: Order) -> F32:
 
 
 def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
-    """A ClientApp that answers hello, statistics, train and evaluate for one site."""
+    """A ClientApp that answers hello, statistics, train, evaluate and messages of secure aggregation for one site."""
     app = ClientApp()
 
     def work(message: Message, order: Order, job: FitJob | EvalJob) -> LocalResult | Tally:
@@ -41,8 +41,11 @@ def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
 
     def answer(message: Message) -> Message:
         try:
-            order = Order.decode(_flower.read_order(message))
-            return _flower.reply(message, guard.release(order, work(message, order, guard.admit(order))))
+            order, spec = Order.decode(_flower.read_order(message)), _flower.read_spec(message)
+            sent = guard.begin(order, _flower.read_protocol(message), spec)
+            if sent is None:
+                sent = guard.release(order, work(message, order, guard.admit(order)), spec)
+            return _flower.reply(message, sent)
         except WardroundError as error:
             return _flower.error_reply(message, error)
 
@@ -53,6 +56,13 @@ def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
     @app.query("statistics")
     def statistics(message: Message, _: Context) -> Message:
         return answer(message)
+
+    @app.query("secagg")
+    def secagg(message: Message, _: Context) -> Message:
+        try:
+            return _flower.reply(message, guard.answer(_flower.read_protocol(message)))
+        except WardroundError as error:
+            return _flower.error_reply(message, error)
 
     @app.train()
     def train(message: Message, _: Context) -> Message:

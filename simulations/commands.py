@@ -15,6 +15,7 @@ from wardround.extras import require
 from wardround.plan import Plan, load_plan
 from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_source import find_plan
+from wardround.simulations.caveat import caveat
 
 if TYPE_CHECKING:
     from wardround.simulations.result import Result
@@ -129,9 +130,9 @@ def run_and_show(
     for site in result.untested:
         typer.echo(f"the model was not tested at {site}", err=True)
     if as_json:
-        typer.echo(json.dumps(_summary(result, folder)))
+        typer.echo(json.dumps(_summary(result, folder, caveat(plan))))
     elif not quiet:
-        _print_result(result, folder)
+        _print_result(result, folder, caveat(plan))
     if result.stopped and all(line["void"] for line in result.rounds):
         raise LocalError(f"no round counted: {result.stopped}")
 
@@ -155,7 +156,7 @@ def _interrupted(folder: Path) -> NoReturn:
     raise typer.Exit(130)
 
 
-def _summary(result: "Result", folder: Path) -> dict[str, Any]:
+def _summary(result: "Result", folder: Path, note: str) -> dict[str, Any]:
     """What --json prints last."""
     scores = {} if result.comparison is None else encode(result.comparison)
     return {
@@ -163,17 +164,20 @@ def _summary(result: "Result", folder: Path) -> dict[str, Any]:
         "report": None if result.report_path is None else str(result.report_path),
         "rounds": len(result.rounds),
         "metrics": dict(result.metrics),
+        "note": note,
         "comparison": {name: scores[name] for name in ("primary", "overall", "own", "sites") if name in scores},
     }
 
 
-def _print_result(result: "Result", folder: Path) -> None:
+def _print_result(result: "Result", folder: Path, note: str) -> None:
     from rich.console import Console
 
     from wardround.simulations.result_table import result_table
 
     if result.comparison is not None:
         Console().print(result_table(result.comparison))
+    if note:
+        typer.echo(note)
     typer.echo(f"report  {result.report_path}" if result.report_path is not None else f"run     {folder}")
 
 

@@ -78,6 +78,7 @@ class Comparison:
     roc: tuple[Roc, ...] = key((), doc="curves on all test rows")
     calibration: tuple[Calibration, ...] = key((), doc="of the federated and the pooled model, on all test rows")
     confusion: tuple[tuple[int, ...], ...] = key((), doc="label x prediction counts of the federated model")
+    note: str = key("", doc="in what the run is not what hospitals run (see `caveat`)")
 
     def to_json(self) -> str:
         """JSON that `from_json` reads back to an equal comparison."""

@@ -16,7 +16,7 @@ from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan import Plan, load_plan
 from wardround.plan_robust import AUTO
-from wardround.simulations.flower_app import LEFT_OUT
+from wardround.simulations.flower_app import LEFT_OUT, check_unprotected
 
 __all__ = ["export"]
 
@@ -77,6 +77,7 @@ def export(plan: Plan, folder: Path) -> None:
     if plan.privacy.on:
         expected = '"off", since no site\'s ledger is asked there; `PrivateStrategy` hides the clients of a Flower app'
         raise PlanError("privacy.unit", expected, plan.privacy.unit.value)
+    check_unprotected(plan)
     if plan.simulation.attack.attackers or plan.robust.root_examples:
         wrong = "simulation.attack.attackers" if plan.simulation.attack.attackers else "robust.root_examples"
         raise PlanError(wrong, "0, since only wardround's own simulation plays attackers and the server's own rows")

@@ -20,6 +20,7 @@ from wardround.client.guard.guard import SiteGuard
 from wardround.errors import LocalError
 from wardround.orders import Split
 from wardround.plan import Plan, PlanError, load_plan
+from wardround.plan_simulation import Cryptography
 from wardround.simulations.executors.calibration import EngineChoice
 from wardround.simulations.federation import build_federation
 from wardround.simulations.participants import Participants, StatefulTrainer, data_digest, gather_app, gather_task
@@ -30,7 +31,7 @@ from wardround.strategies.plain import Plain
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.strategies.rules.build import build_rule
 
-__all__ = ["LEFT_OUT", "client_app_for", "server_app_for"]
+__all__ = ["LEFT_OUT", "check_unprotected", "client_app_for", "server_app_for"]
 
 LEFT_OUT = "left-out.json"
 """Files of the code bundle that Flower would not carry: path to Base64."""
@@ -103,7 +104,21 @@ def _load(plan_path: Path) -> Plan:
     if plan.privacy.on:
         expected = '"off", since no site\'s ledger is asked on stock Flower'
         raise PlanError("privacy.unit", expected, plan.privacy.unit.value)
+    check_unprotected(plan)
     return plan
+
+
+def check_unprotected(plan: Plan) -> None:
+    """Raises PlanError for a plan with secure aggregation: no site's keys belong into an app that everybody is sent."""
+    if plan.simulation.cryptography is Cryptography.ACCOUNTING:
+        expected = '"real", since only wardround\'s own simulation adds updates up without hiding them'
+        raise PlanError("simulation.cryptography", expected, plan.simulation.cryptography.value)
+    if plan.protection.on:
+        expected = (
+            '"off", since each site keeps its own keys, which no exported app carries; `protect` and '
+            "`MaskingStrategy` put secure aggregation into a Flower app"
+        )
+        raise PlanError("protection.mode", expected, plan.protection.mode.value)
 
 
 def server_app_for(plan_path: Path) -> ServerApp:

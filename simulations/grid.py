@@ -22,6 +22,7 @@ from wardround.simulations.attacks.adversary import Adversary
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.faults import Faults
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
+from wardround.strategies.privacy.unit_clip import clip_update
 from wardround.vector import F32
 
 __all__ = ["LocalGrid", "LocalNode"]
@@ -48,6 +49,8 @@ class LocalGrid(Grid):
 
     Training requests are taken a block at a time. The executor computes the block, then each ClientApp runs, its
     guard included, and finds its result prefetched. At most one block of updates exists at any moment.
+
+    A site that drops out of a training round gets none of the round's messages; it is there for the evaluation.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class LocalGrid(Grid):
         self.delivered: Counter[tuple[SiteId, str]] = Counter()
         """How many messages of each type reached each site."""
         self._clock_s = 0.0
+        self._lost: tuple[str, set[SiteId]] = "", set()
+        """The training round at work, and who is gone until it is over."""
 
     def clock(self) -> float:
         """Seconds on the simulated clock: the time that rounds waited for slow sites."""
@@ -125,10 +130,8 @@ class LocalGrid(Grid):
         messages = iter(messages)
         waited_s = 0.0
         for (is_train, _), group in itertools.groupby(messages, key=_kind):
-            if not is_train:
-                yield from map(self._deliver, group)
-                continue
-            for reply, delay_s in self._train(group, timeout):
+            answered = functools.partial(self._answered, timeout=timeout)
+            for reply, delay_s in self._train(group, timeout) if is_train else map(answered, group):
                 waited_s = max(waited_s, delay_s)
                 yield reply
         self._clock_s += waited_s
@@ -144,6 +147,15 @@ class LocalGrid(Grid):
         self.delivered[node.site, metadata.message_type] += 1
         return node.app(message, self._contexts[node_id])
 
+    def _answered(self, message: Message, timeout: float | None) -> tuple[Message, float]:
+        """The reply to anything but a training request, with its simulated delay."""
+        metadata, (round_, lost) = message.metadata, self._lost
+        if metadata.message_type != _flower.PROTOCOL:
+            self._lost = "", set()
+        elif metadata.group_id == round_ and self._nodes[metadata.dst_node_id].site in lost:
+            return _flower.gone_reply(message, "dropped out (simulated)"), timeout or 0.0
+        return self._deliver(message), 0.0
+
     def _train(self, messages: Iterator[Message], timeout: float | None) -> Iterator[tuple[Message, float]]:
         """Replies to training requests of one content, each with its simulated delay: honest sites, then attackers."""
         if self._adversary is None:
@@ -158,11 +170,24 @@ class LocalGrid(Grid):
         honest: list[F32] = []
         for reply, delay_s in self._in_blocks(iter(by_role[False]), timeout, self._prefetch):
             if self._adversary.attack.knows_others and not reply.has_error():
-                honest.append(decode_frame(_flower.read_frame(reply)).vector)
+                honest.append(self._sent(order, reply))
             yield reply, delay_s
         if by_role[True]:
             crafted = functools.partial(self._craft, order, self._adversary, honest)
             yield from self._in_blocks(iter(by_role[True]), timeout, crafted, whole=True)
+
+    def _sent(self, order: Order, reply: Message) -> F32:
+        """What an honest site sent, noise and rounding of a masked update aside."""
+        if not self._plan.protection.on:
+            return decode_frame(_flower.read_frame(reply)).vector
+        result = self._nodes[reply.metadata.src_node_id].trainer.last
+        if result is None:
+            raise LocalError("expected a result that was computed before it was masked")
+        privacy = self._plan.privacy
+        clip = order.clip_norm or (privacy.clip_norm if privacy.per_client else self._plan.clipping.clip_norm)
+        if privacy.per_client and not np.isfinite(result.update).all():  # as its guard does
+            return np.zeros_like(result.update)
+        return clip_update(result.update, clip).copy()
 
     def _in_blocks(
         self, messages: Iterator[Message], timeout: float | None, prefetch: Prefetch, *, whole: bool = False
@@ -196,9 +221,15 @@ class LocalGrid(Grid):
             for message, _ in zip(block, prefetch(block), strict=True):
                 yield self._deliver(message), 0.0
             return
-        order = Order.decode(_flower.read_order(block[0]))
-        fates = [self._faults.fate(self._nodes[message.metadata.dst_node_id].site, order.round) for message in block]
+        order, round_ = Order.decode(_flower.read_order(block[0])), block[0].metadata.group_id
+        sites = [self._nodes[message.metadata.dst_node_id].site for message in block]
+        fates = [self._faults.fate(site, order.round) for site in sites]
         lost = [fate.gone or (timeout is not None and fate.delay_s > timeout) for fate in fates]
+        if self._lost[0] != round_:
+            self._lost = round_, set()
+        self._lost[1].update(
+            site for site, fate, is_lost in zip(sites, fates, lost, strict=True) if is_lost or fate.leaves
+        )
         prefetched = prefetch([message for message, is_lost in zip(block, lost, strict=True) if not is_lost])
         for message, fate, is_lost in zip(block, fates, lost, strict=True):
             if not is_lost:
@@ -215,13 +246,19 @@ class LocalGrid(Grid):
 
         The messages carry one order and one model. A result is valid until the next block begins.
         """
-        if self._executor is None or not block:
+        watched = self._plan.protection.on and self._adversary is not None and self._adversary.attack.knows_others
+        if not block or (self._executor is None and not watched):
             yield from itertools.repeat(None, len(block))
             return
         order = Order.decode(_flower.read_order(block[0]))
         nodes = [self._nodes[message.metadata.dst_node_id] for message in block]
         jobs = [fit_job(self._plan, order, node.site) for node in nodes]
-        results = self._executor.fit(jobs, np.frombuffer(_flower.read_model(block[0]), dtype="<f4"))
+        model = np.frombuffer(_flower.read_model(block[0]), dtype="<f4")
+        results = (
+            (node.trainer.fit(job, model) for node, job in zip(nodes, jobs, strict=True))
+            if self._executor is None
+            else self._executor.fit(jobs, model)
+        )
         for node, job in zip(nodes, jobs, strict=True):
             try:
                 node.trainer.hold(job, next(results))

@@ -14,10 +14,13 @@ from wardround.orders import Split
 from wardround.plan import Plan
 from wardround.plan_robust import OFF
 from wardround.plan_sections import BatchNorm, Column, Data, Select
+from wardround.plan_simulation import Cryptography
+from wardround.simulations.caveat import caveat
 from wardround.simulations.comparison import Comparison, Estimate, Model
 from wardround.simulations.heterogeneity import Heterogeneity
 from wardround.simulations.report.privacy import claimed
 from wardround.simulations.run_info import RunInfo
+from wardround.strategies.secagg.plan_terms import parameters_of
 
 __all__ = ["model_card", "software_versions"]
 
@@ -201,18 +204,31 @@ def _limits(plan: Plan, comparison: Comparison | None, untested: Sequence[str]) 
 
 
 def _claims(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield (
-        "- Updates were sent in clear: the server saw every site's update."
-        if plan.protection.mode == "off"
-        else f"- protection: {_plain(plan.protection.mode)}; this card makes no claim about it."
-    )
+    yield from _protection(plan)
     yield from _privacy(plan, lines)
     rule = _plain("+".join((*plan.robust.pre, plan.robust.rule)))
     yield (
         "- No protection against poisoned updates: one bad site could spoil the model."
         if plan.robust.rule == OFF
         else f"- Updates were combined by {rule}, which reckons with up to {plan.robust.num_byzantine} bad "
-        f"contributions of {plan.cohort_size} a round; nothing is claimed beyond that, and nothing against backdoors."
+        f"contributions of {plan.contributions} a round; nothing is claimed beyond that, and nothing against backdoors."
+    )
+
+
+def _protection(plan: Plan) -> Iterator[str]:
+    if not plan.protection.on:
+        yield "- Updates were sent in clear: the server saw every site's update."
+        return
+    if said := caveat(plan):
+        yield f"- Secure aggregation: {_plain(said)}."
+    if plan.simulation.cryptography is Cryptography.ACCOUNTING:
+        return
+    parameters = parameters_of(plan)
+    yield (
+        f"- Secure aggregation (masking): in a round the server learns, of {parameters.groups_in_words()} sites, each "
+        f"group's sum of at least {parameters.min_survivors} updates, or nothing; it and any {parameters.colluding} of "
+        "the sites together learn no more. What the sums of several rounds tell together, only differential privacy "
+        "bounds."
     )
 
 

@@ -9,13 +9,17 @@ __all__ = ["PrefetchedTrainer"]
 
 
 class PrefetchedTrainer:
-    """Hands out the held result if it is for the very job that is asked for, else trains."""
+    """Hands out the held result if it is for the very job that is asked for, else trains.
 
-    __slots__ = ("_held", "_trainer")
+    `last` is the held result that it handed out last; its update is valid until the next block begins.
+    """
+
+    __slots__ = ("_held", "_trainer", "last")
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._held: tuple[FitJob, LocalResult] | None = None
+        self.last: LocalResult | None = None
 
     def hold(self, job: FitJob, result: LocalResult) -> None:
         """Keep `result` for the next call of `fit`."""
@@ -25,6 +29,7 @@ class PrefetchedTrainer:
         """The held result of this job, once; otherwise what the trainer itself makes of the job."""
         held, self._held = self._held, None
         if held is not None and held[0] == job:
+            self.last = held[1]
             return held[1]
         return self._trainer.fit(job, model)
 

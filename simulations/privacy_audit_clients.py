@@ -75,7 +75,7 @@ class ClientsUnderTest:
 
     def _moved(self, central: CentralPrivacy, length: float) -> float:
         """One client beside others that are long in the opposite direction, should all be clipped together."""
-        rule = replace(central.rule, noise=_Silent())
+        rule = replace(central.mean, noise=_Silent())
         clip = rule.clip_in_force({})
         opposite = self._vector(-1.0)
         others = [opposite * np.float32(_CANARY * clip), *(self._vector(clip) for _ in range(_OTHERS))]
@@ -139,7 +139,7 @@ def _noise_of(central: CentralPrivacy) -> F64:
     """A round in which nobody takes part, over the noise's claimed standard deviation; under an adaptive clip also
     the noise on its count of clients."""
     central.begin()
-    rule, multiplier = central.rule, central.terms.noise_multiplier
+    rule, multiplier = central.mean, central.terms.noise_multiplier
     found = rule.apply((), RoundContext(size=sum(_TENSORS)))
     if rule.adaptive is not None:
         multiplier = rule.adaptive.update_multiplier(multiplier)
@@ -197,14 +197,14 @@ class CanaryFederation:
             index = central.begin()
             present = np.array(_present(central, roster, index), dtype=np.int64)
             there[at][present[present < self.canaries]] = 1
-            clip = central.rule.clip_in_force(memory)
+            clip = central.mean.clip_in_force(memory)
             updates = _canaries(there[at] * signs, _CANARY * clip, layers)
             context = RoundContext(size=layers * self.canaries, memory=memory)
-            found = central.rule.apply(updates, context)
+            found = central.mean.apply(updates, context)
             memory = found.memory
             if found.vector is not None:
                 values = found.vector.reshape(layers, self.canaries).sum(axis=0, dtype=np.float64)
-                sums[at] = values * (central.rule.denominator / (clip * layers**0.5))
+                sums[at] = values * (central.mean.denominator / (clip * layers**0.5))
         if self.plan.privacy.bands is None:  # who took part in which round is no secret only here
             return np.asarray(sums.sum(axis=0))
         return np.asarray((_whitened(self.plan, sums) * _whitened(self.plan, there)).sum(axis=0))

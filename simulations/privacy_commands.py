@@ -13,7 +13,7 @@ from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan import Plan
 from wardround.plan_commands import PlanArgument, SetOption
-from wardround.plan_privacy import Unit
+from wardround.plan_privacy import Mechanism, Unit
 from wardround.plan_sections import PYTHON_SOURCES
 from wardround.plan_source import find_plan
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wardround.strategies.privacy.claim import Claim
     from wardround.strategies.privacy.terms import Terms
 
-__all__ = ["app"]
+__all__ = ["NO_PRIVACY", "FoundClaim", "app", "find_claim", "num_parameters"]
 
 app = typer.Typer(rich_markup_mode=None)
 privacy_app = typer.Typer(
@@ -40,11 +40,13 @@ Units = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 _MOST_SITES = 20
-_NONE = "no differential privacy: nothing bounds what the model gives away of a patient or a hospital (privacy.unit)"
+NO_PRIVACY = (
+    "no differential privacy: nothing bounds what the model gives away of a patient or a hospital (privacy.unit)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class FoundClaim:
     """A plan's claim (of every site), each site's own, and the terms of the site with the largest epsilon.
 
     `terms` is None where the sites' numbers of units are not known: then the plan's epsilon is all that can be said.
@@ -65,7 +67,7 @@ def epsilon(
     as_json: AsJson = False,
 ) -> None:
     """Epsilon of a plan over its rounds."""
-    found = _find(_private(plan, settings, *(() if rounds is None else (f"rounds={rounds}",))), units)
+    found = find_claim(_private(plan, settings, *(() if rounds is None else (f"rounds={rounds}",))), units)
     if found.terms is None:
         raise LocalError(f"expected --units N, the {found.plan.privacy.unit.value}s that a site trains on")
     if as_json:
@@ -87,7 +89,7 @@ def calibrate(
     """The noise that a plan needs to claim an epsilon."""
     wanted = [f"privacy.epsilon={target!r}", "privacy.noise_multiplier="]
     wanted += [] if delta is None else [f"privacy.delta={delta!r}"]
-    found = _find(_private(plan, settings, *wanted), units)
+    found = find_claim(_private(plan, settings, *wanted), units)
     if found.terms is None:
         raise LocalError(f"expected --units N, the {found.plan.privacy.unit.value}s that a site trains on")
     if as_json:
@@ -107,9 +109,9 @@ def explain(plan: PlanArgument, units: Units = None, settings: SetOption = None,
     """
     chosen = find_plan(plan).override(settings or ())
     if not chosen.privacy.on:
-        typer.echo(json.dumps({"claim": None}) if as_json else _NONE)
+        typer.echo(json.dumps({"claim": None}) if as_json else NO_PRIVACY)
         return
-    found = _find(chosen, units, parameters=_num_parameters(chosen))
+    found = find_claim(chosen, units, parameters=num_parameters(chosen) if chosen.privacy.per_client else None)
     if as_json:
         typer.echo(json.dumps(_table(found)))
         return
@@ -123,25 +125,31 @@ def explain(plan: PlanArgument, units: Units = None, settings: SetOption = None,
 def _private(source: str, settings: list[str] | None, *more: str) -> Plan:
     plan = find_plan(source).override([*(settings or ()), *more])
     if not plan.privacy.on:
-        raise PlanError("privacy.unit", '"row", "patient" or "client"', plan.privacy.unit.value, f"; {_NONE}")
+        raise PlanError("privacy.unit", '"row", "patient" or "client"', plan.privacy.unit.value, f"; {NO_PRIVACY}")
     return plan
 
 
-def _find(plan: Plan, given: int | None, parameters: int | None = None) -> _Found:
+def find_claim(plan: Plan, given: int | None, parameters: int | None = None) -> FoundClaim:
+    """The claim of a plan with privacy; `given` units at each site, or else as many as its data have.
+
+    Raises LocalError where neither is known and the claim depends on it.
+    """
     from wardround.strategies.privacy.claim import claims_of, worst
     from wardround.strategies.privacy.terms import client_terms, site_terms
 
     units = _units(plan, given)
+    if parameters is None and plan.privacy.mechanism is Mechanism.SKELLAM:  # whose noise depends on it
+        parameters = num_parameters(plan)
     if plan.privacy.per_example and units is None and plan.privacy.epsilon is None:
         raise LocalError(f"expected --units N, the {plan.privacy.unit.value}s that a site trains on")
     claims = claims_of(plan, units, num_parameters=parameters)
     largest = max(claims, key=lambda claim: claim.epsilon)
     terms = None
     if plan.privacy.per_client:
-        terms = client_terms(plan)
+        terms = client_terms(plan, parameters)
     elif largest.population is not None:
         terms = site_terms(plan, largest.population)
-    return _Found(plan=plan, claim=worst(plan, claims), claims=claims, terms=terms)
+    return FoundClaim(plan=plan, claim=worst(plan, claims), claims=claims, terms=terms)
 
 
 def _units(plan: Plan, given: int | None) -> "Mapping[SiteId, int] | None":
@@ -169,9 +177,9 @@ def _units(plan: Plan, given: int | None) -> "Mapping[SiteId, int] | None":
     }
 
 
-def _num_parameters(plan: Plan) -> int | None:
-    """Of the plan's model, which only the warning for few clients needs; None where it cannot be made here."""
-    if not plan.privacy.per_client or plan.data.source in PYTHON_SOURCES or find_spec("torch") is None:
+def num_parameters(plan: Plan) -> int | None:
+    """The number of parameters of the plan's model; None where it cannot be made here."""
+    if plan.data.source in PYTHON_SOURCES or find_spec("torch") is None:
         return None
     from wardround.client.trainer.bundle import load_task
     from wardround.client.trainer.flat_model import layout_of
@@ -185,7 +193,7 @@ def _curve(terms: "Terms") -> list[tuple[int, float]]:
     return [(n, terms.spent(n).epsilon) for n in (*(n for n in steps if n < terms.rounds), terms.rounds)]
 
 
-def _table(found: _Found) -> dict[str, Any]:
+def _table(found: FoundClaim) -> dict[str, Any]:
     return {
         "claim": found.claim.to_json(),
         "sites": [one.to_json() for one in found.claims] if found.plan.privacy.per_example else [],

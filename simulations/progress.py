@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from wardround.plan import Plan
+from wardround.simulations.caveat import NO_CRYPTOGRAPHY, caveat
 from wardround.simulations.metrics import PRIMARY, Kind
 from wardround.simulations.record_line import encode_line
 from wardround.strategies.records import RoundRecord, RunState
@@ -52,6 +53,11 @@ class LineProgress(Progress):
     def __init__(self, out: TextIO, plan: Plan, *, report: bool = True) -> None:
         self._out, self._plan, self._report = out, plan, report
 
+    def __enter__(self) -> "LineProgress":
+        if said := caveat(self._plan):
+            self._out.write(f"{said}\n")
+        return self
+
     def tuning(self, done: int, total: int, last: str) -> None:
         self._out.write(f"choosing a rule {done}/{total}  {last}\n")
         self._out.flush()
@@ -87,6 +93,8 @@ class LiveProgress(Progress):
 
     def __enter__(self) -> "LiveProgress":
         self._bar.start()
+        if said := caveat(self._plan):
+            self._bar.console.print(said, highlight=False, markup=False)
         return self
 
     def __exit__(
@@ -135,8 +143,12 @@ def validation_text(record: RoundRecord, plan: Plan) -> str:
 
 
 def attendance_text(record: RoundRecord) -> str:
-    """How many of the cohort's sites are in the round, and why others are not."""
+    """How many of the cohort's sites are in the round, and in how many sums, and why others are not."""
     there = f"{len(record.cohort) - len(record.absences)}/{len(record.cohort)} sites"
+    if record.protection is not None:
+        sums = sum(bool(group.survivors) for group in record.protection.groups)
+        there += f" in {sums} group{'' if sums == 1 else 's'}"
+        there += f", {NO_CRYPTOGRAPHY}" if record.protection.accounted else ""
     reasons = sorted({absence.reason for absence in record.absences})
     why = f" ({', '.join(reasons)})" if reasons else ""
     return f"{there}{why}{', round void' if record.void else ''}"

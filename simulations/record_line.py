@@ -7,6 +7,9 @@
      "aggregation": why the rule gave nothing, or "", "reputation": {site: suspicion above 0},
      "quarantined": [site], "notes": [sentence],
      "privacy": {"epsilon", "delta", "clip_norm", "sites": {site: epsilon}, "clipped", "noise_to_signal"} | null,
+     "protection": {"epoch", "round", "groups": [{"number", "members", "survivors"}], "lost": {stage: [site]},
+         "aborts": [{"cause", "parties", "reason"}], "costs": {stage: {"seconds", "sent_bytes", "received_bytes"}},
+         "accounted": whether no cryptography ran} | null: of the training alone; members and survivors are counts,
      "seconds", "cpu_seconds", "simulated_seconds"}
 
 "clipped" and "noise_to_signal" are the researcher's where rows or patients are hidden: they depend on rows, and no
@@ -24,6 +27,7 @@ from typing import Any
 
 from wardround.contribution import Evidence, Verdict
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord
+from wardround.strategies.secagg.round_evidence import ProtectionRecord
 from wardround.tally import Tally
 
 __all__ = ["COMPACT_ABOVE", "decode_lines", "encode_line", "record_table"]
@@ -57,6 +61,7 @@ def record_table(record: RoundRecord) -> dict[str, Any]:
         "quarantined": sorted(reputation.quarantined),
         "notes": list(reputation.notes),
         "privacy": None if record.privacy is None else _finite(asdict(record.privacy)),
+        "protection": None if record.protection is None else _protection(record.protection),
         "seconds": record.seconds,
         "cpu_seconds": record.cpu_seconds,
         "simulated_seconds": record.simulated_seconds,
@@ -112,6 +117,21 @@ def _evidence(line: Evidence) -> dict[str, Any]:
         "verdict": line.verdict.value,
         "reason": line.reason,
         "flags": list(line.flags),
+    }
+
+
+def _protection(record: ProtectionRecord) -> dict[str, Any]:
+    groups = [
+        {"number": one.number, "members": len(one.members), "survivors": len(one.survivors)} for one in record.groups
+    ]
+    return {
+        "epoch": record.epoch,
+        "round": record.round,
+        "groups": groups,
+        "lost": {stage.value: list(sites) for stage, sites in record.lost.items()},
+        "aborts": [{"cause": one.cause, "parties": list(one.parties), "reason": one.reason} for one in record.aborts],
+        "costs": {stage.value: asdict(cost) for stage, cost in record.costs.items()},
+        "accounted": record.accounted,
     }
 
 

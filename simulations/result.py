@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wardround.errors import LocalError
 from wardround.orders import Statistics
 from wardround.plan import Plan
+from wardround.simulations.caveat import caveat
 from wardround.simulations.comparison import Comparison
 from wardround.task import Task
 from wardround.vector import F32, Layout
@@ -74,7 +75,8 @@ class Result:
 
     def __repr__(self) -> str:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
-        return f"<Result of {self.plan.name!r}: {len(self.rounds)} rounds; test {figures or 'not evaluated'}>"
+        parts = (f"{len(self.rounds)} rounds", f"test {figures or 'not evaluated'}", caveat(self.plan))
+        return f"<Result of {self.plan.name!r}: {'; '.join(filter(None, parts))}>"
 
     def _repr_html_(self) -> str:
         """For notebooks: the report in a frame of its own, or the line of `repr`."""

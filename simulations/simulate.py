@@ -24,6 +24,7 @@ from wardround.simulations.attacks.adversary import ATTACKERS, Adversary
 from wardround.simulations.attacks.gather import gather_adversary
 from wardround.simulations.attacks.rogue_guard import RogueGuard
 from wardround.simulations.baselines import TrainedModel, train_baselines
+from wardround.simulations.caveat import caveat
 from wardround.simulations.checkpoint import SiteArrays
 from wardround.simulations.executors.calibration import EngineChoice, calibrate, make_executor
 from wardround.simulations.executors.executor import Executor
@@ -43,10 +44,10 @@ from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.result import Result
 from wardround.simulations.run_directory import RunDirectory, check_free
 from wardround.simulations.server_root import SERVER, ServerRoot
+from wardround.simulations.simulated_protection import SimulatedProtection, simulated_protection
 from wardround.state_store import MemoryStore
 from wardround.strategies.composition import check
 from wardround.strategies.federated import FederatedStrategy
-from wardround.strategies.plain import Plain
 from wardround.strategies.records import Observer, RoundRecord, RunState
 from wardround.strategies.rules.build import build_rule
 from wardround.strategies.rules.rule import Rule
@@ -55,6 +56,8 @@ from wardround.task import Task
 __all__ = ["local_grid", "settled_engine", "simulate"]
 
 _STATISTICS = "statistics.json"
+_PROTECTION = "secure aggregation"
+_DRAWN_AFRESH = "rounding and masks are drawn afresh, so a run that is continued or repeated has other bits"
 
 
 def simulate(
@@ -115,6 +118,8 @@ def simulate(
             table = {**({} if engine is None else asdict(engine)), "data": "" if plan.privacy.on else digest}
             if ledgers is not None:
                 table["ledgers"] = str(ledgers)
+            if plan.protection.on:
+                table[_PROTECTION] = "; ".join(filter(None, (_DRAWN_AFRESH, caveat(plan))))
             directory = stack.enter_context(RunDirectory.create(out, plan, table))
             plan = directory.plan
             if tuned is not None:
@@ -179,6 +184,7 @@ def _still_objects() -> Iterator[None]:
 def _recorded_engine(directory: RunDirectory, digest: str) -> EngineChoice | None:
     table = dict(directory.info.engine)
     table.pop("ledgers", None)
+    table.pop(_PROTECTION, None)
     if table.pop("data", None) not in (("",) if directory.plan.privacy.on else (digest,)):
         raise LocalError(f"{directory.path}: expected the data that the run was started with, got other rows")
     return EngineChoice(**table) if table else None
@@ -190,14 +196,25 @@ def local_grid(
     executor: Executor | None = None,
     adversary: Adversary | None = None,
     budgets: Mapping[SiteId, Budget] | None = None,
+    protection: SimulatedProtection | None = None,
 ) -> LocalGrid:
     """Every site behind its guard, on one grid; attackers behind guards of their own."""
     digest, tensors, budgets = plan.digest, [tensor.size for tensor in participants.layout.tensors], budgets or {}
+    guarded, members = (plan, {}) if protection is None else (protection.guarded, protection.members)
     nodes = []
     for partition, (site, trainer) in enumerate(participants.trainers.items()):
-        prefetched = PrefetchedTrainer(trainer)
-        honest = SiteGuard(plan, site, MemoryStore(), plan_digest=digest, tensors=tensors, budget=budgets.get(site))
-        guard: Guard = RogueGuard(plan, honest) if adversary is not None and site in adversary.sites else honest
+        prefetched, member = PrefetchedTrainer(trainer), members.get(site)
+        honest = SiteGuard(
+            guarded,
+            site,
+            MemoryStore(),
+            plan_digest=digest,
+            tensors=tensors,
+            budget=budgets.get(site),
+            member=member,
+        )
+        lies = adversary is not None and site in adversary.sites
+        guard: Guard = RogueGuard(guarded, honest, member) if lies else honest
         nodes.append(LocalNode(site=site, app=client_app(prefetched, guard), trainer=prefetched, partition=partition))
     return LocalGrid(plan, nodes, executor, adversary)
 
@@ -233,23 +250,26 @@ class _Run:
         executor = None
         if engine is not None and participants.task is not None:
             executor = make_executor(engine, participants.task, plan, trainer_of)
-        self._grid = local_grid(plan, participants, executor, self._adversary, accounts.budgets)
+        self._run_id = "in memory" if directory is None else directory.info.run_id
+        self._protection = simulated_protection(plan, participants, directory, self._run_id)
+        self._grid = local_grid(plan, participants, executor, self._adversary, accounts.budgets, self._protection)
         self._resumed: tuple[int, ...] = ()
 
     def finish(self, observer: Observer | None, *, report: bool) -> Result:
         """Run the rounds that are missing, judge the model, write everything down."""
         plan, directory = self._plan, self._directory
         lines = _Lines([] if directory is None else directory.lines())
+        central = self._accounts.central
         strategy = FederatedStrategy(
             plan,
-            run_id="in memory" if directory is None else directory.info.run_id,
-            protection=Plain(plan),
-            rule=self._rule if self._accounts.central is None else self._accounts.central.rule,
+            run_id=self._run_id,
+            protection=self._protection.server,
+            rule=(None if central is None else central.rule) or self._rule,
             num_parameters=self._participants.layout.num_parameters,
-            observers=[item for item in (directory, lines, observer) if item is not None],
+            observers=[item for item in (self._protection, directory, lines, observer) if item is not None],
             clock=self._grid.clock,
             root=self._root,
-            central=self._accounts.central,
+            central=central,
             meter=self._accounts.record if plan.privacy.on else None,
         )
         if self._adversary is not None:
@@ -324,7 +344,8 @@ class _Run:
             if plan.simulation.baselines:
                 alone = train_baselines(plan, task, data, self._participants.initial, workers=self._workers)
             federated = TrainedModel(model=result.model, statistics=result.statistics)
-            result = replace(result, comparison=judge(plan, task, data, federated, alone, self._participants.states()))
+            judged = judge(plan, task, data, federated, alone, self._participants.states())
+            result = replace(result, comparison=replace(judged, note=caveat(plan)))
         if report:
             run = ReportedRun(
                 plan=plan,

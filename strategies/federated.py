@@ -15,6 +15,7 @@ from wardround.errors import LocalError
 from wardround.orders import Order, OrderKind, SiteId, Split, derive_seed, digest
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure
+from wardround.plan_protection import TableChoice
 from wardround.plan_robust import OFF
 from wardround.plan_sections import Select, Standardize
 from wardround.standardization import robust_statistics, statistics_fault, statistics_of
@@ -27,6 +28,7 @@ from wardround.strategies.records import Absence, EvaluationRecord, Observer, Pr
 from wardround.strategies.roster import find_sites
 from wardround.strategies.rules.ingest import LONGEST
 from wardround.strategies.rules.rule import Memory, RoundContext, Rule
+from wardround.strategies.secagg.plan_terms import parameters_of
 from wardround.strategies.server_optimizer import ServerStep
 from wardround.strategies.tally_sums import TallySums
 from wardround.tally import Tally
@@ -69,7 +71,7 @@ class FederatedStrategy(Strategy):
         self._central, self._meter = central, meter
         self._min_replies = least_replies(plan)
         self._quarantine_at = quarantine_threshold(plan)
-        clip = plan.clipping.clip_norm
+        clip = None if plan.privacy.per_client else plan.clipping.clip_norm
         self._longest = LONGEST if clip is None else clip * (1 + 1e-4)  # honest guards clip in float32
         self.context: RoundContext | None = None
         """What the rule is told in the round at work."""
@@ -134,25 +136,26 @@ class FederatedStrategy(Strategy):
         cohort = self._cohort(grid, state, index)
         model = state.model.astype("<f4", copy=False).tobytes()
         order = self._order(OrderKind.FIT, number, state, model, attempt=index - (number - 1))
-        left_out = self._plan.cohort_size - len(cohort)  # sites in quarantine, where the others are too few
+        # sites in quarantine, where the others are too few; groups only get smaller by them
+        left_out = 0 if self._plan.protection.on else self._plan.cohort_size - len(cohort)
         self.context = context = self._context(state, order, left_out)
         self._protection.open(grid, cohort)
         tallies = TallySums()
         contributions = self._counted(self._protection.collect(grid, order, model), tallies)
         aggregate = self._rule.apply(contributions, context)
-        absences = tuple(self._protection.absences)
-        if self._central is None:  # where clients are hidden, whether all failed may hang on one of them
+        absences, protection = tuple(self._protection.absences), self._protection.record
+        if not self._noises:  # where clients are hidden from the model's users alone, it may hang on one of them
             self._fail_if_nobody_could(cohort)
-        replies, refused = len(cohort) - len(absences), aggregate.report.refused
+        replies, refused = tallies.contributions, aggregate.report.refused
         reason = aggregate.reason
         # a rule reckons with num_byzantine bad ones: that so many are refused, or in quarantine, voids no round
         found = refused + context.left_out
         needed = self._min_replies - min(found, self._plan.robust.num_byzantine)
         usable = replies - refused
-        if self._central is not None:  # a refused update counts as zero there, and must not show
+        if self._noises:  # a refused update counts as zero there, and must not show
             needed, usable = self._min_replies, replies
-        if usable < max(needed, 0 if self._central is not None else 1):
-            reason = f"{usable} usable updates of {len(cohort)}, and {needed} are needed"
+        if usable < max(needed, 0 if self._noises else 1):
+            reason = self._too_few(usable, len(cohort), needed)
         hidden = self._in_secret  # who took part is not published where the claim rests on it
         after = replace(state, round=number, rule_memory=aggregate.memory)
         update = None if reason else aggregate.vector
@@ -177,6 +180,7 @@ class FederatedStrategy(Strategy):
             reason=reason,
             reputation=after.reputation,
             privacy=None if self._meter is None else self._meter(update, aggregate.memory),
+            protection=protection,
             # how long a round took tells who took part
             seconds=0.0 if hidden else time.perf_counter() - started,
             cpu_seconds=0.0 if hidden else time.process_time() - cpu,
@@ -187,6 +191,18 @@ class FederatedStrategy(Strategy):
         if after.void_rounds >= _MAX_VOID_ROUNDS and not after.stopped:
             raise LocalError(f"{after.void_rounds} rounds in a row were void; last: {_why_void(record)}")
         return after
+
+    @property
+    def _noises(self) -> bool:
+        """Whether the server adds the noise that hides clients: its rule then counts what is refused as zero."""
+        return self._central is not None and not self._plan.protection.on
+
+    def _too_few(self, usable: int, asked: int, needed: int) -> str:
+        if not self._plan.protection.on:
+            return f"{usable} usable updates of {asked}, and {needed} are needed"
+        aborts = () if self._protection.record is None else self._protection.record.aborts
+        causes = "".join(f"; {one.reason}" for one in aborts[:1])
+        return f"{usable} usable sums of {self._plan.contributions} groups, and {needed} are needed{causes}"
 
     def _ended(self, state: RunState, reason: str) -> RunState:
         """The state after a round that cannot be paid for: nobody is asked, and every observer is told."""
@@ -243,17 +259,21 @@ class FederatedStrategy(Strategy):
 
     def _reputed(self, state: RunState, report: Report) -> RunState:
         """The state with what the round's evidence makes of its sites' reputation; a plain mean has none."""
-        settings = self._plan.robust
+        plan, settings = self._plan, self._plan.robust
         if settings.rule == OFF:
             return state
+        sites, protected = plan.simulation.sites - len(plan.cohort.without), plan.protection.on
+        least = parameters_of(plan).min_roster if protected else self._min_replies - settings.num_byzantine
         reputation = state.reputation.after(
             report,
             state.round,
             settings.quarantine,
             threshold=self._quarantine_at,
-            sites=self._plan.simulation.sites - len(self._plan.cohort.without),
+            sites=sites,
             num_byzantine=settings.num_byzantine,
-            least=max(1, self._min_replies - settings.num_byzantine),
+            least=max(1, least),
+            group_size=sites // plan.contributions if protected else 1,
+            fixed_groups=protected and plan.protection.tables is TableChoice.ONCE,
         )
         return replace(state, reputation=reputation)
 
@@ -284,17 +304,18 @@ class FederatedStrategy(Strategy):
         sites = self._roster(grid)
         self._protection.open(grid, sites)
         std = statistics_noise_std(data, self._plan.privacy)
-        tallies, missing = [], []
+        tallies, missing, counted = [], [], 0
         for contribution in self._protection.collect(grid, self._order(OrderKind.STATISTICS, 0, state)):
             if fault := statistics_fault(data, contribution.tally, noisy=std > 0):
                 missing.append(f"{', '.join(contribution.members)}: {fault}")
             else:
                 tallies.append(contribution.tally)
+                counted += len(contribution.members)
         missing += [f"{absence.site}: {absence.reason}" for absence in self._protection.absences]
         if len(missing) > (0 if robust.rule == OFF else robust.num_byzantine):
             raise LocalError(f"standardisation needs every site; {missing[0]}")
         if robust.rule == OFF:
-            statistics = statistics_of(data, sum(tallies[1:], start=tallies[0]), std * len(tallies) ** 0.5)
+            statistics = statistics_of(data, sum(tallies[1:], start=tallies[0]), std * counted**0.5)
         else:
             statistics = robust_statistics(data, tallies, std)
         return replace(state, statistics=statistics)
@@ -308,6 +329,8 @@ class FederatedStrategy(Strategy):
         last = state.round >= self._plan.rounds
         if self._plan.privacy.on and self._plan.privacy.evaluation is Disclosure.OFF:
             return state, None
+        if self._plan.protection.on and state.void_rounds:
+            return state, None  # two sums over one model may tell single sites
         if not settings.every or self._plan.data.validation == 0 or (state.round % settings.every and not last):
             return state, None
         sites = self._draw(grid, state, settings.sites or len(self._roster(grid)), "evaluate", state.round)
@@ -342,7 +365,8 @@ class FederatedStrategy(Strategy):
         total, odd = sums.total, sums.odd
         if total is None:
             self._fail_if_nobody_could(sites)
-            raise LocalError("no site answered")
+            aborts = () if self._protection.record is None else self._protection.record.aborts
+            raise LocalError("; ".join(("no site answered", *(one.reason for one in aborts[:1]))))
         reason = "rejected: a tally of another kind than the other sites'"
         absences = (*self._protection.absences, *(Absence(site=site, reason=reason, failed=True) for site in odd))
         seen = {site: tally for site, tally in sorted(each.items()) if site not in odd}

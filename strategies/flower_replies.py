@@ -81,6 +81,12 @@ class GlobalModel:
             return None
         return ArrayRecord({name: Array(array) for name, array in made.items()})
 
+    def with_constants(self, arrays: ArrayRecord) -> ArrayRecord:
+        """`arrays` with what is not learned as it was: Flower's mean turns counters into floats."""
+        learned = {tensor.name for tensor in self.layout.tensors}
+        constants = {name: Array(array) for name, array in self.arrays.items() if name not in learned}
+        return ArrayRecord({name: constants.get(name, array) for name, array in arrays.items()})
+
 
 def _is_learned(array: NDArray[np.generic]) -> bool:
     return array.dtype.kind == "f"

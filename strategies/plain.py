@@ -12,21 +12,19 @@ from wardround.orders import Order, OrderKind, SiteId
 from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.plan_sections import Weighting
+from wardround.strategies.protection import MESSAGE_TYPES
 from wardround.strategies.records import Absence
 from wardround.vector import MemoryVector
 
 __all__ = ["Plain"]
 
 _MOST_EXAMPLES = 1 << 32
-_MESSAGE_TYPES = {
-    OrderKind.STATISTICS: _flower.STATISTICS,
-    OrderKind.FIT: "train",
-    OrderKind.EVALUATE: "evaluate",
-}
 
 
 class Plain:
     """Sends an order to each member of the cohort and checks each reply before anything is made of it."""
+
+    record = None
 
     def __init__(self, plan: Plan) -> None:
         cohort = plan.cohort
@@ -49,7 +47,7 @@ class Plain:
         self._absences = {site: Absence(site=site, reason="no reply by the deadline") for site in self._cohort}
         site_of = {node: site for site, node in self._cohort.items()}
         content = _flower.pack_order(order.encode(), model)
-        requests = _flower.requests(content, self._cohort.values(), _MESSAGE_TYPES[order.kind], str(order.round))
+        requests = _flower.requests(content, self._cohort.values(), MESSAGE_TYPES[order.kind], str(order.round))
         for message in grid.send_and_receive(requests, timeout=self._plan.cohort.deadline_s):
             site = site_of.get(message.metadata.src_node_id)
             if site is None or site not in self._absences:

@@ -10,6 +10,7 @@ from wardround.contribution import Report
 from wardround.orders import SiteId, Statistics
 from wardround.strategies.reputation import Reputation
 from wardround.strategies.rules.rule import Memory
+from wardround.strategies.secagg.round_evidence import ProtectionRecord
 from wardround.tally import Tally
 from wardround.vector import F32
 
@@ -96,6 +97,7 @@ class RoundRecord:
     reputation: Reputation = field(default_factory=Reputation)
     """Of the sites, after this round."""
     privacy: PrivacyRecord | None = None
+    protection: ProtectionRecord | None = None
     simulated_seconds: float | None = None
 
 

@@ -14,9 +14,12 @@ class TallySums:
     def __init__(self) -> None:
         self._sums: dict[TallySpec, Tally] = {}
         self._sites: dict[TallySpec, list[SiteId]] = {}
+        self.contributions = 0
+        """How many were added."""
 
     def add(self, members: Sequence[SiteId], tally: Tally) -> None:
         """Add the tally of one contribution."""
+        self.contributions += 1
         known = self._sums.get(tally.spec)
         self._sums[tally.spec] = tally if known is None else known + tally
         self._sites.setdefault(tally.spec, []).extend(members)

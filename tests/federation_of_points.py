@@ -107,7 +107,7 @@ class Points:
             self.plan,
             run_id="run",
             protection=Plain(self.plan),
-            rule=build_rule(self.plan.robust) if self.central is None else self.central.rule,
+            rule=(None if self.central is None else self.central.rule) or build_rule(self.plan.robust),
             num_parameters=size,
             observers=[self.recorder],
             clock=self.grid.clock,

@@ -42,6 +42,13 @@ def test_what_is_left_out_has_its_default() -> None:
     assert made.cohort_size == made.simulation.sites == 10
 
 
+def test_a_contribution_is_a_site_or_under_masking_a_group() -> None:
+    assert plan("cohort.size=7").contributions == 7
+    masked = ("protection.mode=masking", "protection.groups=3", "cohort.weighting=uniform", "clipping.clip_norm=1")
+    assert plan(*masked).contributions == 3
+    assert plan(*masked, "simulation.dropout=0.2").cohort.min_replies is None, "how many groups are needed is derived"
+
+
 REFUSED = [
     ("trainin.lr=1", "plan.trainin: expected a known key; did you mean 'training'?"),
     ("training.lrr=1", "plan.training.lrr: expected a known key; did you mean 'lr'?"),
@@ -134,7 +141,9 @@ REFUSED = [
         'data.columns=[{ name = "a" }] & data.standardize=range',
         "plan.data.columns[0].range: expected a range, since standardize",
     ),
-    ("protection.mode=masking", 'plan.protection.mode: expected "off": secure aggregation is not available'),
+    ("protection.mode=bfv", "plan.protection.mode: expected one of 'off', 'masking', got 'bfv'"),
+    ("protection.groups=2", "plan.protection.mode: expected \"masking\", since groups is set, got 'off'"),
+    ('protection.mode=masking & protection.metrics=["a", "a"]', "plan.protection.metrics: expected every name once"),
     ("robust.rule=krun", "plan.robust.rule: expected a known name, got 'krun'; did you mean 'krum'?"),
     ("robust.num_byzantine=1", "plan.robust.rule: expected a rule, since num_byzantine is set"),
     ('robust.rule=mean & robust.pre=["nmn"]', "plan.robust.pre[0]: expected a known name, got 'nmn'; did you mean"),
@@ -262,7 +271,7 @@ def test_the_digest_is_pinned() -> None:
     assert plan().digest == PINNED
 
 
-PINNED = "9086feeaf670bd1376d5cb920e3a3500c2aac2893b7d0f7ec9d58b50c003dbe1"
+PINNED = "83d022d16726fe943c67396f74957965f8762898f25f95941627fbe63025ace1"
 
 
 @pytest.mark.parametrize("setting", ["seed=1", "training.lr=0.2", 'data.columns=[{ name = "radius" }]', "name=other"])

@@ -119,6 +119,7 @@ def check_base_install(wheel: Path, python: Path, into: Path) -> str:
         sys.exit("expected plans among the installed files, got none")
     for plan in plans:
         run(bin_ / "wardround", "plan", "check", plan, cwd=into)
+        run(bin_ / "wardround", "plan", "explain", plan, cwd=into)
     started = time.perf_counter()
     run(bin_ / "wardround", "--help", cwd=into)
     return f"{time.perf_counter() - started:.2f} s"

@@ -37,9 +37,11 @@ from wardround.errors import BudgetError, RemoteError, WardroundError
 
 __all__ = [
     "HELLO",
+    "PROTOCOL",
     "STATISTICS",
     "app_request",
     "bundle_files",
+    "carry",
     "decode_records",
     "encode_records",
     "error_reply",
@@ -49,11 +51,14 @@ __all__ = [
     "is_gone",
     "local_run",
     "pack_order",
+    "pack_protocol",
     "read_frame",
     "read_hello",
     "read_metrics",
     "read_model",
     "read_order",
+    "read_protocol",
+    "read_spec",
     "read_status",
     "reply",
     "requests",
@@ -63,8 +68,10 @@ __all__ = [
 
 HELLO = "query.hello"
 STATISTICS = "query.statistics"
+PROTOCOL = "query.secagg"
 
 _ORDER, _MODEL, _FRAME, _SITE = "wardround.order", "wardround.model", "wardround.frame", "wardround.site"
+_PROTOCOL = "wardround.protocol"
 _SERIAL_TYPE = "wardround"
 _REFUSED, _GONE, _SPENT = 1000, 1001, 1002
 
@@ -118,20 +125,53 @@ def requests(content: RecordDict, nodes: Iterable[int], message_type: str, group
             yield _message(first.metadata, content, _dst_node_id=node, _created_at=time.time())
 
 
-def pack_order(order: bytes, model: bytes | None = None) -> RecordDict:
-    """The content of a request; one object serves a whole cohort. `model` is little-endian float32."""
+def pack_order(order: bytes, model: bytes | None = None, protocol: bytes = b"", spec: bytes = b"") -> RecordDict:
+    """The content of a request; one object serves a whole cohort. `model` is little-endian float32.
+
+    Under secure aggregation `protocol` is the round's start, and `spec` the kind of tally that is added up.
+    """
     content = RecordDict()
     content[_ORDER] = ConfigRecord({"order": order})
     if model is not None:
         content[_MODEL] = _array(model, "float32", len(model) // 4)
+    if protocol:
+        content[_PROTOCOL] = ConfigRecord({"message": protocol, "spec": spec})
     return content
+
+
+def carry(content: RecordDict, records: RecordDict) -> None:
+    """Put an app's own `records` into the content of a request, in the place of the model."""
+    content.pop(_MODEL, None)
+    content.update(records)
+
+
+def pack_protocol(message: bytes) -> RecordDict:
+    """The content of a request that is nothing but a message of secure aggregation."""
+    content = RecordDict()
+    content[_PROTOCOL] = ConfigRecord({"message": message})
+    return content
+
+
+def _read_bytes(message: Message, record: str, key: str) -> bytes:
+    found = message.content.get(record)
+    data = found.get(key) if isinstance(found, ConfigRecord) else None
+    return data if isinstance(data, bytes) else b""
+
+
+def read_protocol(message: Message) -> bytes:
+    """The message of secure aggregation in a request; empty where there is none."""
+    return _read_bytes(message, _PROTOCOL, "message")
+
+
+def read_spec(message: Message) -> bytes:
+    """The kind of tally that the server adds up; empty where it does not say."""
+    return _read_bytes(message, _PROTOCOL, "spec")
 
 
 def read_order(message: Message) -> bytes:
     """The order's bytes. Raises RemoteError when there is none."""
-    record = message.content.get(_ORDER)
-    data = record.get("order") if isinstance(record, ConfigRecord) else None
-    if not isinstance(data, bytes):
+    data = _read_bytes(message, _ORDER, "order")
+    if not data:
         raise RemoteError("message: expected an order")
     return data
 

@@ -17,14 +17,17 @@ _PLANS, _SIMULATIONS = "wardround.plan_commands", "wardround.simulations.command
 _PRIVACY, _AUDIT = "wardround.simulations.privacy_commands", "wardround.simulations.audit_commands"
 _LEDGER = "wardround.client.guard.ledger_commands"
 _ROBUSTNESS, _RULES = "wardround.simulations.robustness_commands", "wardround.strategies.rules.commands"
+_FOLDERS = "wardround.client.secagg_commands"
+_EXPLANATION, _SECAGG = "wardround.simulations.plan_explanation", "wardround.strategies.secagg.commands"
 
 COMMANDS = {
-    "plan": (_PLANS, "Check, show and start plans."),
+    "plan": (_PLANS, "Check, show, explain and start plans."),
     "list": (_PLANS, "List installed tasks, data sets, partitions and plans."),
     "simulate": (_SIMULATIONS, "Train a federation of hospitals on this machine."),
     "redteam": (_ROBUSTNESS, "Attack a simulated federation with every rule in turn."),
     "run": (_ROBUSTNESS, "Evidence on a run's sites, release from quarantine, retraining without a site."),
     "privacy": (_PRIVACY, "What a plan claims of differential privacy, and the noise that a claim takes."),
+    "secagg": (_SECAGG, "What secure aggregation tolerates and costs, or which choice is the nearest possible."),
     "audit": (_AUDIT, "Test that privacy's mechanism does what it says."),
     "ledger": (_LEDGER, "What a population may spend on privacy, and what it has spent."),
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
@@ -35,6 +38,16 @@ COMMANDS = {
 }
 """Each command's module, which has it in its `app`, and the first line of its help."""
 
+PARTS = {
+    "plan": {"explain": (_EXPLANATION, "Say what the server learns, what privacy rests on, and what is claimed.")},
+    "secagg": {
+        "enrol": (_FOLDERS, "Make the folders of a server and its sites on this machine, to try a Flower app."),
+        "approve": (_FOLDERS, "Take part in another plan, and in no other."),
+        "show": (_FOLDERS, "Say whose folder this is, its key's fingerprint and its plan's digest."),
+    },
+}
+"""The parts of a command that other modules have in their `app`: they need what the command's own may not import."""
+
 _BUG = 70
 """Exit code for what should not happen: EX_SOFTWARE of sysexits.h."""
 
@@ -42,11 +55,18 @@ _BUG = 70
 class _Deferred(click.Command):
     """Stands for a command of another module until it is run, or asked for its own help."""
 
+    def __init__(self, name: str, module: str, help: str) -> None:
+        super().__init__(name, help=help)
+        self.module = module
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        app = import_module(COMMANDS[str(self.name)][0]).app
-        command = typer.main.get_group(app).commands[str(self.name)]
+        name = str(self.name)
+        command = typer.main.get_group(import_module(self.module).app).commands[name]
+        if isinstance(command, click.Group):
+            for part, found in PARTS.get(name, {}).items():
+                command.add_command(_Deferred(part, *found))
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
@@ -57,7 +77,7 @@ class _Commands(typer.core.TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return _Deferred(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+        return _Deferred(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

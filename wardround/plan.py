@@ -16,13 +16,13 @@ import tomli_w
 
 from wardround.decoding import PlanError, check_bounds, decode, encode, fields_of, key
 from wardround.plan_privacy import Privacy
+from wardround.plan_protection import Protection
 from wardround.plan_robust import OFF, Robust
 from wardround.plan_sections import (
     Clipping,
     Cohort,
     Data,
     Evaluation,
-    Protection,
     Select,
     ServerOptimizer,
     TaskSection,
@@ -98,7 +98,7 @@ class Plan:
             raise PlanError("cohort.size", f"at most the {left} sites that are left (cohort.without)", cohort.size)
 
         loses = self.simulation.dropout > 0 or (self.simulation.stragglers.fraction > 0 and cohort.deadline_s)
-        if loses and cohort.min_replies is None:
+        if loses and cohort.min_replies is None and not self.protection.on:
             raise PlanError("cohort.min_replies", "a number, since simulation.dropout or stragglers lose sites")
         if self.evaluation.sites is not None and self.evaluation.sites > sites:
             raise PlanError("evaluation.sites", f"at most the federation's {sites} sites", self.evaluation.sites)
@@ -107,6 +107,11 @@ class Plan:
     def cohort_size(self) -> int:
         """How many sites are drawn for a round."""
         return self.cohort.size or self.simulation.sites - len(self.cohort.without)
+
+    @property
+    def contributions(self) -> int:
+        """How many vectors the server sees of a round at most: each group's sum under masking, else every site's."""
+        return self.protection.groups if self.protection.on else self.cohort_size
 
     @property
     def weighting(self) -> Weighting:

@@ -17,7 +17,7 @@ from wardround.registry import load, names, nearest
 __all__ = ["PlanArgument", "SetOption", "app"]
 
 app = typer.Typer(rich_markup_mode=None)
-plan_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check, show and start plans.")
+plan_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check, show, explain and start plans.")
 app.add_typer(plan_app, name="plan")
 
 PlanArgument = Annotated[

@@ -52,6 +52,7 @@ class UnitClipping(StrEnum):
 class Mechanism(StrEnum):
     GAUSSIAN = "gaussian"
     BANDED_MF = "banded-mf"
+    SKELLAM = "skellam"
 
 
 class PrivateStatistics(StrEnum):

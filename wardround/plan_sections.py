@@ -17,7 +17,6 @@ __all__ = [
     "Image",
     "Missing",
     "Optimizer",
-    "Protection",
     "Schedule",
     "Select",
     "ServerOptimizer",
@@ -341,21 +340,6 @@ class Clipping:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-
-
-def _only_off(section: str, value: str, what: str) -> None:
-    if value != "off":
-        raise PlanError(section, f'"off": {what} is not available in this version', value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Protection:
-    """[protection]: what hides an update from the server."""
-
-    mode: str = key("off", doc="`off`: the server sees every update; nothing else is available in this version")
-
-    def __post_init__(self) -> None:
-        _only_off("mode", self.mode, "secure aggregation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

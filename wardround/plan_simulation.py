@@ -6,13 +6,18 @@ from enum import StrEnum
 from wardround.decoding import PlanError, check_bounds, key
 from wardround.registry import names
 
-__all__ = ["Attack", "Budget", "ExecutorChoice", "Partition", "Simulation", "Stragglers"]
+__all__ = ["Attack", "Budget", "Cryptography", "ExecutorChoice", "Partition", "Simulation", "Stragglers"]
 
 
 class ExecutorChoice(StrEnum):
     AUTO = "auto"
     FLAT = "flat"
     BLOCKS = "blocks"
+
+
+class Cryptography(StrEnum):
+    REAL = "real"
+    ACCOUNTING = "accounting"
 
 
 def _attacks() -> tuple[str, ...]:
@@ -89,6 +94,13 @@ class Simulation:
     block_size: int = key(0, doc="clients in a block; 0: bounded by `memory_mib`", ge=0)
     memory_mib: int = key(512, doc="memory that a block of clients may take", unit="MiB", ge=16)
     dropout: float = key(0.0, doc="share of a cohort that vanishes in a round", ge=0, lt=1)
+    late_dropout: float = key(
+        0.0, doc="share of a cohort that vanishes after it sent its update, under `protection`", ge=0, lt=1
+    )
+    cryptography: Cryptography = key(
+        Cryptography.REAL,
+        doc="under `protection`: `real`, or `accounting`: the same integer sums without keys, which hides nothing",
+    )
     stragglers: Stragglers = key(Stragglers, doc="slow sites, against `cohort.deadline_s` on a simulated clock")
     attack: Attack = key(Attack, doc="sites that attack, to see what that does")
     budget: Budget = key(Budget, doc="what the sites' ledgers allow, where a plan has privacy or ledgers are given")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from wardround.client.guard.member import Member
 from wardround.errors import BudgetError, LocalError, WardroundError
 from wardround.frames import Frame, encode_frame
 from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId, Split, derive_seed
@@ -17,7 +18,7 @@ from wardround.state_store import StateStore
 from wardround.strategies.privacy.participation import too_soon
 from wardround.strategies.privacy.statistics_noise import statistics_noise_std
 from wardround.strategies.privacy.unit_clip import clip_update
-from wardround.tally import MeansSpec, Tally
+from wardround.tally import MeansSpec, Tally, decode_spec
 from wardround.vector import F32
 
 __all__ = ["Budget", "Guard", "SiteGuard", "fit_job", "release_weight"]
@@ -34,12 +35,23 @@ class Guard(Protocol):
     @property
     def site(self) -> SiteId: ...
 
+    def begin(self, order: Order, start: bytes, spec: bytes) -> bytes | None:
+        """Enter a round of the protection protocol (`start` is empty where there is none).
+
+        What was sent in it already, byte for byte, else None. Raises WardroundError when the order is not to be
+        answered under the plan's protection.
+        """
+        ...
+
     def admit(self, order: Order) -> FitJob | EvalJob:
         """The job that the order asks for. Raises LocalError when the site does not allow it."""
         ...
 
-    def release(self, order: Order, result: LocalResult | Tally) -> bytes:
-        """The frame to send. Raises LocalError when the result must not leave."""
+    def release(self, order: Order, result: LocalResult | Tally, spec: bytes = b"") -> bytes:
+        """What to send. Raises LocalError when the result must not leave.
+
+        Under secure aggregation that is a masked message, and `spec` the kind of tally that the server adds up.
+        """
         ...
 
     def failure(self, error: WardroundError) -> WardroundError:
@@ -80,10 +92,11 @@ class SiteGuard:
     """The guard of one site under one approved plan.
 
     `tensors` are the sizes of the model's tensors, for clipping per layer. `budget` is asked before any round that is
-    charged; a plan with privacy and no budget is for tests alone.
+    charged; a plan with privacy and no budget is for tests alone. `member` is there exactly where the plan protects:
+    nothing leaves then but what it has masked.
     """
 
-    __slots__ = ("_budget", "_digest", "_plan", "_store", "_tensors", "site")
+    __slots__ = ("_budget", "_digest", "_member", "_plan", "_store", "_tensors", "site")
 
     def __init__(
         self,
@@ -94,24 +107,34 @@ class SiteGuard:
         plan_digest: str | None = None,
         tensors: Sequence[int] = (),
         budget: Budget | None = None,
+        member: Member | None = None,
     ) -> None:
+        if plan.protection.on != (member is not None):
+            raise LocalError(f"{site}: expected a member of secure aggregation exactly where the plan has protection")
         self.site = site
+        self._member = member
         self._plan = plan
         self._digest = plan_digest or plan.digest
         self._store = store
         self._tensors = tuple(tensors) if plan.privacy.clipping is UnitClipping.PER_LAYER else None
         self._budget = budget
 
+    def begin(self, order: Order, start: bytes, spec: bytes) -> bytes | None:
+        """Under secure aggregation no order is answered without a round that is bound to it."""
+        self._check_plan(order)
+        if self._member is not None:
+            self._check_protected(order, spec)
+            return self._member.begin(order, start, spec)
+        if start:
+            raise LocalError(f"{self.site}: expected no round of secure aggregation, since the plan has no protection")
+        return None
+
     def admit(self, order: Order) -> FitJob | EvalJob:
         """The job for an order of the approved plan; a training round is admitted once, and only forwards.
 
         Under privacy what is charged is charged here, before the job sees any data.
         """
-        if order.plan_digest != self._digest:
-            raise LocalError(
-                f"{self.site}: plan digest differs from the approved one: needs a new approval "
-                f"(approved {self._digest[:12]}, asked for {order.plan_digest[:12]})"
-            )
+        self._check_plan(order)
         if self._plan.privacy.on:
             self._check_private(order)
             if order.kind is OrderKind.STATISTICS:
@@ -129,6 +152,22 @@ class SiteGuard:
             self._store.put(self._last, str(order.round + order.attempt).encode())
             self._begin(order)
         return fit_job(self._plan, order, self.site)
+
+    def _check_protected(self, order: Order, spec: bytes) -> None:
+        last, counted = self._plan.rounds, decode_spec(spec)
+        if order.kind is OrderKind.FIT and not 1 <= order.round <= last:
+            raise LocalError(f"{self.site}: expected a round of 1 to {last}, got {order.round}")
+        if self._plan.task.flower_app is not None:
+            allowed = self._plan.protection.metrics
+            if not isinstance(counted, MeansSpec) or not set(counted.names) <= set(allowed):
+                raise LocalError(f"{self.site}: expected metrics of {list(allowed)} (protection.metrics), got others")
+
+    def _check_plan(self, order: Order) -> None:
+        if order.plan_digest != self._digest:
+            raise LocalError(
+                f"{self.site}: plan digest differs from the approved one: needs a new approval "
+                f"(approved {self._digest[:12]}, asked for {order.plan_digest[:12]})"
+            )
 
     def _begin(self, order: Order) -> None:
         if self._budget is not None:
@@ -167,21 +206,25 @@ class SiteGuard:
                 f"{self.site}: expected its rounds at least {bands} apart (privacy.bands), got {now - (last or 0)}"
             )
 
-    def release(self, order: Order, result: LocalResult | Tally) -> bytes:
-        """The frame of a result: an update is checked, clipped and weighed, a tally is sent as it is.
+    def release(self, order: Order, result: LocalResult | Tally, spec: bytes = b"") -> bytes:
+        """The frame of a result, or its masked form: an update is checked, clipped and weighed, a tally is as it is.
 
         Under privacy no loss of training rows leaves, and the number of examples only where it is public.
         """
-        if isinstance(result, Tally):
-            self._check_counted(order, result)
-            vector, weight, tally = _NO_VECTOR, result.n, result
-        else:
-            try:
+        try:
+            if isinstance(result, Tally):
+                self._check_counted(order, result)
+                vector, weight, tally = _NO_VECTOR, result.n, result
+            else:
                 vector = self._clipped(order, result.update)
-            except ValueError as error:
-                raise LocalError(f"{self.site}, round {order.round}: {error}; nothing was sent") from None
-            weight = release_weight(self._plan, result.num_examples)
-            tally = _NOTHING_COUNTED if self._plan.privacy.on else result.tally
+                weight = release_weight(self._plan, result.num_examples)
+                tally = _NOTHING_COUNTED if self._plan.privacy.on else result.tally
+            if self._member is not None:
+                update = None if isinstance(result, Tally) else vector
+                return self._member.protect(order, update, weight, tally, spec)
+        except ValueError as error:
+            fault = LocalError(f"{self.site}, round {order.round}: {error}; nothing was sent")
+            raise (fault if self._member is None else self.failure(fault)) from None
         frame = Frame(
             round=order.round, attempt=order.attempt, site=self.site, weight=weight, vector=vector, tally=tally
         )
@@ -206,12 +249,14 @@ class SiteGuard:
         return clip_update(update, order.clip_norm or self._plan.privacy.clip_norm, self._tensors)
 
     def failure(self, error: WardroundError) -> WardroundError:
-        """The error; under privacy only that there was one, since its text may tell of rows. The site's log has it."""
-        if not self._plan.privacy.on or isinstance(error, BudgetError):
+        """The error; under privacy or protection only that there was one: its text may tell of rows. The log has it."""
+        if (not self._plan.privacy.on and self._member is None) or isinstance(error, BudgetError):
             return error
         _log.warning("%s", error)
         return LocalError(f"{self.site}: the job failed; the site's own log says why")
 
     def answer(self, frame: bytes) -> bytes:
-        """Without protection there is no protocol to take part in."""
+        """The member's answer to a message of secure aggregation. Without protection there is none."""
+        if self._member is not None:
+            return self._member.answer(frame)
         raise LocalError(f"{self.site}: expected no protocol message, since the plan has no protection")

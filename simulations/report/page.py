@@ -13,6 +13,7 @@ from wardround.simulations.report.markup import Section, text
 from wardround.simulations.report.participation import participation
 from wardround.simulations.report.particulars import particulars
 from wardround.simulations.report.privacy import privacy
+from wardround.simulations.report.protection import protection
 from wardround.simulations.report.robustness import robustness
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.report.summary import summary
@@ -32,7 +33,7 @@ def render(run: ReportedRun) -> str:
     Raises MissingExtraError without plotly.
     """
     makers = (
-        *(hospitals, discrimination, convergence, privacy, participation, robustness),
+        *(hospitals, discrimination, convergence, privacy, protection, participation, robustness),
         *(differences, visibility, particulars),
     )
     return document(

@@ -27,6 +27,11 @@ _CAUTION = (
     "and looks like an attacker; a careful attacker looks like a hospital. Talk to the hospital first."
 )
 
+_GROUPED = (
+    "The server saw sums of groups: what was found against a group stands here against each of its hospitals, and "
+    "which of them is the cause cannot be told."
+)
+
 
 def robustness(run: ReportedRun) -> Section | None:
     """What the rule tolerates and did, who attacked, and the evidence by hospital; None when there is nothing to say.
@@ -50,6 +55,8 @@ def robustness(run: ReportedRun) -> Section | None:
             found = {cell for row in shown.traces[0]["z"] for cell in row}
             body += figure(shown) + key(VERDICT_KEY[state] for state in sorted(found))
         body += _sites(run)
+        if run.plan.protection.on:
+            body += f'<p class="warning">{text(_GROUPED)}</p>'
         body += f'<p class="warning">{text(_CAUTION)}</p>'
     return Section(anchor="robustness", title="Bad updates", body=body)
 
@@ -66,13 +73,19 @@ def _protection(run: ReportedRun) -> str:
         if robust.rule == AUTO
         else listed((*robust.pre, robust.rule))
     )
-    sizes = {len(came(line)) for line in run.lines}
+    sizes = {_contributions(line) for line in run.lines}
     n = f" of {_range(sizes)}" if sizes else ""
     return (
         f"Updates were combined by {rule}, set up so that up to {robust.num_byzantine}{n} contributions of a round may "
         "be anything at all. Before any rule, what no hospital sends in earnest was refused: values that are not "
         f"finite, a wrong size, or an update {robust.norm_factor:g} times as long as the median of the round."
     )
+
+
+def _contributions(line: Json) -> int:
+    """How many the rule saw, refused ones included: of hospitals, or of their groups."""
+    protection = line.get("protection")
+    return len(came(line)) if protection is None else sum(one["survivors"] > 0 for one in protection["groups"])
 
 
 def _range(found: set[int]) -> str:

@@ -10,6 +10,7 @@ from wardround.simulations.report.markup import Section, text
 from wardround.simulations.report.privacy import claimed
 from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.report.wording import count
+from wardround.strategies.secagg.plan_terms import parameters_of
 
 __all__ = ["visibility"]
 
@@ -27,10 +28,10 @@ def _items(sentences: Iterator[str]) -> str:
 
 def _seen(run: ReportedRun) -> Iterator[str]:
     plan = run.plan
-    if plan.protection.mode == "off":
-        yield f"Every hospital's update, in the clear, in every round (protection is off). {_given_away(plan)}"
-    else:
-        yield f"Updates only as the plan's protection “{plan.protection.mode}” lets them be seen."
+    if plan.protection.on:
+        yield from _seen_of_groups(plan)
+        return
+    yield f"Every hospital's update, in the clear, in every round (protection is off). {_given_away(plan)}"
     if not plan.privacy.on:
         yield "How many training rows each hospital has, its summed training loss, and when it did not answer."
     else:
@@ -51,6 +52,28 @@ def _seen(run: ReportedRun) -> Iterator[str]:
         )
     if plan.clipping.clip_norm is not None:
         yield f"No update longer than {plan.clipping.clip_norm:g} (L2 norm): the hospital scales it down."
+
+
+def _seen_of_groups(plan: Plan) -> Iterator[str]:
+    least, groups = parameters_of(plan).min_survivors, count(plan.protection.groups, "group")
+    given_away = (
+        f"The noise that hides a {plan.privacy.unit.value} is in it, added before anything left a hospital."
+        if plan.privacy.on
+        else "It tells of all of them together, and the sums of many rounds tell more than each: only differential "
+        "privacy bounds that, and this plan has none."
+    )
+    yield f"In every round, of {groups}, the sum of the updates of at least {least} hospitals. {given_away}"
+    counts = "no training loss" if plan.privacy.on else "summed training losses"
+    if not plan.privacy.per_client:
+        yield f"Weights and {counts} as sums of the same groups; which hospitals are in a sum, and who did not answer."
+    else:
+        yield "Which hospitals are in a sum, and who did not answer; nothing is counted in training."
+    if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
+        yield "Counts of how well the model does on held-out rows, as sums of groups only."
+    if plan.data.standardize is Standardize.FEDERATED:
+        yield "Sums of each number column and of its squares, per group, before the first round (standardisation)."
+    if plan.robust.rule != OFF:
+        yield "How long each group's mean is and how well it agrees with the others."
 
 
 def _given_away(plan: Plan) -> str:

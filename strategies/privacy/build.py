@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from wardround.decoding import PlanError
 from wardround.plan import Plan
-from wardround.plan_privacy import UnitClipping
+from wardround.plan_privacy import Mechanism, UnitClipping
 from wardround.state_store import StateStore
 from wardround.strategies.privacy.adaptive_clip import AdaptiveClip, plan_count_noise
 from wardround.strategies.privacy.banded_noise import BandedNoise
@@ -22,7 +22,9 @@ def build_central(plan: Plan, tensors: Sequence[int], store: StateStore) -> Cent
 
     Raises PlanError for a claim that cannot be met.
     """
-    terms, random = client_terms(plan), SecureRandom()
+    terms, random = client_terms(plan, sum(tensors)), SecureRandom()
+    if plan.privacy.mechanism is Mechanism.SKELLAM:
+        return CentralPrivacy(plan, terms, None, store, random)
     banded = None
     if plan.privacy.bands is not None:
         banded = BandedNoise(rounds=plan.rounds, bands=plan.privacy.bands, store=store)

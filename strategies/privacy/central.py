@@ -28,12 +28,13 @@ class CentralPrivacy:
     """The account of a federation whose clients are hidden. Every begun round is charged, whatever becomes of it.
 
     `store` is the server's: how many rounds were begun is durable before a round's noise is drawn, so that a round
-    that is repeated after a crash is a charge of its own.
+    that is repeated after a crash is a charge of its own. `rule` is None where the clients' own noise is in the sums:
+    then the plan's own rule aggregates, which is post-processing.
     """
 
     plan: Plan
     terms: Terms
-    rule: PrivateMean
+    rule: PrivateMean | None
     store: StateStore
     random: SecureRandom
     banded: BandedNoise | None = None
@@ -43,6 +44,13 @@ class CentralPrivacy:
         """Rounds that were begun, those included that a crash ended."""
         stored = self.store.get(_BEGUN)
         return 0 if stored is None else int(stored)
+
+    @property
+    def mean(self) -> PrivateMean:
+        """The server's own mechanism. Raises LocalError where clients add the noise."""
+        if self.rule is None:
+            raise LocalError('privacy.mechanism: expected noise that the server adds, got "skellam", which clients add')
+        return self.rule
 
     @property
     def epsilon(self) -> float:
@@ -95,14 +103,22 @@ class CentralPrivacy:
 
     def clip_norm(self, memory: Memory) -> float | None:
         """The norm that clients are asked to clip to, where it is not the plan's."""
-        return None if self.rule.adaptive is None else self.rule.clip_in_force(memory)
+        if self.rule is None or self.rule.adaptive is None:
+            return None
+        return self.rule.clip_in_force(memory)
 
     def record(self, update: F32 | None, memory: Memory) -> PrivacyRecord:
-        """What has been spent after a round that gave `update`, shape (d,), and after which the rule keeps `memory`."""
-        clip = self.rule.clip_in_force(memory)
+        """What has been spent after a round that gave `update`, shape (d,), and after which the rule keeps `memory`.
+
+        Noise over signal is that of a mean over all clients, whichever rule combined the sums, and whoever was lost.
+        """
+        clip = self.plan.privacy.clip_norm if self.rule is None else self.rule.clip_in_force(memory)
         noise_to_signal = None
         if update is not None and (norm := math.sqrt(squared_norm(update))) > 0:
-            std = self.terms.noise_multiplier * clip / self.rule.denominator
+            if self.rule is None:
+                std = self.terms.noise_in_mean(self.plan.cohort_size)
+            else:
+                std = self.terms.noise_multiplier * clip / self.rule.denominator
             if self.banded is not None:
                 std *= self.banded.deviation(self.begun - 1)
             noise_to_signal = std * math.sqrt(update.size) / norm

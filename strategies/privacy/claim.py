@@ -11,8 +11,10 @@ from wardround.decoding import PlanError, encode
 from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan
-from wardround.plan_privacy import Disclosure, PrivateStatistics, Relation, Sampling, Unit, UnitClipping
+from wardround.plan_privacy import Disclosure, Mechanism, PrivateStatistics, Relation, Sampling, Unit, UnitClipping
 from wardround.strategies.privacy.terms import Terms, client_terms, default_delta, site_terms
+from wardround.strategies.secagg.parameters import FAILURE_BITS
+from wardround.strategies.secagg.plan_terms import parameters_of
 
 __all__ = ["FEW_CLIENTS", "Claim", "claims_of", "noise_warning", "rounded_up", "stated", "worst"]
 
@@ -131,14 +133,15 @@ def claims_of(
     """What `plan` claims when all of its rounds are run; empty where it hides nobody.
 
     Rows and patients: a claim for each site of `units`, the number of units that it trains on; without them the plan's
-    own epsilon, which holds at every site. Clients: one claim; `num_parameters` serves its warning. Raises PlanError
-    for a claim that cannot be met, and LocalError where epsilon depends on `units` and there are none.
+    own epsilon, which holds at every site. Clients: one claim; `num_parameters` serves its warning, and without it what
+    is claimed of Skellam noise holds for a model of any size. Raises PlanError for a claim that cannot be met, and
+    LocalError where epsilon depends on `units` and there are none.
     """
     privacy = plan.privacy
     if not privacy.on:
         return ()
     if privacy.per_client:
-        return (_of_terms(plan, client_terms(plan), num_parameters=num_parameters),)
+        return (_of_terms(plan, client_terms(plan, num_parameters), num_parameters=num_parameters),)
     if units is not None:
         first = {count: site for site, count in units.items()}
         terms = {count: _terms_at(plan, count, site) for count, site in first.items()}
@@ -180,7 +183,7 @@ def noise_warning(plan: Plan, terms: Terms, num_parameters: int | None = None) -
     if not plan.privacy.per_client or terms.population >= FEW_CLIENTS:
         return ""
     least = "at least " * (terms.spans is not None or plan.privacy.clipping is UnitClipping.ADAPTIVE)
-    each = terms.noise_std / plan.cohort_size
+    each = terms.noise_in_mean(plan.cohort_size)
     told = f"{least}{each:.3g} in each parameter"
     if num_parameters is not None:
         told = f"an expected length of {least}{each * num_parameters**0.5:.3g} ({told}, of {num_parameters})"
@@ -242,6 +245,14 @@ def _adversary(plan: Plan) -> str:
             "the server, the other hospitals and all who get the model, together: they may see every message of the "
             "hospital and every round's model, and know every other row; not somebody inside the hospital's computers"
         )
+    if plan.privacy.mechanism is Mechanism.SKELLAM:
+        colluding = parameters_of(plan).colluding
+        others = f"together with up to {colluding} other client{'s' * (colluding > 1)}"
+        return (
+            f"all who see the sums of groups, the server included, {others if colluding else 'or one other client'}: "
+            "they may see every message and every round's model, know all other clients' rows and the noise that they "
+            "added themselves, and deviate from the protocol"
+        )
     if _hides_sample(plan):
         return (
             "those who get the model and do not learn who took part in which round: they may see every round's model "
@@ -287,6 +298,8 @@ def _assumptions(plan: Plan, terms: Terms | None) -> Iterator[str]:
             "The approved code: clip, sample and noise are part of the training job inside the hospital, and the claim "
             "holds for the code of this plan's digest, run as it is."
         )
+    elif privacy.mechanism is Mechanism.SKELLAM:
+        yield from _sums_assumed(plan, terms)
     else:
         yield "The server is trusted to add the noise, and to show nobody the updates, which it sees in clear."
     if privacy.unit is Unit.PATIENT:
@@ -306,6 +319,30 @@ def _assumptions(plan: Plan, terms: Terms | None) -> Iterator[str]:
         yield f"Training stops before epsilon {privacy.epsilon:g} is exceeded{when}."
 
 
+def _sums_assumed(plan: Plan, terms: Terms | None) -> Iterator[str]:
+    found = parameters_of(plan)
+    yield (
+        f"Honest clients' own noise: each clips, rounds and adds 1/{found.noise_share} of what is claimed, inside its "
+        "guard, as the approved plan says. One that does not counts as one that colludes."
+    )
+    yield (
+        f"At most {found.colluding} of the {found.clients} clients collude with the server. A sum is of at least "
+        f"{found.min_survivors} clients and whoever looks knows at most {found.known} of them: "
+        f"{found.noise_share} honest ones, and their noise, are in it for certain, and no more is counted."
+    )
+    if found.drawn and found.colluding > found.known:
+        yield (
+            f"Groups are drawn by chance: that one has more than {found.known} who collude has a probability of at "
+            f"most 2^-{FAILURE_BITS} in the whole run, beside delta."
+        )
+    yield (
+        "Secure aggregation: single updates stay hidden behind masks, which rests on computational assumptions and on "
+        "the signing keys that each site has accepted of the others."
+    )
+    if terms is not None and terms.skellam is None:
+        yield "A model of any size: of a known size the same noise claims a little less, or less noise the same."
+
+
 def _not_covered(plan: Plan) -> Iterator[str]:
     privacy = plan.privacy
     yield (
@@ -316,6 +353,8 @@ def _not_covered(plan: Plan) -> Iterator[str]:
     if privacy.public_sizes:
         sent += ", and its number of rows, which is declared public (public_sizes)"
     yield f"What is sent in clear: {sent}."
+    if privacy.mechanism is Mechanism.SKELLAM:
+        yield "Which clients' updates are in a sum, which is public; and what a client that deviates gives away itself."
     yield "A patient who is in two hospitals: what the two release about them adds up."
     if privacy.unit is Unit.ROW:
         yield "A patient with several rows is not covered as such: what is hidden is one row."

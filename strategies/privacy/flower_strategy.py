@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -180,7 +180,7 @@ class PrivateStrategy(Strategy):
         contributions, refused = contributions_of(answers_of("aggregate_train", replies), model)
         contributions, strangers = _of_asked(contributions, asked)
         context = RoundContext(size=model.layout.size, round=server_round, memory=self.memory)
-        made = self.central.rule.apply(contributions, context)
+        made = self.central.mean.apply(contributions, context)
         self.memory = made.memory
         report = Report(tuple(sorted((*made.report.lines, *refused, *strangers), key=lambda line: line.members)))
         self.reports[server_round] = report
@@ -192,7 +192,7 @@ class PrivateStrategy(Strategy):
             _log.warning("\t> Round %d: the global model stays as it was: the next would not be finite", server_round)
             return None, None
         arrays, _ = self.strategy.aggregate_train(server_round, [self._release(noisy)])
-        return None if arrays is None else _with_constants(arrays, model), None
+        return None if arrays is None else model.with_constants(arrays), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -272,10 +272,3 @@ def _of_asked(
             line = Evidence(members=one.members, weight=0.0, norm=None, verdict=Verdict.REFUSED, reason=reason)
             strangers.append(line)
     return known, strangers
-
-
-def _with_constants(arrays: ArrayRecord, model: GlobalModel) -> ArrayRecord:
-    """`arrays` with what is not learned as it was: Flower's mean turns counters into floats."""
-    learned = {tensor.name for tensor in model.layout.tensors}
-    constants = {name: Array(array) for name, array in model.arrays.items() if name not in learned}
-    return ArrayRecord({name: constants.get(name, array) for name, array in arrays.items()})

@@ -8,7 +8,17 @@ from wardround.strategies.privacy.accounting import calibrate_noise
 from wardround.strategies.privacy.events import Skellam
 from wardround.strategies.privacy.unit_clip import check_clip
 
-__all__ = ["KAPPA", "LEAST_HONEST", "SkellamMechanism", "calibrated", "honest_share", "l1_bound", "squared_l2_bound"]
+__all__ = [
+    "KAPPA",
+    "LEAST_HONEST",
+    "SkellamMechanism",
+    "any_size",
+    "calibrated",
+    "honest_share",
+    "l1_bound",
+    "padded_scale",
+    "squared_l2_bound",
+]
 
 KAPPA = 6.0
 """Standard deviations that a word holds on either side of 0: a value in 10^9 is then wrapped."""
@@ -18,6 +28,16 @@ LEAST_HONEST = 2
 _BETA = math.exp(-0.5)
 """Of a rounding, the most that is redrawn."""
 _LARGEST_SQUARE = 2.0**52
+_STEPS = 4.0
+"""Integer steps in the root mean square of a rotated value at the clip: rounding then takes 1 % more noise, about."""
+
+
+def padded_scale(clip_norm: float, size: int) -> tuple[int, float]:
+    """(d, s): `size` padded to a power of two, and the scale 4 √d / C at which plans round."""
+    if size < 1:
+        raise ValueError(f"expected at least one value, got {size}")
+    padded = 1 << (size - 1).bit_length()
+    return padded, _STEPS * math.sqrt(padded) / clip_norm
 
 
 def squared_l2_bound(clip_norm: float, scale: float, size: int, beta: float = _BETA) -> int:
@@ -134,6 +154,24 @@ class SkellamMechanism:
 
 
 _TIMES = {Relation.ZERO_OUT: 1.0, Relation.REPLACE_ONE: 2.0}
+
+
+def any_size(multiplier: float, relation: Relation) -> Skellam:
+    """A round's event that no model exceeds, of whatever size, at `padded_scale` and √µ / Δ₂ = z the `multiplier`.
+
+    There αΔ₂²/2µ = α/2z² is the same for all d, of one client's Δ₂. Since 16.25 d <= Δ₂² and Δ₁ = √d Δ₂, what is added
+    to it at an order is at most ((2α − 1) + 6/√16.25) / 4z⁴Δ₂², which falls with d, and at most 3 / 2z²√16.25. Both are
+    reached or exceeded by Δ₂ of d = 1 with Δ₁ = Δ₂² / √16.25; under replace-one with twice both. The price is 1/20z² of
+    epsilon at most, about.
+    """
+    square = squared_l2_bound(1.0, _STEPS, 1)
+    event = Skellam(
+        variance=multiplier * multiplier * square,
+        sensitivity=math.sqrt(square),
+        l1_sensitivity=square / math.sqrt(_STEPS * _STEPS + 0.25),
+        relation=relation,
+    )
+    return event.times(_TIMES[relation])
 
 
 def calibrated(

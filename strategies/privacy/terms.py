@@ -1,14 +1,22 @@
 """What a plan's [privacy] comes to for one population: noise, events and epsilon over the rounds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from wardround.decoding import PlanError
 from wardround.plan import Plan
-from wardround.plan_privacy import Relation, Sampling, Unit
+from wardround.plan_privacy import Mechanism, Relation, Sampling, Unit
 from wardround.strategies.privacy.accounting import Bound, calibrate_noise, epsilon_of, quick_epsilon_of
-from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian
+from wardround.strategies.privacy.events import Event, FixedSizeGaussian, Gaussian, PoissonGaussian, Skellam
+from wardround.strategies.privacy.skellam import (
+    SkellamMechanism,
+    any_size,
+    padded_scale,
+    squared_l2_bound,
+)
 from wardround.strategies.privacy.statistics_noise import statistics_noise_std, statistics_sensitivity
+from wardround.strategies.secagg.plan_terms import parameters_of
 
 __all__ = ["Terms", "client_terms", "default_delta", "largest_delta", "site_terms"]
 
@@ -48,6 +56,12 @@ class Terms:
     """What is released before the first round."""
     spans: int | None = None
     """Banded matrix factorisation: rounds in which a unit takes part at most; one event for all of them."""
+    each: Skellam | None = None
+    """Skellam noise: what a round releases of the group where that is worst."""
+    honest: int = 1
+    """Skellam noise: h clients, each of which adds 1/h of `noise_std`² to the sum of its group."""
+    skellam: SkellamMechanism | None = None
+    """Skellam noise: the mechanism, where the size of the model is known."""
 
     @property
     def rate(self) -> float:
@@ -60,7 +74,9 @@ class Terms:
             return self.once
         std, sensitivity, count = self.noise_std, self.sensitivity, rounds * self.steps
         event: Event
-        if self.spans is not None:
+        if self.each is not None:
+            event = replace(self.each, count=count)
+        elif self.spans is not None:
             whole = sensitivity * self.spans**0.5
             event = Gaussian(noise_std=std, sensitivity=whole, relation=self.relation)
         elif self.sampling is Sampling.POISSON and self.rate < 1:
@@ -74,6 +90,11 @@ class Terms:
         else:
             event = Gaussian(noise_std=std, sensitivity=sensitivity, relation=self.relation, count=count)
         return (*self.once, event)
+
+    def noise_in_mean(self, clients: int) -> float:
+        """Standard deviation of the noise in each value of the mean update of so many clients."""
+        everyone = 1.0 if self.each is None else math.sqrt(clients / self.honest)
+        return everyone * self.noise_std / clients
 
     def spent(self, rounds: int) -> Bound:
         """Epsilon of `rounds` begun rounds at the claim's delta."""
@@ -108,11 +129,57 @@ def site_terms(plan: Plan, units: int) -> Terms:
     return _settled(plan, units, float(units if full else training.batch_size), steps, privacy.max_rows)
 
 
-def client_terms(plan: Plan) -> Terms:
-    """The terms of a federation whose clients are hidden. Raises PlanError for a claim that cannot be met."""
+def client_terms(plan: Plan, size: int | None = None) -> Terms:
+    """The terms of a federation whose clients are hidden, with a model of `size` parameters.
+
+    Only Skellam noise depends on the size. Without it `noise_multiplier` and epsilon are upper bounds over all sizes,
+    and there is no mechanism. Raises PlanError for a claim that cannot be met.
+    """
     sites = plan.simulation.sites - len(plan.cohort.without)
+    if plan.privacy.mechanism is Mechanism.SKELLAM:
+        return _of_sums(plan, sites, size)
     sampled = plan.privacy.claimed_sampling is not Sampling.FULL
     return _settled(plan, sites, float(plan.cohort_size if sampled else sites), 1, 1)
+
+
+def _of_sums(plan: Plan, sites: int, size: int | None) -> Terms:
+    """The terms of group sums with Skellam noise, for the group whose sum has the least that is certain."""
+    privacy, honest = plan.privacy, parameters_of(plan).noise_share
+    relation, clip = privacy.claimed_relation, privacy.clip_norm
+    padded, scale = padded_scale(clip, size or 1)  # of one value the bound is largest beside the clip
+    square = squared_l2_bound(clip, scale, padded)
+    moved = math.sqrt(square) / scale
+    both = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+
+    def terms(multiplier: float) -> Terms:
+        mechanism = None
+        if size is not None:
+            mechanism = SkellamMechanism(
+                clip_norm=clip,
+                scale=scale,
+                size=padded,
+                honest=honest,
+                client_variance=multiplier * multiplier * square / honest,
+                relation=relation,
+            )
+        return Terms(
+            unit=privacy.unit,
+            relation=relation,
+            sampling=privacy.claimed_sampling,
+            population=sites,
+            delta=_delta(plan, sites),
+            noise_multiplier=multiplier,
+            noise_std=multiplier * moved,
+            sensitivity=both * moved,
+            steps=1,
+            drawn=float(sites),
+            rounds=plan.rounds,
+            each=any_size(multiplier, relation) if mechanism is None else mechanism.event(),
+            honest=honest,
+            skellam=mechanism,
+        )
+
+    return _with_noise(plan, terms)
 
 
 def _settled(plan: Plan, population: int, drawn: float, steps: int, rows: int) -> Terms:
@@ -138,10 +205,15 @@ def _settled(plan: Plan, population: int, drawn: float, steps: int, rows: int) -
             spans=-(-plan.rounds // privacy.bands) if privacy.bands is not None else None,
         )
 
-    epsilon, multiplier = privacy.epsilon, privacy.noise_multiplier
+    return _with_noise(plan, terms)
+
+
+def _with_noise(plan: Plan, terms: Callable[[float], Terms]) -> Terms:
+    """The terms of the plan's noise multiplier, or of the least that keeps its epsilon."""
+    epsilon, multiplier = plan.privacy.epsilon, plan.privacy.noise_multiplier
     if multiplier is None and epsilon is not None:
         try:
-            multiplier = calibrate_noise(lambda z: terms(z).events(plan.rounds), epsilon, delta)
+            multiplier = calibrate_noise(lambda z: terms(z).events(plan.rounds), epsilon, terms(1.0).delta)
         except ValueError as error:
             raise PlanError("privacy.epsilon", f"a claim that noise can meet ({error})", epsilon) from None
         return terms(multiplier)

@@ -1,7 +1,9 @@
 """A member's epoch: fresh keys, one roster that it signs, and the secrets that it shares with each other member.
 
 What is durable, under `secagg/<run>/`: `epoch`, a counter of the epochs begun; `epoch-state`, sealed: the epoch's keys,
-hello, signed roster and signature; `table`, the group table once it is drawn; `starts`, when nonces were revealed.
+hello, signed roster and signature; `table`, the group table once it is drawn for the whole run; `draws`, how many
+rosters a nonce was revealed for (see `draws`). Where groups are drawn for each round, every epoch draws, and no table
+is kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ from typing import Any, Self, TypeVar
 from wardround.errors import LocalError
 from wardround.strategies.secagg import key_agreement
 from wardround.strategies.secagg.cohort import Cohort, cohort_of, digest_of_parameters, draw_groups
+from wardround.strategies.secagg.draws import count_draw
 from wardround.strategies.secagg.membership import Membership
 from wardround.strategies.secagg.messages import (
     Cause,
@@ -28,16 +31,15 @@ from wardround.strategies.secagg.messages import (
     digest_of,
     encode,
 )
+from wardround.strategies.secagg.parameters import Tables
 from wardround.strategies.secagg.phases import MemberEpochPhase, Outgoing, RefusedError, handler_for
 from wardround.strategies.secagg.roster_check import check_endorsements, check_roster
 from wardround.strategies.secagg.signing_inputs import hello_input, roster_input
 from wardround.strategies.secagg.wire import Record
 
-__all__ = ["EPOCH_LASTS", "STARTS_A_DAY", "Agreement", "ClientEpoch"]
+__all__ = ["EPOCH_LASTS", "Agreement", "ClientEpoch"]
 
 EPOCH_LASTS = timedelta(hours=24)
-STARTS_A_DAY = 8
-"""Rosters for which a nonce is revealed in 24 hours: a server that sees nonces may void epochs until groups suit it."""
 
 _KEY_BYTES = 32
 _M = TypeVar("_M", bound=Record)
@@ -149,7 +151,8 @@ class ClientEpoch:
         message = RosterSignature(run=mine.run, epoch=self.epoch, roster=digest, endorsement=endorsed)
         parts = [*self._parts, encode(roster), b"".join(keys), encode(message)]
         if nonce is not None:
-            _count_start(mine, now)
+            most = mine.parameters.starts + mine.parameters.regrouped_rounds
+            count_draw(mine.state.store, mine.run, self.epoch, most, now)
         mine.state.put(_key(mine), parts)
         self._parts, self.phase = parts, MemberEpochPhase.SIGNED
         return self.outgoing()
@@ -166,7 +169,7 @@ class ClientEpoch:
         check_endorsements(roster, keys, needed, signatures)
         agreement, table = self._agree(signatures)
         parts = [*self._parts, encode(signatures)]
-        if drawing and table is not None:
+        if drawing and table is not None and self._membership.parameters.tables is Tables.ONCE:
             self._membership.state.store.put(_table_key(self._membership), encode(table))
         self._membership.state.put(_key(self._membership), parts)
         self._parts, self._agreement, self.phase = parts, agreement, MemberEpochPhase.READY
@@ -215,25 +218,8 @@ def _cohort(roster: Roster, keys: tuple[bytes, ...], table: GroupTable | None, m
         raise RefusedError(Cause.PARAMETERS, None, str(error)) from None
 
 
-def _count_start(mine: Membership, now: datetime) -> None:
-    """Count that a nonce is revealed. Raises RefusedError, and counts nothing, where it would be one too many."""
-    key = f"secagg/{mine.run}/starts"
-    stored = mine.state.store.get(key) or b""
-    times = [int.from_bytes(stored[at : at + 8], "big") for at in range(0, len(stored), 8)]
-    second = int(now.timestamp())
-    recent = [time for time in times if time > second - EPOCH_LASTS.total_seconds()]
-    if len(recent) >= STARTS_A_DAY or len(times) >= mine.parameters.starts:
-        raise RefusedError(
-            Cause.POLICY,
-            None,
-            f"expected at most {STARTS_A_DAY} draws of groups in 24 h and {mine.parameters.starts} in a run, got "
-            f"{len(recent)} and {len(times)} before this one; wait, and see who voids the epochs",
-        )
-    mine.state.store.put(key, stored + second.to_bytes(8, "big"))
-
-
 def _table(mine: Membership) -> GroupTable | None:
-    """The group table of the plan, or the one that was drawn."""
+    """The group table of the plan, or the one that was drawn for the whole run."""
     if mine.group_table is not None:
         return mine.group_table
     stored = mine.state.store.get(_table_key(mine))

@@ -1,8 +1,14 @@
 """A member's rounds within an epoch: one M1, one signed list of survivors and one answer for each.
 
-What is durable, under `secagg/<run>/`: `round/<epoch>`, a counter of the rounds used, moved before anything is sent;
-`m1`, its bytes; `round`, sealed: descriptor, own shares, signature and answer. The answer is worked out and stored when
-the list is signed, so that the bundles are opened once and not kept.
+What is durable, under `secagg/<run>/`: `round/<epoch>`, a counter of the rounds used, moved before anything else is
+done in a round's name; `round`, sealed: descriptor, own shares, signature and answer; `m1`, its bytes. They are written
+in this order, and before anything is sent; a number that is used and of which no more is stored is burnt, and its round
+sat out. The answer is worked out and stored when the list is signed, so that the bundles are opened once and not kept.
+When the sum is published, only the descriptor stays.
+
+Where groups are drawn for each round, an epoch has one round of training, with as many evaluations before and after it
+in the same groups as there are: what they add is no more than with groups that hold for the whole run, and each sum is
+charged for itself.
 """
 
 import json
@@ -16,6 +22,7 @@ from wardround.errors import LocalError, RemoteError
 from wardround.signing_key import check_signature
 from wardround.strategies.secagg.answered_lists import check_redo, record_answer
 from wardround.strategies.secagg.client_epoch import EPOCH_LASTS, Agreement
+from wardround.strategies.secagg.draws import settle_draws
 from wardround.strategies.secagg.keystream import U32, U64
 from wardround.strategies.secagg.masked_update import mask_update
 from wardround.strategies.secagg.membership import Membership
@@ -27,6 +34,7 @@ from wardround.strategies.secagg.messages import (
     RoundStart,
     SurvivorOffer,
     SurvivorSignature,
+    Task,
     UnmaskAnswer,
     UnmaskRequest,
     decode,
@@ -34,6 +42,8 @@ from wardround.strategies.secagg.messages import (
     encode,
     survivors_of,
 )
+from wardround.strategies.secagg.near_lists import near_lists, record_last
+from wardround.strategies.secagg.parameters import Tables
 from wardround.strategies.secagg.phases import MemberRoundPhase, Outgoing, RefusedError, handler_for
 from wardround.strategies.secagg.signing_inputs import (
     descriptor_input,
@@ -51,7 +61,10 @@ ROUNDS = 100
 
 
 class ClientRound:
-    """The machine of one member for the rounds of an epoch; after a restart it goes on as it was."""
+    """The machine of one member for the rounds of an epoch; after a restart it goes on as it was.
+
+    `notes`: what the site's own policy wants to have logged of the round at hand, as lines.
+    """
 
     def __init__(self, membership: Membership, agreement: Agreement) -> None:
         self._membership, self._cohort, self._member = membership, agreement.cohort, agreement.member
@@ -60,15 +73,18 @@ class ClientRound:
         self.phase = MemberRoundPhase.IDLE
         self._start: RoundStart | None = None
         self._used = -1
+        self._trained = False
         self._own_shares = b""
         self._parts: list[bytes] = []
         self.published: Published | None = None
+        self.notes: tuple[str, ...] = ()
         parts = membership.state.get(f"secagg/{membership.run}/round")
         if parts:
             start = decode(parts[1])
             if isinstance(start, RoundStart) and start.descriptor.roster == self._cohort.roster:
                 self._parts, self._start, self._used = parts, start, start.descriptor.round
                 self.phase, self._own_shares = MemberRoundPhase[parts[0].decode()], parts[2]
+                self._trained = bool(parts[3])
 
     @property
     def descriptor(self) -> Descriptor:
@@ -81,8 +97,9 @@ class ClientRound:
     def mask(self, vector: U32, scalars: U64, *, model: bytes) -> list[Outgoing]:
         """M1 of an encoded update and its scalars, for the round that has begun; once.
 
-        `model` is the digest of the model that the update is from. Raises LocalError where none is asked for, and
-        RefusedError where the server's descriptor is of another model: then masks do not cancel, and nothing is sent.
+        `model` is the digest of the model that the update is from. Raises LocalError where none is asked for or the
+        round's number is burnt, and RefusedError where the server's descriptor is of another model: then masks do not
+        cancel, and nothing is sent.
         """
         if self.phase is not MemberRoundPhase.STARTED:
             raise LocalError(f"expected a round that waits for an update, got phase {self.phase.name}")
@@ -92,13 +109,14 @@ class ClientRound:
         for words, kind in ((vector, np.uint32), (scalars, np.uint64)):
             if words.ndim != 1 or words.dtype != np.dtype(kind):
                 raise ValueError(f"expected a vector of {kind.__name__}, got {words.dtype} of shape {words.shape}")
-        self._use(descriptor)
+        self._use()
         mine = self._membership
         dealt = mask_update(
             self._cohort, self._member, self._secrets, descriptor, vector, scalars, mine.signing_key, mine.random
         )
+        self._commit(MemberRoundPhase.MASKED, dealt.own_shares)
+        settle_draws(mine.state.store, mine.run)
         mine.state.store.put(self._m1_key(), encode(dealt.masked))
-        self._commit(MemberRoundPhase.MASKED, [encode(self._begun()), dealt.own_shares])
         return [Outgoing(None, dealt.masked)]
 
     def _begun(self) -> RoundStart:
@@ -116,14 +134,19 @@ class ClientRound:
         if start == self._start and self.phase is not MemberRoundPhase.IDLE:
             return self._sent()
         check_round_is_new(round_, self._used)
+        once = self._membership.parameters.tables is Tables.EACH_ROUND
+        if once and self._trained and start.descriptor.task is Task.FIT:
+            raise RefusedError(
+                Cause.POLICY, None, "expected one round of training in the groups of this epoch, got another; begin one"
+            )
         self._start, self._own_shares, self._parts = start, b"", []
-        self.phase, self.published = MemberRoundPhase.STARTED, None
+        self.phase, self.published, self.notes = MemberRoundPhase.STARTED, None, ()
         return []
 
     def _sent(self) -> list[Outgoing]:
         """M1 of this round again, where there is one: the bytes that are stored."""
-        stored = self._membership.state.store.get(self._m1_key()) if self._own_shares or self._parts else None
-        if stored is None:
+        stored = self._membership.state.store.get(self._m1_key()) if self._parts else None
+        if not stored:
             return []
         masked = decode(stored)
         same = isinstance(masked, Masked) and masked.header.h == digest_of(self.descriptor)
@@ -135,6 +158,9 @@ class ClientRound:
         lists = check_offer(self._cohort, self._member, descriptor, offer, least)
         if not mine.noised:
             check_redo(mine.state, self._cohort, descriptor, lists)
+        notes = near_lists(mine.state, self._cohort, descriptor, lists, mine.min_difference)
+        if notes and mine.refuse_near_lists:
+            raise RefusedError(Cause.POLICY, None, notes[0])
         headers = [one.header for group in offer.groups for one in group.members]
         if any(header.member == self._member for header in headers) and not self._own_shares:
             raise RefusedError(Cause.STATE_LOST, mine.name, "expected a list without this member, which sent no update")
@@ -159,47 +185,66 @@ class ClientRound:
             openings=openings_of(self._cohort, shares, lists),
         )
         if self.phase is MemberRoundPhase.STARTED:  # it sends no M1 in this round any more
-            self._use(descriptor)
+            self._use_or_refuse()
         by_group = json.dumps({str(group): members for group, members in lists.items()}).encode()
-        start = self._begun()
-        self._commit(
-            MemberRoundPhase.SIGNED, [encode(start), b"", survivors, encode(signature), encode(answer), by_group]
-        )
+        self._commit(MemberRoundPhase.SIGNED, b"", survivors, encode(signature), encode(answer), by_group)
+        settle_draws(mine.state.store, mine.run)
+        self.notes = notes
         return [Outgoing(None, signature)]
 
     def _sign_again(self, offer: SurvivorOffer, now: datetime) -> list[Outgoing]:
         survivors = digest_of(survivors_of(one.header for group in offer.groups for one in group.members))
-        if offer.h != digest_of(self.descriptor) or survivors != self._parts[3]:
+        if offer.h != digest_of(self.descriptor) or survivors != self._parts[4]:
             raise RefusedError(Cause.OTHER_LIST, None, "expected the list that was signed, got another of this round")
-        return [Outgoing(None, decode(self._parts[4]))]
-
-    def _answer(self, request: UnmaskRequest, now: datetime) -> list[Outgoing]:
-        check_votes(self._cohort, self.descriptor, self._committee, self._parts[3], request)
-        if self.phase is MemberRoundPhase.SIGNED:
-            lists = {int(group): members for group, members in json.loads(self._parts[6]).items()}
-            record_answer(self._membership.state, self._cohort, self.descriptor, lists)
-            self._commit(MemberRoundPhase.ANSWERED, self._parts[1:])
         return [Outgoing(None, decode(self._parts[5]))]
 
+    def _answer(self, request: UnmaskRequest, now: datetime) -> list[Outgoing]:
+        check_votes(self._cohort, self.descriptor, self._committee, self._parts[4], request)
+        if self.phase is MemberRoundPhase.SIGNED:
+            lists = {int(group): members for group, members in json.loads(self._parts[7]).items()}
+            mine = self._membership
+            if not mine.noised:
+                record_answer(mine.state, self._cohort, self.descriptor, lists)
+            if mine.min_difference:
+                record_last(mine.state, self._cohort, self.descriptor, lists)
+            self._commit(MemberRoundPhase.ANSWERED, b"", *self._parts[4:])
+        return [Outgoing(None, decode(self._parts[6]))]
+
     def _learn(self, published: Published, now: datetime) -> list[Outgoing]:
-        if published.h != digest_of(self.descriptor):
-            raise RefusedError(Cause.STALE, None, "expected the result of this round, got another")
-        signed = result_input(self.descriptor, published.committee, published.groups)
+        start = self._start
+        if start is None or (published.h, published.committee) != (digest_of(start.descriptor), self._committee):
+            raise RefusedError(Cause.STALE, None, "expected the result of this round and committee, got another")
+        signed = result_input(start.descriptor, published.committee, published.groups)
         _check_server(self._membership.server, published.signature, signed)
+        if self.phase is MemberRoundPhase.STARTED:
+            self._use_or_refuse()
+        if self.phase is not MemberRoundPhase.IDLE:
+            self._membership.state.store.put(self._m1_key(), b"")
+            self._commit(MemberRoundPhase.IDLE, b"")
         self.published = published
         return []
 
-    def _use(self, descriptor: Descriptor) -> None:
+    def _use(self) -> None:
         """Spend the round's number: nothing is sent twice under one number, whatever comes after."""
-        mine = self._membership
-        mine.state.store.advance(f"secagg/{mine.run}/round/{descriptor.epoch}", descriptor.round)
+        descriptor = self.descriptor
+        self._membership.state.store.advance(f"secagg/{descriptor.run}/round/{descriptor.epoch}", descriptor.round)
         self._used = descriptor.round
 
-    def _commit(self, phase: MemberRoundPhase, rest: list[bytes]) -> None:
-        parts = [phase.name.encode(), *rest]
-        self._membership.state.put(f"secagg/{self._membership.run}/round", parts)
-        self._parts, self.phase = parts, phase
-        self._own_shares = parts[2]
+    def _use_or_refuse(self) -> None:
+        try:
+            self._use()
+        except LocalError as error:
+            raise RefusedError(
+                Cause.STATE_LOST, self._membership.name, "expected a round whose number is not used, sits this one out"
+            ) from error
+
+    def _commit(self, phase: MemberRoundPhase, own_shares: bytes, *rest: bytes) -> None:
+        """Store where the round stands."""
+        mine, start = self._membership, self._begun()
+        trained = self._trained or start.descriptor.task is Task.FIT
+        parts = [phase.name.encode(), encode(start), own_shares, b"\1" if trained else b"", *rest]
+        mine.state.put(f"secagg/{mine.run}/round", parts)
+        self._parts, self._own_shares, self._trained, self.phase = parts, own_shares, trained, phase
 
     def _m1_key(self) -> str:
         return f"secagg/{self._membership.run}/m1"
@@ -241,8 +286,5 @@ _TABLE: dict[tuple[MemberRoundPhase, type[Record]], _Handler] = {
     (MemberRoundPhase.ANSWERED, SurvivorOffer): ClientRound._sign_again,
     (MemberRoundPhase.SIGNED, UnmaskRequest): ClientRound._answer,
     (MemberRoundPhase.ANSWERED, UnmaskRequest): ClientRound._answer,
-    **{
-        (phase, Published): ClientRound._learn
-        for phase in (MemberRoundPhase.MASKED, MemberRoundPhase.SIGNED, MemberRoundPhase.ANSWERED)
-    },
+    **{(phase, Published): ClientRound._learn for phase in MemberRoundPhase},
 }

@@ -67,7 +67,9 @@ class Cohort:
 
     def peers(self, member: int) -> tuple[int, ...]:
         """The other members of its group, ascending: the order of its pair seeds."""
-        return tuple(one for one in self.groups[self.group_of(member)] if one != member)
+        group = self.groups[self.group_of(member)]
+        at = group.index(member)
+        return group[:at] + group[at + 1 :]
 
     def colluders(self, group: int) -> int:
         """Colluders possible in the group."""

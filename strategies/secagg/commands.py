@@ -12,11 +12,13 @@ from wardround.strategies.secagg.parameters import STARTS, Tables
 if TYPE_CHECKING:
     from wardround.strategies.secagg.parameters import Parameters
 
-__all__ = ["app"]
+__all__ = ["app", "table_of"]
 
 app = typer.Typer(rich_markup_mode=None)
 secagg_app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Secure aggregation: the server learns sums of updates only."
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="What secure aggregation tolerates and costs, or which choice is the nearest possible.",
 )
 app.add_typer(secagg_app, name="secagg")
 
@@ -61,12 +63,13 @@ def plan(
             starts=starts,
             regrouped_rounds=rounds,
         )
-        typer.echo(json.dumps(_plain(chosen, size), ensure_ascii=False) if as_json else chosen.explain(size))
+        typer.echo(json.dumps(table_of(chosen, size), ensure_ascii=False) if as_json else chosen.explain(size))
     except ValueError as error:
         raise LocalError(str(error)) from None
 
 
-def _plain(chosen: "Parameters", size: int) -> dict[str, Any]:
+def table_of(chosen: "Parameters", size: int) -> dict[str, Any]:
+    """The parameters and what follows from them, for JSON; costs are of a model with `size` parameters."""
     group, committee = chosen.group_size, chosen.committee
     return {
         **dataclasses.asdict(chosen),

@@ -26,10 +26,21 @@ from hashlib import sha256
 from wardround.strategies.secagg.key_agreement import encode_digest, encode_index
 from wardround.strategies.secagg.keystream import GROUP_SEED_BYTES
 
-__all__ = ["MAX_SECRETS", "commit_own_seed", "commit_pair_seed", "proved_root", "share_proofs", "share_root"]
+__all__ = [
+    "MAX_SECRETS",
+    "ShareTree",
+    "commit_own_seed",
+    "commit_pair_seed",
+    "proved_root",
+    "share_proofs",
+    "share_root",
+]
 
 MAX_SECRETS = 256
 """Of one dealer: its own seed and one for each other member of a group."""
+
+_LEAVES = tuple(b"wr-leaf1" + encode_index(secret) for secret in range(MAX_SECRETS))
+"""What comes before the share in a leaf, by secret."""
 
 
 def commit_own_seed(h: bytes, dealer: int, seed: bytes) -> bytes:
@@ -44,25 +55,42 @@ def commit_pair_seed(h: bytes, lo: int, hi: int, seed: bytes) -> bytes:
     return sha256(b"wr-pair1" + encode_digest(h) + encode_index(lo) + encode_index(hi) + _of_a_seed(seed)).digest()
 
 
-def share_root(h: bytes, dealer: int, receiver: int, shares: Sequence[bytes]) -> bytes:
-    """The root over the shares of all secrets that `dealer` deals to `receiver`, 32 bytes; both may be one member.
+class ShareTree:
+    """The hash tree over the `shares` of all secrets that one dealer deals to one receiver, made once.
 
     Raises ValueError for more than 256 shares or none, and for a share that is not 32 bytes.
     """
-    return _root(h, dealer, receiver, len(shares), _levels(shares)[-1][0])
+
+    __slots__ = ("_levels", "shares")
+
+    def __init__(self, shares: Sequence[bytes]) -> None:
+        self.shares, self._levels = shares, _levels(shares)
+
+    def root(self, h: bytes, dealer: int, receiver: int) -> bytes:
+        """The root, 32 bytes; dealer and receiver may be one member."""
+        return _root(h, dealer, receiver, len(self.shares), self._levels[-1][0])
+
+    def proofs(self, opened: Iterable[int]) -> list[tuple[bytes, ...]]:
+        """For each of the secrets `opened` what proves its share: the hashes beside its path to the root, at most 8."""
+        proofs = []
+        for secret in opened:
+            at, proof = _checked(secret, len(self.shares)), []
+            for level in self._levels[:-1]:
+                if at ^ 1 < len(level):  # else it is the odd one, which has no neighbour
+                    proof.append(level[at ^ 1])
+                at >>= 1
+            proofs.append(tuple(proof))
+        return proofs
+
+
+def share_root(h: bytes, dealer: int, receiver: int, shares: Sequence[bytes]) -> bytes:
+    """The root of the tree over `shares`."""
+    return ShareTree(shares).root(h, dealer, receiver)
 
 
 def share_proofs(shares: Sequence[bytes], opened: Iterable[int]) -> list[tuple[bytes, ...]]:
-    """For each of the secrets `opened` what proves its share: the hashes beside its path to the root, at most 8."""
-    levels, proofs = _levels(shares), []
-    for secret in opened:
-        at, proof = _checked(secret, len(shares)), []
-        for level in levels[:-1]:
-            if at ^ 1 < len(level):  # else it is the odd one, which has no neighbour
-                proof.append(level[at ^ 1])
-            at >>= 1
-        proofs.append(tuple(proof))
-    return proofs
+    """The proofs of the secrets `opened` in the tree over `shares`."""
+    return ShareTree(shares).proofs(opened)
 
 
 def proved_root(
@@ -74,11 +102,12 @@ def proved_root(
     not 0 to number - 1, a share or hash that is not 32 bytes, and a proof with a hash too few or too many.
     """
     at, width = _checked(secret, _checked_number(number)), number
-    hashed, given = _leaf(secret, share), iter(proof)
+    hashed, given = sha256(_LEAVES[secret] + _of_a_seed(share)).digest(), iter(proof)
     while width > 1:
         if at ^ 1 < width:
             beside = encode_digest(next(given, b""))
-            hashed = _node(beside, hashed) if at & 1 else _node(hashed, beside)
+            pair = beside + hashed if at & 1 else hashed + beside
+            hashed = sha256(b"wr-node1" + pair).digest()
         at, width = at >> 1, (width + 1) // 2
     if next(given, None) is not None:
         raise ValueError(f"expected fewer than {len(proof)} hashes in the proof of secret {secret} of {number}")
@@ -88,19 +117,16 @@ def proved_root(
 def _levels(shares: Sequence[bytes]) -> list[list[bytes]]:
     """The hashes from the leaves up to the top; pairing neighbours, the odd one kept, is the shape said above."""
     _checked_number(len(shares))
-    levels = [[_leaf(secret, share) for secret, share in enumerate(shares)]]
-    while len(level := levels[-1]) > 1:
+    if set(map(len, shares)) != {GROUP_SEED_BYTES}:
+        for share in shares:
+            _of_a_seed(share)
+    level = [sha256(tag + share).digest() for tag, share in zip(_LEAVES, shares, strict=False)]
+    levels = [level]
+    while len(level) > 1:
         pairs = zip(level[::2], level[1::2], strict=False)
-        levels.append([_node(left, right) for left, right in pairs] + level[len(level) & ~1 :])
+        level = [sha256(b"wr-node1" + left + right).digest() for left, right in pairs] + level[len(level) & ~1 :]
+        levels.append(level)
     return levels
-
-
-def _leaf(secret: int, share: bytes) -> bytes:
-    return sha256(b"wr-leaf1" + encode_index(secret) + _of_a_seed(share)).digest()
-
-
-def _node(left: bytes, right: bytes) -> bytes:
-    return sha256(b"wr-node1" + left + right).digest()
 
 
 def _root(h: bytes, dealer: int, receiver: int, number: int, top: bytes) -> bytes:

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_ROSTER",
     "Endorsement",
     "Entry",
+    "EpochStart",
     "Group",
     "GroupTable",
     "Hello",
@@ -39,6 +40,14 @@ __all__ = [
 MAX_GROUP = 255
 """Members of a group or committee: a Shamir holder is a non-zero byte."""
 MAX_ROSTER = (1 << 16) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochStart(Record):
+    """The server asks for an epoch of this number; a member answers with its hello. Nobody signs it."""
+
+    run: Name
+    epoch: U32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,9 @@ class Membership:
 
     `plan` is the digest of the approved plan, `server` the public key that signs descriptors, `accepted` the pins.
     `group_table` is there where the plan fixes it. `min_roster` and `min_survivors` are the site's own policy, which
-    only adds to the plan's. `noised`: with differential privacy, where repeated sums are bounded by what is charged.
+    only adds to the plan's; `min_difference` too: survivors of a group that differ from those of the round before in
+    fewer members, and are not the same, are noted, or refused with `refuse_near_lists`. `noised`: with differential
+    privacy, where repeated sums are bounded by what is charged.
     `random(n)` gives n bytes of the operating system.
     """
 
@@ -38,11 +40,16 @@ class Membership:
     group_table: GroupTable | None = None
     min_roster: int = 0
     min_survivors: int = 0
+    min_difference: int = 0
+    refuse_near_lists: bool = False
     noised: bool = False
 
     def __post_init__(self) -> None:
-        if self.parameters.tables is Tables.EACH_ROUND:
-            raise ValueError("parameters.tables: expected groups by the plan or drawn once, got a draw for each round")
+        if self.parameters.tables is Tables.EACH_ROUND and not self.noised:
+            raise ValueError(
+                "parameters.tables: expected groups by the plan or drawn once, got a draw for each round without "
+                "differential privacy: sums of ever other groups over nearly equal models tell single updates"
+            )
         fixed = self.parameters.groups > 1 and not self.parameters.drawn
         if fixed != (self.group_table is not None):
             raise ValueError(f"group_table: expected {'the table of the plan' if fixed else 'none before it is drawn'}")

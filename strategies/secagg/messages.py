@@ -21,6 +21,7 @@ so that equal digests mean equal messages.
       14  Descriptor         hashed, and part of a RoundStart
       15  Header             hashed, and part of a Masked and of a SurvivorOffer
       16  SurvivorList       only hashed
+      17  EpochStart         server to a member   epoch 1
 
 Every SHA-256 of a message is over its whole binary form. What is signed is in `signing_inputs`. An UnmaskAnswer is
 not signed: each opening is proven against a root that its dealer signed. What is checked here is form; whether
@@ -36,6 +37,7 @@ from wardround.strategies.secagg.epoch_messages import (
     MAX_ROSTER,
     Endorsement,
     Entry,
+    EpochStart,
     Group,
     GroupTable,
     Hello,
@@ -77,6 +79,7 @@ __all__ = [
     "Descriptor",
     "Endorsement",
     "Entry",
+    "EpochStart",
     "Fault",
     "Group",
     "GroupOffer",
@@ -131,6 +134,7 @@ _KINDS: dict[int, tuple[type[Record], int]] = {
     14: (Descriptor, 1 << 10),
     15: (Header, 1 << 15),
     16: (SurvivorList, 4 * _MIB),
+    17: (EpochStart, 1 << 10),
 }
 _NUMBERS = {kind: number for number, (kind, _) in _KINDS.items()}
 
@@ -171,10 +175,7 @@ def decode(data: Buffer) -> Record:
 
 def digest_of(message: Record) -> bytes:
     """SHA-256 of the binary form: h of a Descriptor, the roster hash, and so on."""
-    digest = hashlib.sha256()
-    for part in encode_parts(message):
-        digest.update(part)
-    return digest.digest()
+    return hashlib.sha256(encode(message)).digest()
 
 
 def survivors_of(headers: Iterable[Header]) -> SurvivorList:

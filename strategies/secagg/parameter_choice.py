@@ -52,7 +52,7 @@ def choose(
     except InfeasibleError as error:
         choices = _near(wish) or _far(wish)
         possible = f"; possible: {'; or '.join(choices)}" if choices else "; fewer than 3 clients hide nobody"
-        raise InfeasibleError(f"{error}{possible}") from None
+        raise InfeasibleError(f"{error}{possible}", *(choice.split()[0] for choice in choices[:1])) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,14 @@ class Tables(StrEnum):
 
 
 class InfeasibleError(ValueError):
-    """No protocol has these parameters together; the text says why, and which ones near them are possible."""
+    """No protocol has these parameters together; the text says why, and which ones near them are possible.
+
+    `key` names the parameter whose change is the first that would do.
+    """
+
+    def __init__(self, text: str, key: str = "groups") -> None:
+        super().__init__(text)
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)

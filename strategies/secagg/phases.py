@@ -43,6 +43,7 @@ class MemberRoundPhase(Enum):
     """Of a member in a round."""
 
     IDLE = auto()
+    """No round has begun, or the sum of the last one is published, and nothing of it is kept."""
     STARTED = auto()
     """The descriptor is accepted; nothing is sent, and the round's number not used."""
     MASKED = auto()

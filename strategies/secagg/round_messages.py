@@ -72,7 +72,7 @@ class Fault(IntEnum):
     """What is wrong with a dealer's bundle."""
 
     UNREADABLE = 1
-    """It is not what the header's digest says, or does not open."""
+    """It is what the header's digest says, and does not open."""
     WRONG_SHARES = 2
     """It opens, but its shares do not have the header's root."""
 
@@ -106,13 +106,19 @@ class Cause(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor(Record):
-    """What a round is about; its digest is h. `model`, `roster`, `group_table`: digests. `deadline_ms`: Unix time."""
+    """What a round is about; its digest is h, which is in every mask. `deadline_ms`: Unix time.
+
+    `order` is the digest of everything that members are asked: of each byte that their work may depend on, so that they
+    all do the same, or their masks do not cancel. `model` is that of the model alone, and of what is done with it: two
+    sums over one model are told by it, whatever else a server varies. `roster` and `group_table`: digests.
+    """
 
     run: Name
     epoch: U32
     round: U32
     task: Annotated[Task, Choice(Task)]
     model: Digest
+    order: Digest
     roster: Digest
     group_table: Annotated[bytes | None, Maybe(Digest)] = None
     deadline_ms: U64

@@ -2,7 +2,7 @@
 
 It checks what members will check, so that one bad hello is left out by name and does not void the epoch. Nothing here
 is trusted by members. What is durable, under `secagg-server/<run>/`: `roster`, `keys` and `signatures` of the epoch
-that is ready, and `table`, the group table once it is drawn.
+that is ready, and `table`, the group table once it is drawn for the whole run.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from wardround.strategies.secagg.messages import (
     digest_of,
     encode,
 )
-from wardround.strategies.secagg.parameters import Parameters
+from wardround.strategies.secagg.parameters import Parameters, Tables
 from wardround.strategies.secagg.phases import Outgoing, RefusedError, ServerEpochPhase, handler_for
 from wardround.strategies.secagg.roster_check import check_endorsements, check_hello
 from wardround.strategies.secagg.wire import Record
@@ -80,7 +80,7 @@ class ServerEpoch:
         machine._roster, machine.phase = found, ServerEpochPhase.READY
         machine._endorsements = {one.member: one for one in signed.endorsements}
         split = [keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES)]
-        machine._cohort = cohort_of(found, split, machine._table, federation.parameters)
+        machine._cohort = cohort_of(found, split, machine._table or machine._drawn(), federation.parameters)
         return machine
 
     @property
@@ -176,23 +176,27 @@ class ServerEpoch:
                 f"expected {needed} signatures of the roster, got {len(self._endorsements)} ({len(missing)} members "
                 "are silent); begin another epoch, without them",
             )
-        signatures, table = self._signatures(), self._table
-        if self._drawing:
-            nonces = [one.nonce for one in signatures.endorsements if one.nonce is not None]
-            beacon = beacon_of(digest_of(roster), nonces)
-            table = draw_groups(roster, beacon, ours.parameters.groups)
+        signatures, table = self._signatures(), self._table or self._drawn()
         try:
             cohort = cohort_of(roster, self._keys(), table, ours.parameters)
         except ValueError as error:
             raise RefusedError(Cause.PARAMETERS, None, f"{error}; begin another epoch") from None
         at = f"secagg-server/{ours.run}"
-        if table is not None:
+        if table is not None and ours.parameters.tables is not Tables.EACH_ROUND:
             ours.store.put(f"{at}/table", encode(table))
         ours.store.put(f"{at}/roster", encode(roster))
         ours.store.put(f"{at}/keys", b"".join(cohort.keys))
         ours.store.put(f"{at}/signatures", encode(signatures))
         self._table, self._cohort, self.phase = table, cohort, ServerEpochPhase.READY
         return self.outgoing()
+
+    def _drawn(self) -> GroupTable | None:
+        """The groups that all nonces of the shown roster deal, where this epoch draws."""
+        if not self._drawing:
+            return None
+        nonces = [one.nonce for one in self._signatures().endorsements if one.nonce is not None]
+        roster = self._shown()
+        return draw_groups(roster, beacon_of(digest_of(roster), nonces), self._federation.parameters.groups)
 
     def _signatures(self) -> RosterSignatures:
         roster = self._shown()

@@ -2,7 +2,7 @@
 
 What is durable, under `secagg-server/<run>/<committee>/`: `round/<epoch>`, a counter; `start`, the signed descriptor;
 `m1/<member>`; `list`, the survivors, before anybody is asked to sign. So after a crash the same round goes on with the
-same list; what members signed and answered they send again.
+same list; what members signed and answered they send again. `end` erases all but the counter.
 """
 
 import hashlib
@@ -67,6 +67,7 @@ class ServerRound:
         self._lists: dict[int, tuple[int, ...]] = {}
         self._votes: dict[int, SurvivorSignature] = {}
         self._answers: dict[int, dict[int, bytes]] = {}
+        self._listed = b""  # digest of the list that this committee signs
 
     @classmethod
     def begin(cls, setting: RoundSetting, descriptor: Descriptor) -> Self:
@@ -81,13 +82,13 @@ class ServerRound:
     def resume(cls, setting: RoundSetting) -> Self | None:
         """The last round as it is stored, with the same list where there is one; None where no round was begun."""
         stored = setting.store.get(f"{_at(setting)}/start")
-        start = None if stored is None else decode(stored)
+        start = decode(stored) if stored else None
         if not isinstance(start, RoundStart) or start.descriptor.roster != setting.cohort.roster:
             return None
         machine = cls(setting, start)
         for member in setting.cohort.holders(setting.committee):
             data = setting.store.get(f"{_at(setting)}/m1/{member}")
-            masked = None if data is None else decode(data)
+            masked = decode(data) if data else None
             if isinstance(masked, Masked) and masked.header.h == machine._h:
                 machine._add(masked)
         data = setting.store.get(f"{_at(setting)}/list")
@@ -96,6 +97,11 @@ class ServerRound:
             listed = {one.member for one in found.survivors} if isinstance(found, SurvivorList) else set()
             machine._settle(frozenset(listed))
         return machine
+
+    def end(self) -> None:
+        """Erase what is stored of the round, which is not resumed any more; `results` and `abort` stay as they are."""
+        for key in ("start", "list", *(f"m1/{member}" for member in self._holders())):
+            self._setting.store.put(f"{_at(self._setting)}/{key}", b"")
 
     def receive(self, sender: str, message: Record, now: datetime) -> list[Outgoing]:
         """Take a message of the member `sender`. Raises RemoteError, and changes nothing, for one not in order."""
@@ -193,6 +199,8 @@ class ServerRound:
             group: tuple(member for member in cohort.groups[group] if member in listed)
             for group in cohort.groups_in(self._setting.committee)
         }
+        members = [member for members in self._lists.values() for member in members]
+        self._listed = digest_of(survivors_of(self._offered[member][0] for member in members))
         self.phase = ServerRoundPhase.SIGNATURES
 
     def _vote(self, sender: str, message: SurvivorSignature, now: datetime) -> list[Outgoing]:
@@ -272,7 +280,7 @@ class ServerRound:
             raise RefusedError(Cause.SIGNATURE, sender, f"expected its own message, got one of {message.member}")
         if (message.h, message.committee) != (self._h, self._setting.committee):
             raise RefusedError(Cause.STALE, sender, "expected a message of this round and committee, got another")
-        if message.survivors != self._listed():
+        if message.survivors != self._listed:
             raise RefusedError(Cause.OTHER_LIST, sender, "expected the list of this round, got another")
 
     def _offer_for(self, receiver: int) -> SurvivorOffer:
@@ -293,7 +301,7 @@ class ServerRound:
         votes = tuple(
             SurvivorVote(member=member, signature=self._votes[member].signature) for member in sorted(self._votes)
         )
-        return UnmaskRequest(h=self._h, committee=self._setting.committee, survivors=self._listed(), votes=votes)
+        return UnmaskRequest(h=self._h, committee=self._setting.committee, survivors=self._listed, votes=votes)
 
     def _result(self) -> Published:
         sums = tuple(
@@ -307,10 +315,6 @@ class ServerRound:
             groups=sums,
             signature=self._setting.signing_key.sign(signed),
         )
-
-    def _listed(self) -> bytes:
-        members = [member for members in self._lists.values() for member in members]
-        return digest_of(survivors_of(self._offered[member][0] for member in members))
 
     def _stop(self, cause: Cause, members: list[int], reason: str) -> list[Outgoing]:
         self.abort = Abort(cause=cause, parties=tuple(self._name(member) for member in members), reason=reason)

@@ -108,11 +108,11 @@ def _times(words: U64, constants: U8) -> U64:
     Bit k of an element adds constant · x^k, by a product with 0 or 1 in each byte, which carries nothing over.
     """
     product, bits = np.zeros_like(words), np.empty_like(words)
-    axes = (-1,) + (1,) * (words.ndim - 1)
-    for k in range(8):
-        np.right_shift(words, np.uint64(k), out=bits)
+    factors = _TIMES_POWERS[:, constants].reshape(8, -1, *(1,) * (words.ndim - 1))
+    for shift, factor in zip(_SHIFTS, factors, strict=True):
+        np.right_shift(words, shift, out=bits)
         bits &= _LOW_BITS
-        bits *= _PRODUCTS[1 << k][constants].astype(np.uint64).reshape(axes)
+        bits *= factor
         product ^= bits
     return product
 
@@ -152,3 +152,6 @@ def _subspace_polynomials() -> U8:
 
 _EXP, _LOG, _PRODUCTS = _tables()
 _SUBSPACE = _subspace_polynomials()
+_SHIFTS = np.arange(8, dtype=np.uint64)
+_TIMES_POWERS = _PRODUCTS[1 << np.arange(8)].astype(np.uint64)
+"""Row k: the products of 0 to 255 and x^k."""

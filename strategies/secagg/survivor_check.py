@@ -118,15 +118,19 @@ def check_votes(
 
 def open_bundles(
     cohort: Cohort, member: int, secrets: Mapping[int, bytes], own_shares: bytes, offer: SurvivorOffer
-) -> tuple[dict[int, list[bytes]], tuple[Report, ...]]:
-    """The shares that `member` holds, by dealer among the survivors, and reports of the dealers whose are bad."""
+) -> tuple[dict[int, commitments.ShareTree], tuple[Report, ...]]:
+    """The shares that `member` holds, by dealer among the survivors, and reports of the dealers whose are bad.
+
+    Raises RefusedError for a bundle that is not the one whose digest its dealer signed: a server could make an honest
+    dealer look bad with it.
+    """
     at = cohort.holders(offer.committee).index(member)
-    shares: dict[int, list[bytes]] = {}
+    shares: dict[int, commitments.ShareTree] = {}
     reports = []
     for one in sorted((one for group in offer.groups for one in group.members), key=lambda one: one.header.member):
         dealer = one.header.member
         if dealer == member:
-            shares[dealer] = shares_in(own_shares)
+            shares[dealer] = commitments.ShareTree(shares_in(own_shares))
             continue
         opened = _opened(cohort, member, secrets[dealer], at, one)
         if isinstance(opened, Fault):
@@ -138,11 +142,12 @@ def open_bundles(
 
 def opened_peers(cohort: Cohort, dealer: int, survivors: Sequence[int]) -> list[int]:
     """Whose secrets with a survivor `dealer` are opened: its own, and those with members of its group that are lost."""
-    return [dealer, *(peer for peer in cohort.peers(dealer) if peer not in survivors)]
+    alive = frozenset(survivors)
+    return [dealer, *(peer for peer in cohort.peers(dealer) if peer not in alive)]
 
 
 def openings_of(
-    cohort: Cohort, shares: Mapping[int, list[bytes]], lists: Mapping[int, Sequence[int]]
+    cohort: Cohort, shares: Mapping[int, commitments.ShareTree], lists: Mapping[int, Sequence[int]]
 ) -> tuple[Opening, ...]:
     """What a member opens for the survivors by group in `lists`, of the shares that it holds, with proofs."""
     openings = []
@@ -153,8 +158,9 @@ def openings_of(
             secrets = [dealer, *cohort.peers(dealer)]
             peers = opened_peers(cohort, dealer, survivors)
             at = [secrets.index(peer) for peer in peers]
-            for peer, secret, proof in zip(peers, at, commitments.share_proofs(shares[dealer], at), strict=True):
-                openings.append(Opening(dealer=dealer, peer=peer, share=shares[dealer][secret], proof=proof))
+            tree = shares[dealer]
+            for peer, secret, proof in zip(peers, at, tree.proofs(at), strict=True):
+                openings.append(Opening(dealer=dealer, peer=peer, share=tree.shares[secret], proof=proof))
     return tuple(sorted(openings, key=lambda one: (one.dealer, one.peer)))
 
 
@@ -167,12 +173,14 @@ def _check_number(group: int, survivors: int, least: int) -> None:
         )
 
 
-def _opened(cohort: Cohort, member: int, secret: bytes, at: int, one: OfferedMember) -> list[bytes] | Fault:
+def _opened(cohort: Cohort, member: int, secret: bytes, at: int, one: OfferedMember) -> commitments.ShareTree | Fault:
     """The shares in one bundle for the holder number `at`, or what is wrong with it."""
     header = one.header
     before = at - (at > cohort.holders(header.committee).index(header.member))  # bundles leave out the dealer
-    if hashlib.sha256(one.sealed).digest() != header.ciphertexts[before]:
-        return Fault.UNREADABLE
+    if hashlib.sha256(one.sealed).digest() != header.ciphertexts[before]:  # not the dealer's doing: it signed another
+        raise RefusedError(
+            Cause.MALFORMED, None, f"expected the bundle that {cohort.names[header.member]} sealed, got another"
+        )
     try:
         bundle = sealing.open_sealed(
             key_agreement.share_key(secret, header.h, header.member, member),
@@ -183,7 +191,5 @@ def _opened(cohort: Cohort, member: int, secret: bytes, at: int, one: OfferedMem
         return Fault.UNREADABLE
     if len(bundle) != GROUP_SEED_BYTES * len(header.commitments):
         return Fault.WRONG_SHARES
-    shares = shares_in(bundle)
-    if commitments.share_root(header.h, header.member, member, shares) != header.roots[at]:
-        return Fault.WRONG_SHARES
-    return shares
+    shares = commitments.ShareTree(shares_in(bundle))
+    return shares if shares.root(header.h, header.member, member) == header.roots[at] else Fault.WRONG_SHARES

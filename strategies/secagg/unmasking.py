@@ -45,8 +45,9 @@ def check_answer(
             Cause.MALFORMED, name, f"expected {len(wanted)} openings of this list, got {len(given)} or others"
         )
     at = cohort.holders(answer.committee).index(answer.member)
+    secrets = {dealer: {peer: k for k, peer in enumerate([dealer, *cohort.peers(dealer)])} for dealer in expected}
     for (dealer, peer), one in given.items():
-        header, secret = headers[dealer], [dealer, *cohort.peers(dealer)].index(peer)
+        header, secret = headers[dealer], secrets[dealer][peer]
         number = len(header.commitments)
         try:
             root = commitments.proved_root(answer.h, dealer, answer.member, number, secret, one.share, list(one.proof))

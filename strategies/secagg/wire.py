@@ -316,7 +316,7 @@ class Blocks:
         size = len(value[0]) if self.size is None and type(value[0]) is bytes else self.size
         if size is None or not self._fits(size):
             raise ValueError(f"expected blocks of 1 to {self.largest} bytes, got {_shown(value[0])}")
-        if any(type(block) is not bytes or len(block) != size for block in value):
+        if set(map(type, value)) != {bytes} or set(map(len, value)) != {size}:
             raise ValueError(f"expected blocks of {size} bytes each")
 
     def write(self, value: tuple[bytes, ...], out: list[Buffer]) -> None:

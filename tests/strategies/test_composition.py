@@ -6,7 +6,8 @@ from tests.federation_of_points import point_plan
 from wardround.contribution import Report
 from wardround.plan import PlanError
 from wardround.plan_robust import Quarantine, Robust
-from wardround.strategies.composition import REFUSED, check, least_replies, quarantine_threshold
+from wardround.strategies.composition import check, least_replies, quarantine_threshold
+from wardround.strategies.refusals import REFUSED
 from wardround.strategies.rules.build import build_rule
 from wardround.strategies.rules.mean import Mean
 from wardround.strategies.rules.preaggregators.bucketing import Bucketing
@@ -52,6 +53,8 @@ def test_every_row_of_the_table_refuses_something() -> None:
             "robust.quarantine.enabled=true",
         ],
         "simulation.attack.name": [*app, "simulation.attack.name=label_flip", "simulation.attack.attackers=1"],
+        "simulation.cryptography": ["simulation.cryptography=accounting"],
+        "simulation.late_dropout": ["simulation.late_dropout=0.1"],
     }
     assert set(plans) == {row.key for row in REFUSED}
     for key, settings in plans.items():

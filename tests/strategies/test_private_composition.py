@@ -7,13 +7,16 @@ import pytest
 
 from tests.federation_of_points import point_plan
 from wardround.plan import Plan, PlanError
-from wardround.strategies.composition import REFUSED_UNDER_PRIVACY, check
+from wardround.strategies.composition import check
+from wardround.strategies.refusals import REFUSED_UNDER_PRIVACY
 
 ROWS = ("privacy.unit=row", "privacy.noise_multiplier=2", "privacy.public_sizes=true")
 CLIENTS = ("privacy.unit=client", "privacy.noise_multiplier=2", "cohort.weighting=uniform")
 BANDED = (*CLIENTS, "privacy.mechanism=banded-mf", "privacy.bands=2")
 COLUMNS = ('data.columns=[{ name = "a", range = [0, 1] }]', "data.standardize=federated")
 CLASSES = ("task.name=tabular-classifier", 'data.target={ name = "y", classes = ["a", "b"] }')
+MASKED = ("protection.mode=masking",)
+SKELLAM = (*CLIENTS, *MASKED, "privacy.mechanism=skellam")
 ADAPTIVE = ("privacy.clipping=adaptive", "privacy.count_noise=4")
 
 CASES: dict[tuple[str, ...], str] = {
@@ -44,6 +47,12 @@ CASES: dict[tuple[str, ...], str] = {
     (*CLIENTS, "robust.rule=median", "robust.num_byzantine=1"): "robust.rule",
     (*CLIENTS[:2],): "cohort.weighting",
     (*CLIENTS, "clipping.clip_norm=1"): "clipping.clip_norm",
+    (*CLIENTS, "privacy.mechanism=skellam"): "privacy.mechanism",
+    (*ROWS, *MASKED, "clipping.clip_norm=1", "cohort.weighting=uniform", SKELLAM[-1]): "privacy.mechanism",
+    (*SKELLAM, "privacy.relation=add-remove"): "privacy.relation",
+    (*SKELLAM, "privacy.sampling=poisson"): "privacy.sampling",
+    (*SKELLAM, *ADAPTIVE): "privacy.clipping",
+    (*SKELLAM, "privacy.clipping=per-layer"): "privacy.clipping",
     (*BANDED, "cohort.size=2", *ADAPTIVE): "privacy.clipping",
     (*BANDED, "cohort.size=2", "privacy.sampling=poisson"): "privacy.sampling",
     (*BANDED, "cohort.size=2", "privacy.epsilon=3"): "privacy.noise_multiplier",
@@ -77,7 +86,15 @@ def test_every_row_is_met_by_one_of_the_cases() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [ROWS, CLIENTS, (*BANDED, "cohort.size=2"), (*CLIENTS, "privacy.clipping=per-layer")]
+    "settings",
+    [
+        ROWS,
+        CLIENTS,
+        (*BANDED, "cohort.size=2"),
+        (*CLIENTS, "privacy.clipping=per-layer"),
+        SKELLAM,
+        (*SKELLAM, "privacy.relation=replace-one"),
+    ],
 )
 def test_what_a_claim_holds_for_is_accepted(settings: tuple[str, ...]) -> None:
     check(point_plan(*settings))

@@ -326,7 +326,7 @@ def test_amplification_lowers_epsilon_and_the_mean_is_of_the_expected_number() -
     settings: dict[str, Any] = {"population": 400, "rounds": 10, "noise_multiplier": 1.0, "num_clients": 40}
     sampled, full = private(sampling="poisson", **settings), private(**settings)
     assert sampled.epsilon(10) < 0.5 * full.epsilon(10)
-    assert sampled.central.rule.denominator == full.central.rule.denominator == 40
+    assert sampled.central.mean.denominator == full.central.mean.denominator == 40
 
 
 def test_a_reply_of_a_node_that_was_not_drawn_counts_as_zero() -> None:

@@ -88,6 +88,7 @@ descriptor = record(
     round=u32,
     task=u8,
     model=digest,
+    order=digest,
     roster=digest,
     group_table=maybe(digest),
     deadline_ms=u64,
@@ -140,6 +141,7 @@ KINDS: dict[int, tuple[str, Read]] = {
     14: ("Descriptor", descriptor),
     15: ("Header", header),
     16: ("SurvivorList", record(survivors=many(record(member=u16, header=digest)))),
+    17: ("EpochStart", record(run=text, epoch=u32)),
 }
 
 
@@ -250,6 +252,7 @@ class Checker:
     def check_epoch(self) -> None:
         authority = x509.load_der_x509_certificate(bytes.fromhex(self.context["authority"]))
         roster = sha(self.raw["roster"])
+        assert self.fields["epoch_start"] == {name: self.round[name] for name in ("run", "epoch")}
         self.keys: list[Ed25519PublicKey] = []
         self.public: list[X25519PublicKey] = []
         names = []

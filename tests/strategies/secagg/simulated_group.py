@@ -34,7 +34,7 @@ from wardround.strategies.secagg.messages import (
     decode,
     encode,
 )
-from wardround.strategies.secagg.parameters import Parameters
+from wardround.strategies.secagg.parameters import Parameters, Tables
 from wardround.strategies.secagg.phases import MemberEpochPhase, Outgoing, ServerEpochPhase, ServerRoundPhase
 from wardround.strategies.secagg.round_setting import RoundSetting
 from wardround.strategies.secagg.sealed_state import SealedState
@@ -171,6 +171,7 @@ class SimulatedGroup:
             server=SERVER_KEY.public,
             state=SealedState(MemoryStore(), bytes(32), stream(f"nonces {name}")),
             random=stream(f"draws {name}"),
+            noised=self.parameters.tables is Tables.EACH_ROUND,
         )
 
     def post(self, sender: str | None, outgoing: Iterable[Outgoing]) -> None:
@@ -215,6 +216,7 @@ class SimulatedGroup:
             round=round_,
             task=Task.FIT,
             model=hashlib.sha256(f"model {cohort.epoch} {round_}".encode()).digest(),
+            order=hashlib.sha256(f"order {cohort.epoch} {round_}".encode()).digest(),
             roster=cohort.roster,
             group_table=cohort.group_table,
             deadline_ms=int((NOW + timedelta(hours=1)).timestamp() * 1000),

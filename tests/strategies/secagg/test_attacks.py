@@ -1,11 +1,10 @@
 """Attacks on secure aggregation, run against the real machines; and each again with the check that stops it removed.
 
-The server of these tests lies at will: it makes its own rosters, offers and requests. `recovered` is what it wins: the
-update of one member, from masked update and opened shares alone.
+The server of these tests lies at will (`lying_server`), and makes its own rosters too.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,6 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.strategies.secagg.lying_server import (
+    ALL,
+    answer,
+    masked_by_all,
+    recovered,
+    refused,
+    secret_of,
+    sign,
+    started,
+    unchecked,
+    without,
+)
 from tests.strategies.secagg.simulated_group import (
     GROUPED,
     GUARDED,
@@ -37,6 +48,7 @@ from wardround.strategies.secagg import (
     commitments,
     key_agreement,
     keystream,
+    masked_update,
     roster_check,
     sealing,
     shamir,
@@ -46,6 +58,7 @@ from wardround.strategies.secagg import (
 from wardround.strategies.secagg.client_epoch import ClientEpoch
 from wardround.strategies.secagg.client_round import ClientRound
 from wardround.strategies.secagg.cohort import Cohort, sign_of
+from wardround.strategies.secagg.keystream import U64
 from wardround.strategies.secagg.masked_update import remove_masks
 from wardround.strategies.secagg.messages import (
     Cause,
@@ -59,8 +72,6 @@ from wardround.strategies.secagg.messages import (
     RosterSignatures,
     RoundStart,
     SurvivorOffer,
-    SurvivorSignature,
-    SurvivorVote,
     Task,
     UnmaskAnswer,
     UnmaskRequest,
@@ -78,102 +89,6 @@ from wardround.strategies.secagg.signing_inputs import (
     survivors_input,
 )
 from wardround.strategies.secagg.wire import Record
-
-ALL = range(5)
-
-
-def unchecked(*args: object, **kwargs: object) -> None:
-    """In the place of a check that is removed."""
-
-
-def started(parameters: Parameters = SMALL) -> SimulatedGroup:
-    group = SimulatedGroup(parameters)
-    group.start_epoch()
-    assert not group.refused
-    return group
-
-
-def masked_by_all(group: SimulatedGroup, round_: int = 0, **changes: object) -> ServerRound:
-    """A round in which everybody has sent its update, and the server has said nothing yet."""
-    descriptor = group.descriptor(round_, **changes)
-    machine = group.start_round(descriptor)
-    group.send_updates(group.sites, descriptor)
-    return machine
-
-
-def offer(machine: ServerRound, receiver: int, survivors: Iterable[int]) -> SurvivorOffer:
-    listed = set(survivors)
-    cohort = machine._setting.cohort
-    machine._lists = {g: tuple(i for i in cohort.groups[g] if i in listed) for g in cohort.groups_in(0)}
-    return machine._offer_for(receiver)
-
-
-def sign(group: SimulatedGroup, machine: ServerRound, member: int, survivors: Iterable[int]) -> SurvivorSignature:
-    message = group.sites[name_of(member)].receive(offer(machine, member, survivors), NOW)[0].message
-    assert isinstance(message, SurvivorSignature)
-    return message
-
-
-def request(votes: Sequence[SurvivorSignature]) -> UnmaskRequest:
-    first = votes[0]
-    return UnmaskRequest(
-        h=first.h,
-        committee=0,
-        survivors=first.survivors,
-        votes=tuple(SurvivorVote(member=one.member, signature=one.signature) for one in votes),
-    )
-
-
-def answer(group: SimulatedGroup, member: int, votes: Sequence[SurvivorSignature]) -> UnmaskAnswer:
-    message = group.sites[name_of(member)].receive(request(votes), NOW)[0].message
-    assert isinstance(message, UnmaskAnswer)
-    return message
-
-
-def recovered(
-    group: SimulatedGroup, machine: ServerRound, victim: int, answers: Iterable[UnmaskAnswer]
-) -> list[int] | None:
-    """The victim's update from all that was opened; None where a seed is missing."""
-    cohort = machine._setting.cohort
-    shares: dict[tuple[int, int], dict[int, bytes]] = {}
-    for one in answers:
-        for opening in one.openings:
-            shares.setdefault((opening.dealer, opening.peer), {})[one.member] = opening.share
-
-    def seed(dealer: int, peer: int) -> bytes | None:
-        got = shares.get((dealer, peer), {})
-        return shamir.combine(got, cohort.threshold(0)) if len(got) >= cohort.threshold(0) else None
-
-    seeds = [(seed(victim, victim), 1)]
-    seeds += [(seed(victim, j) or seed(j, victim), sign_of(victim, j)) for j in cohort.peers(victim)]
-    known = [(one, sign) for one, sign in seeds if one is not None]
-    if len(known) < len(seeds):
-        return None
-    return without(group, machine, victim, known)
-
-
-def without(group: SimulatedGroup, machine: ServerRound, victim: int, seeds: list[tuple[bytes, int]]) -> list[int]:
-    masked = next(
-        one
-        for _, _, one in group.sent
-        if isinstance(one, Masked) and (one.header.member, one.header.h) == (victim, machine._h)
-    )
-    vector, lane = np.frombuffer(masked.vector, dtype="<u4").copy(), np.frombuffer(masked.scalars, dtype="<u8").copy()
-    remove_masks(vector, lane, seeds)
-    found: list[int] = vector.tolist()
-    return found
-
-
-def secret_of(member: int, round_: int = 0) -> list[int]:
-    words: list[int] = update_of(name_of(member), round_)[0].tolist()
-    return words
-
-
-def refused(cause: Cause, do: Callable[[], object]) -> None:
-    with pytest.raises(RefusedError) as error:
-        do()
-    assert error.value.cause is cause
-
 
 # --- 1: alive and dead
 
@@ -252,6 +167,45 @@ def test_attack_2_seeds_have_256_bits_and_nothing_shorter_is_taken() -> None:
             keystream.mask(bytes(short), 1)
 
 
+SEARCHED = 1 << 16
+
+
+def found_by_search(group: SimulatedGroup, derive: Callable[[int], bytes]) -> list[int] | None:
+    """A server that tries `SEARCHED` seeds for each mask of member 4 against what its header is committed to, and has
+    its own seed from the committee, as in every round: the update, if all pair seeds are among those that it tries."""
+    machine = masked_by_all(group)
+    votes = [sign(group, machine, i, ALL) for i in ALL]
+    answers = [answer(group, i, votes) for i in ALL]
+    shares = {one.member: opening.share for one in answers for opening in one.openings if opening.dealer == 4}
+    cohort = group.sites[name_of(4)].epoch.agreement.cohort
+    header = machine._offered[4][0]
+    seeds = [(shamir.combine(shares, cohort.threshold(0)), 1)]
+    wanted = {header.commitments[1 + at]: peer for at, peer in enumerate(cohort.peers(4))}
+    for guess in range(SEARCHED):
+        seed = derive(guess)
+        for peer in (0, 1, 2, 3):
+            if wanted.get(commitments.commit_pair_seed(header.h, peer, 4, seed)) == peer:
+                seeds.append((seed, sign_of(4, peer)))
+    return without(group, machine, 4, seeds) if len(seeds) == 5 else None
+
+
+def test_attack_2_seeds_that_are_folded_to_few_bits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 16 of 256 bits left, 4 x 2^16 hashes give the update. Folded to 28 bits, as by Flower's SecAgg+, it would be
+    2^12 times as many, which is seconds; of 256 bits the same search covers 2^-240."""
+
+    def folded(guess: int) -> bytes:
+        return hashlib.sha256(guess.to_bytes(2, "big")).digest()
+
+    assert found_by_search(started(), folded) is None
+    seed = key_agreement.pair_seed
+    monkeypatch.setattr(
+        key_agreement,
+        "pair_seed",
+        lambda prk, h, lo, hi: folded(int.from_bytes(seed(prk, h, lo, hi)[:2], "big")),
+    )
+    assert found_by_search(started(), folded) == secret_of(4)
+
+
 # --- 3: rosters
 
 
@@ -302,6 +256,7 @@ def alone_among_puppets(site: Site, roster: Roster, keys: Mapping[int, SigningKe
         round=0,
         task=Task.FIT,
         model=bytes(32),
+        order=bytes(32),
         roster=digest,
         deadline_ms=int(NOW.timestamp() * 1000) + 1,
     )
@@ -652,15 +607,42 @@ def test_attack_8_a_round_is_used_once_also_after_a_kill(monkeypatch: pytest.Mon
 # --- 9: counts
 
 
-def test_attack_9_scalars_leave_in_the_masked_lane_only() -> None:
+def lanes(group: SimulatedGroup, words: U64, rounds: int) -> list[U64]:
+    """The scalar lanes that the server is sent where everybody counts `words`."""
+    seen = []
+    for round_ in range(rounds):
+        descriptor = group.descriptor(round_)
+        group.start_round(descriptor)
+        for site in group.sites.values():
+            assert site.round is not None
+            message = site.round.mask(update_of(site.name, round_)[0], words, model=descriptor.model)[0].message
+            assert isinstance(message, Masked)
+            seen.append(np.frombuffer(message.scalars, dtype="<u8"))
+    return seen
+
+
+def test_attack_9_counts_leave_in_the_masked_lane_only_and_are_uniform_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = np.array([7, 2026], dtype=np.uint64)
+    seen = lanes(started(), counts, 40)
+    other = lanes(started(), np.zeros(2, dtype=np.uint64), 40)
+    bits = np.unpackbits(np.concatenate(seen).view(np.uint8)).reshape(-1, 64)
+    assert bits.shape == (400, 64)
+    assert np.all(np.abs(bits.mean(axis=0) - 0.5) < 5 * 0.5 / np.sqrt(len(bits)))  # five standard deviations
+    assert len({one.tobytes() for one in seen}) == len(seen)
+    # the same masks over other counts: so any sent lane is as likely, whatever was counted
+    assert all(np.array_equal(a - b, counts) for a, b in zip(seen, other, strict=True))
+    monkeypatch.setattr(masked_update, "_add_scalar_mask", unchecked)
+    assert all(np.array_equal(one, counts) for one in lanes(started(), counts, 1))
+
+
+def test_attack_9_nothing_that_a_member_sends_has_its_counts_or_its_update_in_it() -> None:
     group = started()
-    masked_by_all(group)
-    for _, _, message in group.sent:
-        if isinstance(message, Masked):
-            words, lane = update_of(name_of(message.header.member), 0)
-            data = encode(message)
-            assert all(word.tobytes() not in data for word in lane)
-            assert words.tobytes() not in data
+    group.run_round(group.descriptor())
+    sent = [(sender, encode(message)) for sender, _, message in group.sent if sender is not None]
+    assert len(sent) >= 5 * 5  # hello, roster signature, update, list signature and answer of everybody
+    for sender, data in sent:
+        words, lane = update_of(sender, 0)
+        assert all(word.tobytes() not in data for word in lane) and words.tobytes() not in data
 
 
 # --- 10: cloned keys

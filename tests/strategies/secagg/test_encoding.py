@@ -122,6 +122,26 @@ def test_rounding_has_the_values_mean(part: float, whole: int) -> None:
     assert abs(found.mean() - float(value)) <= 6.5 * math.sqrt(chance * (1 - chance) / n) + 1e-12
 
 
+def test_rounding_has_the_values_mean_beside_one_that_is_clamped_too() -> None:
+    n = 200_000
+    ours = plain(n, scale=1.0)
+    update = np.full(n, np.float32(2.75))
+    update[:: n // 20] = 1e30
+    encoded = ours.encode(update, stream(3))
+    found = signed(ours, encoded)
+    assert encoded.clamped == 20 and (found[:: n // 20] == ours.limits[1]).all()
+    assert abs(found[found != ours.limits[1]].mean() - 2.75) <= 6.5 * math.sqrt(3 / 16 / n)
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 3.0, 1e30])
+def test_an_update_is_clipped_as_by_itself(length: float) -> None:
+    direction = normals(1000)
+    update = (direction * np.float32(length / np.linalg.norm(direction.astype(np.float64)))).astype(np.float32)
+    ours = plain(1000, scale=2.0**18, clip_norm=1.0)
+    found = ours.decode(ours.encode(update, stream(5)).words, 1)
+    assert np.abs(found - clip_update(update, 1.0)).max() <= ours.error_bound(1, 1.0)
+
+
 def test_rounding_is_independent_from_value_to_value() -> None:
     n = 200_001
     found = signed(plain(n, scale=1.0), plain(n, scale=1.0).encode(np.full(n, np.float32(0.5)), stream(4))) - 0.5

@@ -12,6 +12,7 @@ from tests.strategies.secagg.simulated_group import (
     GUARDED,
     NOW,
     RUN,
+    SERVER_KEY,
     SMALL,
     SimulatedGroup,
     name_of,
@@ -25,6 +26,7 @@ from wardround.strategies.secagg.messages import (
     Header,
     Masked,
     Report,
+    RoundStart,
     SurvivorOffer,
     SurvivorSignature,
     SurvivorVote,
@@ -36,7 +38,7 @@ from wardround.strategies.secagg.parameters import Parameters
 from wardround.strategies.secagg.phases import RefusedError, ServerRoundPhase
 from wardround.strategies.secagg.server_epoch import ServerEpoch
 from wardround.strategies.secagg.server_round import ServerRound
-from wardround.strategies.secagg.signing_inputs import header_input, reports_input, survivors_input
+from wardround.strategies.secagg.signing_inputs import descriptor_input, header_input, reports_input, survivors_input
 from wardround.strategies.secagg.wire import Record
 
 
@@ -72,9 +74,9 @@ def signed(group: SimulatedGroup, header: Header, **changes: Any) -> tuple[Heade
     return header, signing_key(name_of(header.member)).sign(header_input(group.descriptor(), header))
 
 
-def with_header(offer: SurvivorOffer, at: int, header: Header, signature: bytes) -> SurvivorOffer:
+def with_header(offer: SurvivorOffer, at: int, header: Header, signature: bytes, **changes: Any) -> SurvivorOffer:
     members = list(offer.groups[0].members)
-    members[at] = replace(members[at], header=header, signature=signature)
+    members[at] = replace(members[at], header=header, signature=signature, **changes)
     return replace(offer, groups=(replace(offer.groups[0], members=tuple(members)), *offer.groups[1:]))
 
 
@@ -145,11 +147,13 @@ def test_a_bad_bundle_is_reported_and_what_it_holds_is_not_opened(fault: Fault) 
     group, machine = offered()
     offer = offer_to(machine, 0)
     header = offer.groups[0].members[2].header
-    changes = {
-        Fault.UNREADABLE: {"ciphertexts": (bytes(32), *header.ciphertexts[1:])},
-        Fault.WRONG_SHARES: {"roots": (bytes(32), *header.roots[1:])},
-    }[fault]
-    lie = with_header(offer, 2, *signed(group, header, **changes))
+    sealed = offer.groups[0].members[2].sealed
+    if fault is Fault.UNREADABLE:
+        sealed = bytes(len(sealed))
+        digests = (hashlib.sha256(sealed).digest(), *header.ciphertexts[1:])
+        lie = with_header(offer, 2, *signed(group, header, ciphertexts=digests), sealed=sealed)
+    else:
+        lie = with_header(offer, 2, *signed(group, header, roots=(bytes(32), *header.roots[1:])))
     site = group.sites[name_of(0)]
     vote = site.receive(lie, NOW)[0].message
     assert isinstance(vote, SurvivorSignature)
@@ -162,6 +166,38 @@ def test_a_bad_bundle_is_reported_and_what_it_holds_is_not_opened(fault: Fault) 
     answer = site.receive(request, NOW)[0].message
     assert isinstance(answer, UnmaskAnswer)
     assert {one.dealer for one in answer.openings} == {0, 1, 3, 4}
+
+
+def test_a_bundle_that_the_server_put_in_an_honest_dealers_place_is_no_report_of_the_dealer() -> None:
+    group, machine = offered()
+    offer = offer_to(machine, 0)
+    honest = offer.groups[0].members[2]
+    swapped = with_header(offer, 2, honest.header, honest.signature, sealed=offer.groups[0].members[3].sealed)
+    site = group.sites[name_of(0)]
+    before = dict(site.store._values)
+    refused(Cause.MALFORMED, lambda: site.receive(swapped, NOW))
+    assert site.store._values == before
+    message = site.receive(offer, NOW)[0].message
+    assert isinstance(message, SurvivorSignature) and message.reports == ()
+
+
+def test_a_member_whose_record_is_lost_signs_no_second_list_of_a_round_that_its_counter_knows() -> None:
+    group, machine = offered(senders=(0, 1, 2))
+    vote_of(group, machine, 4)
+    site = group.sites[name_of(4)]
+    offer = offer_to(machine, 4)
+    fewer = replace(offer, groups=(replace(offer.groups[0], members=()),))
+    for _ in range(2):
+        site.membership.state.erase(f"secagg/{RUN}/round")
+        site.restart()
+        start = RoundStart(
+            descriptor=group.descriptor(), signature=SERVER_KEY.sign(descriptor_input(group.descriptor()))
+        )
+        site.receive(start, NOW)
+        before = dict(site.store._values)
+        refused(Cause.STATE_LOST, lambda: site.receive(fewer, NOW))
+        refused(Cause.STATE_LOST, lambda: site.receive(offer, NOW))
+        assert site.store._values == before
 
 
 def test_requests_for_another_list_or_with_votes_of_strangers_are_refused() -> None:

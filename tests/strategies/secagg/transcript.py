@@ -21,6 +21,7 @@ from wardround.strategies.secagg.messages import (
     Descriptor,
     Endorsement,
     Entry,
+    EpochStart,
     Fault,
     Group,
     GroupOffer,
@@ -131,6 +132,7 @@ def make() -> Transcript:
     )
     table = GroupTable(run=RUN, groups=tuple(Group(names=tuple(NAMES[i] for i in group)) for group in GROUPS))
     made.messages |= {
+        "epoch_start": EpochStart(run=RUN, epoch=EPOCH),
         "hello": hellos[0],
         "roster": roster,
         "roster_signature": RosterSignature(run=RUN, epoch=EPOCH, roster=roster_hash, endorsement=endorsements[1]),
@@ -144,6 +146,7 @@ def make() -> Transcript:
         round=ROUND,
         task=Task.FIT,
         model=hashlib.sha256(b"model").digest(),
+        order=hashlib.sha256(b"order").digest(),
         roster=roster_hash,
         group_table=digest_of(table),
         deadline_ms=1_767_614_400_000,

@@ -1,0 +1,1 @@
+"""A Flower app whose server learns sums of updates, and no single one."""

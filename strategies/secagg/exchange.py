@@ -1,0 +1,101 @@
+"""Messages of secure aggregation between the server and the sites of a Flower Grid: who answers, who is lost."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from wardround import _flower
+from wardround.errors import RemoteError
+from wardround.orders import SiteId
+from wardround.plain_text import plain_text
+from wardround.strategies.records import Absence
+from wardround.strategies.secagg.messages import Refusal, decode, encode
+from wardround.strategies.secagg.phases import Outgoing
+from wardround.strategies.secagg.round_evidence import Evidence, Stage
+from wardround.strategies.secagg.wire import Record
+
+__all__ = ["Exchange"]
+
+Take = Callable[[SiteId, Record], object]
+"""What is done with a site's answer; raises RemoteError where it is not in order."""
+
+
+class Exchange:
+    """The messages of one order. `nodes`: site → node id; `absences`: those who are not in a result, and why."""
+
+    def __init__(self, grid: Grid, nodes: Mapping[SiteId, int], timeout_s: float | None) -> None:
+        self.nodes, self.evidence = nodes, Evidence()
+        self.absences = {site: Absence(site=site, reason="no reply by the deadline") for site in nodes}
+        self._grid, self._timeout_s = grid, timeout_s
+
+    def send(self, stage: Stage, outgoing: Sequence[Outgoing], group: str, take: Take) -> set[SiteId]:
+        """Send messages of the protocol; the sites whose answers, if they gave one, were taken."""
+        content, frames = dict[int, RecordDict](), dict[int, bytes]()  # most messages go to many sites
+        for one in outgoing:
+            if id(one.message) not in frames:
+                frames[id(one.message)] = encode(one.message)
+                content[id(one.message)] = _flower.pack_protocol(frames[id(one.message)])
+        asked = {SiteId(str(one.receiver)): id(one.message) for one in outgoing if one.receiver in self.nodes}
+        size = sum(len(frames[at]) for at in asked.values())
+
+        def messages() -> Iterator[Message]:
+            for site, at in asked.items():
+                yield from _flower.requests(content[at], [self.nodes[site]], _flower.PROTOCOL, group)
+
+        return self._exchange(stage, list(asked), messages(), size, take)
+
+    def order(
+        self, stage: Stage, sites: Sequence[SiteId], content: RecordDict, size: int, kind: str, group: str, take: Take
+    ) -> set[SiteId]:
+        """Send an order, whose `content` of `size` bytes is the same for all; the sites whose answers were taken."""
+        messages = _flower.requests(content, [self.nodes[site] for site in sites], kind, group)
+        return self._exchange(stage, sites, messages, size * len(sites), take)
+
+    def clear(self, sites: Iterable[SiteId]) -> None:
+        """They are in a result, whatever they failed to do later."""
+        for site in sites:
+            self.absences.pop(site, None)
+
+    def excuse(self, sites: Iterable[SiteId], reason: str, *, failed: bool) -> None:
+        """Say why sites that answered are in no result all the same."""
+        for site in sites:
+            if site in self.absences and site not in self.evidence.lost:
+                self.absences[site] = Absence(site=site, reason=plain_text(reason), failed=failed)
+
+    def _exchange(
+        self, stage: Stage, sites: Sequence[SiteId], messages: Iterator[Message], size: int, take: Take
+    ) -> set[SiteId]:
+        started, waiting, taken = time.perf_counter(), {self.nodes[site]: site for site in sites}, set[SiteId]()
+        received = 0
+        for reply in self._grid.send_and_receive(messages, timeout=self._timeout_s):
+            site = waiting.pop(reply.metadata.src_node_id, None)
+            if site is None:
+                continue
+            if reply.has_error():
+                reason = plain_text(reply.error.reason or "") or f"error {reply.error.code}"
+                gone = _flower.is_gone(reply)
+                self._lose(stage, Absence(site=site, reason=reason, failed=not gone, spent=_flower.is_spent(reply)))
+                continue
+            try:
+                frame = _flower.read_frame(reply)
+                received += len(frame)
+                message = decode(frame) if frame else None
+                if isinstance(message, Refusal):
+                    raise RemoteError(f"it refused ({message.cause.name}): {message.reason}")
+                if message is not None:
+                    take(site, message)
+                taken.add(site)
+            except RemoteError as error:
+                self._lose(stage, Absence(site=site, reason=plain_text(f"rejected: {error}"), failed=True))
+        for site in waiting.values():
+            self._lose(stage, Absence(site=site, reason="no reply by the deadline"))
+        seconds = time.perf_counter() - started
+        self.evidence.cost(stage, seconds=seconds, sent_bytes=size, received_bytes=received)
+        return taken
+
+    def _lose(self, stage: Stage, absence: Absence) -> None:
+        """A site that is lost after its update was taken may still be in the sum: an absence says why only before."""
+        if self.evidence.lose(stage, absence.site) and stage in (Stage.EPOCH, Stage.UPDATE):
+            self.absences[absence.site] = absence

@@ -1,0 +1,403 @@
+"""Peers that send anything, in any order, to machines that are killed at any write: nothing that must not come out does.
+
+The server of the first machine has a helper, member 4, whose keys it knows. It signs, replays, mutates and withholds at
+will. The members of the second machine send the server anything. Each machine is driven by hypothesis.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import combinations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.strategies.secagg import test_attacks
+from tests.strategies.secagg.lying_server import started
+from tests.strategies.secagg.simulated_group import (
+    GUARDED,
+    NOW,
+    SERVER_KEY,
+    SimulatedGroup,
+    Site,
+    expected_sum,
+    name_of,
+    signing_key,
+    update_of,
+)
+from wardround.errors import LocalError, RemoteError
+from wardround.state_store import MemoryStore
+from wardround.strategies.secagg.messages import (
+    Descriptor,
+    GroupOffer,
+    GroupSum,
+    Masked,
+    OfferedMember,
+    Published,
+    RoundStart,
+    SurvivorOffer,
+    SurvivorSignature,
+    SurvivorVote,
+    Task,
+    UnmaskAnswer,
+    UnmaskRequest,
+    decode,
+    digest_of,
+    encode,
+    survivors_of,
+)
+from wardround.strategies.secagg.phases import MemberRoundPhase, Outgoing, ServerRoundPhase
+from wardround.strategies.secagg.server_round import ServerRound
+from wardround.strategies.secagg.signing_inputs import descriptor_input, result_input, survivors_input
+from wardround.strategies.secagg.wire import Record
+
+HELPER = 4
+HONEST = range(4)
+THRESHOLD, LEAST = GUARDED.committee.threshold, GUARDED.min_survivors
+
+
+class Killed(MemoryStore):
+    """Its process is killed at the n-th write."""
+
+    def __init__(self, stored: MemoryStore, writes: int) -> None:
+        super().__init__()
+        self._values, self._counters, self.left = stored._values, stored._counters, writes
+
+    def _write(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise LocalError("killed")
+
+    def put(self, key: str, value: bytes) -> None:
+        self._write()
+        super().put(key, value)
+
+    def advance(self, key: str, to: int) -> None:
+        self._write()
+        super().advance(key, to)
+
+
+class Ledger:
+    """What members sent, and what follows from it together with all that the helper knows."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[bytes, Descriptor] = {}
+        self.masked: dict[bytes, dict[int, Masked]] = {}
+        self.votes: dict[tuple[bytes, bytes], dict[int, SurvivorSignature]] = {}
+        self.lists: dict[bytes, frozenset[int]] = {}
+        self.opened: dict[bytes, dict[tuple[int, int], set[int]]] = {}
+        self.sent: dict[tuple[object, ...], set[bytes]] = {}
+        self.answered: dict[tuple[object, ...], dict[bytes, frozenset[int]]] = {}
+
+    def take(self, message: Record) -> None:
+        if isinstance(message, Masked):
+            header = message.header
+            self.masked.setdefault(header.h, {})[header.member] = message
+            self._once(message, header.h, header.member)
+        elif isinstance(message, SurvivorSignature):
+            self.votes.setdefault((message.h, message.survivors), {})[message.member] = message
+            self._once(message, message.h, message.member)
+        elif isinstance(message, UnmaskAnswer):
+            for one in message.openings:
+                shares = self.opened.setdefault(message.h, {})
+                shares.setdefault((one.dealer, one.peer), set()).add(message.member)
+            about = self.descriptors[message.h]
+            lists = self.answered.setdefault((message.member, about.task, about.model), {})
+            lists[message.h] = self.lists[message.survivors]
+            self._once(message, message.h, message.member)
+
+    def _once(self, message: Record, h: bytes, member: int) -> None:
+        about = self.descriptors[h]
+        self.sent.setdefault((type(message), about.epoch, about.round, member), set()).add(encode(message))
+
+    def knows(self, h: bytes, i: int, j: int) -> bool:
+        """Whether the seed of i and j (of i alone where they are one) can be put together."""
+        if HELPER in (i, j):
+            return True
+        shares = self.opened.get(h, {})
+        dealt = [(i, j), (j, i)] if i != j else [(i, i)]
+        return any(len(shares.get(pair, set()) | {HELPER}) >= THRESHOLD for pair in dealt)
+
+    def check(self) -> None:
+        for key, messages in self.sent.items():
+            assert len(messages) == 1, f"{key}: expected one message, got {len(messages)}"
+        for h, masked in self.masked.items():
+            for number in range(1, LEAST):
+                for some in combinations(sorted(masked), number):
+                    if set(some) <= {HELPER}:
+                        continue
+                    outside = [member for member in range(5) if member not in some]
+                    own = all(self.knows(h, i, i) for i in some)
+                    assert not (own and all(self.knows(h, i, j) for i in some for j in outside)), f"sum of {some}"
+        for (member, *_), lists in self.answered.items():
+            if member == HELPER:
+                continue
+            assert len(lists) <= 2
+            for one, other in combinations(lists.values(), 2):
+                assert one == other or len(one ^ other) >= 3
+
+
+members = st.sets(st.integers(0, 4), min_size=1)
+kills = st.none() | st.integers(0, 3)
+
+
+class LyingServer(RuleBasedStateMachine):
+    """The members' machines, and a server that may send them anything."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.group, self.ledger, self.epoch = SimulatedGroup(GUARDED), Ledger(), 0
+        self.group.start_epoch()
+        assert not self.group.refused
+        self.pool = [message for _, _, message in self.group.sent]
+
+    def site(self, member: int) -> Site:
+        return self.group.sites[name_of(member)]
+
+    def try_(self, member: int, do: Callable[[], list[Outgoing]], kill: int | None, allowed: str = "killed") -> None:
+        """Whatever a machine does, it changes nothing where it refuses, and a killed one restarts."""
+        site = self.site(member)
+        state, whole = site.membership.state, site.store
+        before = (dict(whole._values), dict(whole._counters), self.phase(member))
+        if kill is not None:
+            state.store = Killed(whole, kill)
+        try:
+            outgoing = do()
+        except RemoteError as error:
+            assert len(str(error)) < 1000
+            after = (whole._values, whole._counters, self.phase(member))
+            assert before == after or isinstance(error.__cause__, LocalError), error
+            return
+        except LocalError as error:
+            if str(error) != "killed":
+                assert allowed in str(error) or "waits for an update" in str(error)
+                return
+            state.store = whole
+            site.restart()
+            return
+        finally:
+            state.store = whole
+        for one in outgoing:
+            assert one.receiver is None
+            self.ledger.take(one.message)
+            self.pool.append(one.message)
+
+    def phase(self, member: int) -> tuple[object, object]:
+        site = self.site(member)
+        return site.epoch.phase, None if site.round is None else site.round.phase
+
+    def deliver(self, member: int, message: Record, kill: int | None = None) -> None:
+        self.pool.append(message)
+        self.try_(member, lambda: self.site(member).receive(decode(encode(message)), NOW), kill)
+
+    def descriptor(self, pick: int) -> Descriptor:
+        known = list(self.ledger.descriptors.values())
+        return known[pick % len(known)]
+
+    @rule(round_=st.integers(0, 3), model=st.integers(0, 1), task=st.sampled_from(Task), to=members, kill=kills)
+    def start(self, round_: int, model: int, task: Task, to: set[int], kill: int | None) -> None:
+        descriptor = self.group.descriptor(round_, model=bytes([model]) * 32, task=task)
+        self.ledger.descriptors[digest_of(descriptor)] = descriptor
+        message = RoundStart(descriptor=descriptor, signature=SERVER_KEY.sign(descriptor_input(descriptor)))
+        for member in to:
+            self.deliver(member, message, kill)
+
+    @rule(of=members, kill=kills)
+    def mask(self, of: set[int], kill: int | None) -> None:
+        for member in of:
+            machine = self.site(member).round
+            if machine is not None and machine.phase is MemberRoundPhase.STARTED:
+                words, lane = update_of(name_of(member), machine.descriptor.round)
+                model = machine.descriptor.model
+                self.try_(member, lambda m=machine, w=words, n=lane, d=model: m.mask(w, n, model=d), kill, "above")  # type: ignore[misc]
+
+    def offer(self, h: bytes, receiver: int, listed: Iterable[int]) -> None:
+        masked = self.ledger.masked.get(h, {})
+        offered = []
+        for member in sorted(set(listed) & set(masked)):
+            one = masked[member]
+            sealed = b"" if member == receiver else one.sealed[receiver - (receiver > member)]
+            offered.append(OfferedMember(header=one.header, signature=one.signature, sealed=sealed))
+        survivors = digest_of(survivors_of(one.header for one in offered))
+        self.ledger.lists[survivors] = frozenset(one.header.member for one in offered)
+        message = SurvivorOffer(
+            h=h, committee=0, receiver=receiver, groups=(GroupOffer(group=0, members=tuple(offered)),)
+        )
+        if receiver == HELPER:
+            data = survivors_input(self.ledger.descriptors[h], 0, survivors)
+            vote = SurvivorSignature(
+                h=h, committee=0, member=HELPER, survivors=survivors, signature=signing_key(name_of(HELPER)).sign(data)
+            )
+            self.ledger.votes.setdefault((h, survivors), {})[HELPER] = vote
+            return
+        self.deliver(receiver, message)
+
+    @precondition(lambda self: self.ledger.descriptors)
+    @rule(pick=st.integers(0, 9), first=members, second=members, half=members)
+    def split_offers(self, pick: int, first: set[int], second: set[int], half: set[int]) -> None:
+        """One list to some members, another to the rest, and the helper signs both."""
+        h = digest_of(self.descriptor(pick))
+        for member in HONEST:
+            self.offer(h, member, first if member in half else second)
+        for listed in (first, second):
+            self.offer(h, HELPER, listed)
+
+    @precondition(lambda self: self.ledger.descriptors)
+    @rule(pick=st.integers(0, 9), left_out=st.sets(st.integers(0, 4), max_size=2), to=members)
+    def offer_all(self, pick: int, left_out: set[int], to: set[int]) -> None:
+        h = digest_of(self.descriptor(pick))
+        for member in (*to, HELPER):
+            self.offer(h, member, set(range(5)) - left_out)
+
+    @precondition(lambda self: self.ledger.votes)
+    @rule(pick=st.integers(0, 9), to=members, kill=kills)
+    def ask(self, pick: int, to: set[int], kill: int | None) -> None:
+        key = list(self.ledger.votes)[pick % len(self.ledger.votes)]
+        votes = self.ledger.votes[key]
+        message = UnmaskRequest(
+            h=key[0],
+            committee=0,
+            survivors=key[1],
+            votes=tuple(SurvivorVote(member=m, signature=votes[m].signature) for m in sorted(votes)),
+        )
+        for member in to - {HELPER}:
+            self.deliver(member, message, kill)
+
+    @precondition(lambda self: self.ledger.descriptors)
+    @rule(pick=st.integers(0, 9), to=members, kill=kills)
+    def publish(self, pick: int, to: set[int], kill: int | None) -> None:
+        descriptor = self.descriptor(pick)
+        groups = (GroupSum(group=0, members=(0, 1, 2), sum=bytes(32)),)
+        signature = SERVER_KEY.sign(result_input(descriptor, 0, groups))
+        message = Published(h=digest_of(descriptor), committee=0, groups=groups, signature=signature)
+        for member in to:
+            self.deliver(member, message, kill)
+
+    @rule(pick=st.integers(0, 999), to=members, kill=kills)
+    def replay(self, pick: int, to: set[int], kill: int | None) -> None:
+        for member in to - {HELPER}:
+            self.deliver(member, self.pool[pick % len(self.pool)], kill)
+
+    @rule(pick=st.integers(0, 999), to=st.sampled_from(HONEST), at=st.integers(0, 9999), bit=st.integers(0, 7))
+    def mutate(self, pick: int, to: int, at: int, bit: int) -> None:
+        data = bytearray(encode(self.pool[pick % len(self.pool)]))
+        data[5 + at % (len(data) - 5)] ^= 1 << bit
+        try:
+            message = decode(bytes(data))
+        except RemoteError:
+            return
+        self.try_(to, lambda: self.site(to).receive(message, NOW), None)
+
+    @rule(member=st.sampled_from(HONEST))
+    def restart(self, member: int) -> None:
+        self.site(member).restart()
+
+    @precondition(lambda self: self.epoch < 1)
+    @rule()
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self.group.start_epoch(self.epoch)
+        assert not self.group.refused
+
+    @invariant()
+    def nothing_came_out(self) -> None:
+        if hasattr(self, "ledger"):
+            self.ledger.check()
+
+
+class LyingMembers(RuleBasedStateMachine):
+    """The server's machine of a round, and members who send it anything under any name."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.group = SimulatedGroup(GUARDED)
+        self.group.start_epoch()
+        self.pool = [message for sender, _, message in self.group.sent if sender is not None]
+        self.held: list[tuple[str, Record]] = []
+        self.group.hook = self.hold
+        self.machine = self.group.start_round(self.group.descriptor())
+        self.group.send_updates(self.group.names, self.group.descriptor())
+
+    def hold(self, sender: str | None, receiver: str | None, message: Record) -> Iterable[Record]:
+        if sender is None:
+            return [message]
+        self.held.append((sender, message))
+        self.pool.append(message)
+        return []
+
+    def give(self, sender: str, message: Record) -> None:
+        store = self.group.federation.store
+        assert isinstance(store, MemoryStore)
+        before = (dict(store._values), self.machine.phase, self.machine.results, self.machine.bad_dealers)
+        try:
+            outgoing = self.machine.receive(sender, message, NOW)
+        except RemoteError:
+            assert before == (store._values, self.machine.phase, self.machine.results, self.machine.bad_dealers)
+            return
+        self.group.post(None, outgoing)
+
+    @precondition(lambda self: self.held)
+    @rule(pick=st.integers(0, 99))
+    def pass_on(self, pick: int) -> None:
+        self.give(*self.held.pop(pick % len(self.held)))
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def pass_all_on(self) -> None:
+        for sender, message in self.held[:]:
+            self.give(sender, message)
+
+    @rule(sender=st.integers(0, 4), pick=st.integers(0, 99))
+    def under_another_name(self, sender: int, pick: int) -> None:
+        self.give(name_of(sender), self.pool[pick % len(self.pool)])
+
+    @rule(sender=st.integers(0, 4), pick=st.integers(0, 99), at=st.integers(0, 9999), bit=st.integers(0, 7))
+    def mutate(self, sender: int, pick: int, at: int, bit: int) -> None:
+        data = bytearray(encode(self.pool[pick % len(self.pool)]))
+        data[5 + at % (len(data) - 5)] ^= 1 << bit
+        try:
+            message = decode(bytes(data))
+        except RemoteError:
+            return
+        self.give(name_of(sender), message)
+
+    @rule()
+    def close(self) -> None:
+        self.group.post(None, self.machine.close())
+
+    @precondition(lambda self: self.machine.phase in (ServerRoundPhase.MASKS, ServerRoundPhase.SIGNATURES))
+    @rule()
+    def killed(self) -> None:
+        assert self.group.setting is not None
+        resumed = ServerRound.resume(self.group.setting)
+        assert resumed is not None and resumed.phase is self.machine.phase
+        self.machine = self.group.round = resumed
+
+    @invariant()
+    def a_sum_is_exact_or_there_is_none(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        if self.machine.phase is not ServerRoundPhase.DONE:
+            assert self.machine.results == ()
+        for result in self.machine.results:
+            assert len(result.members) >= LEAST
+            expected = expected_sum([name_of(member) for member in result.members], 0)
+            assert (result.vector.tolist(), result.scalars.tolist()) == expected
+
+
+LyingServer.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
+)
+LyingMembers.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLyingServer = LyingServer.TestCase
+TestLyingMembers = LyingMembers.TestCase
+
+
+def test_the_ledger_of_what_came_out_sees_an_update_that_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The invariant itself, on a round in which the rule of one list is removed."""
+    test_attacks.allow_any_list(monkeypatch)
+    group = started(GUARDED)
+    machine = test_attacks.masked_by_all(group)
+    test_attacks.alive_and_dead(group, machine)
