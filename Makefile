@@ -10,6 +10,7 @@ PYTHON ?= python3
 PLAN ?= breast-cancer
 OUT ?=
 PYTEST_ARGS ?=
+BENCHMARKS ?= simulation robust robust_memory privacy secure_noise skellam secagg_primitives secagg
 
 BIN := .venv/bin
 KEY := $(shell { pwd; cat constraints.txt pyproject.toml hatch_build.py; } | cksum | tr ' ' '-')
@@ -39,11 +40,8 @@ test: lint
 	$(BIN)/python tools/check_commands.py README.md docs/*.md
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/simulation.py
-	$(BIN)/python benchmarks/robust.py
-	$(BIN)/python benchmarks/robust_memory.py
-	$(BIN)/python benchmarks/privacy.py
-	$(BIN)/python benchmarks/secure_noise.py
+	@failed=0; for name in $(BENCHMARKS); do \
+	  echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || failed=1; done; exit $$failed
 
 clean:
 	rm -rf .venv .build .dev build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -28,6 +28,7 @@ from wardround.strategies.secagg.shamir import combine, split
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 MASKS = 10
+MORE_MASKS = ((100, 1_000_000), (2_100, 100_000))  # a client's in a group of 100; a server's that lost 30 of them
 BLOCK = 1 << 16
 RATE_GATE = 0.6  # of the rate of AES-256-GCM
 GATED = (1_000_000, 10_000_000)
@@ -50,9 +51,9 @@ def bare_gcm(size: int) -> Callable[[], object]:
     return call
 
 
-def masks(size: int, threads: int) -> Callable[[], object]:
+def masks(size: int, threads: int, number: int = MASKS) -> Callable[[], object]:
     total = np.zeros(size, dtype=np.uint32)
-    seeds = [(os.urandom(32), 1 if k % 2 else -1) for k in range(MASKS)]
+    seeds = [(os.urandom(32), 1 if k % 2 else -1) for k in range(number)]
     return lambda: add_masks(total, seeds, threads=threads)
 
 
@@ -123,11 +124,12 @@ def main() -> int:
         if size in GATED:
             name = f"rate of {case} over that of bare GCM"
             findings.gates.append(Gate(name=name, measured=statistics.median(ratios), bound=RATE_GATE, at_least=True))
-        threads = {f"{number} threads": masks(size, number) for number in (1, 2)}
-        wall = measure(f"{case}, wall time", threads, args, findings, time.perf_counter)
+    for number, size in (*((MASKS, size) for size in args.sizes), *MORE_MASKS):
+        case, threads = f"{number} masks of {size}, wall time", {n: masks(size, n, number) for n in (1, 2)}
+        wall = measure(case, {f"{n} threads": call for n, call in threads.items()}, args, findings, time.perf_counter)
         gain = paired_ratios(wall["1 threads"], wall["2 threads"], "seconds")
         figure = f"{spread([1e3 * s for s in values(wall['2 threads'], 'seconds')], 2)} ms"
-        table.append((f"{case}, wall time", "2 threads", figure, spread(gain, 2)))
+        table.append((case, "2 threads", figure, spread(gain, 2)))
     for name, call in others().items():
         seconds = values(measure(name, {"ours": call}, args, findings)["ours"], "seconds")
         table.append((name, "ours", f"{spread([1e3 * s for s in seconds], 3)} ms", ""))

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from wardround import _flower
@@ -16,7 +16,8 @@ from wardround.orders import EvalJob, LocalResult, Order, OrderKind
 from wardround.plan import Plan
 from wardround.strategies.flower_replies import GlobalModel
 from wardround.strategies.protection import MESSAGE_TYPES
-from wardround.strategies.secagg.flower_plan import digest_of_records, own_records
+from wardround.strategies.secagg.flower_plan import digest_of_arrays, digest_of_records, own_records
+from wardround.strategies.secagg.messages import Refusal, decode
 from wardround.tally import MeansSpec, Tally, decode_spec
 
 __all__ = ["protect"]
@@ -34,9 +35,11 @@ def protect(app: ClientApp, guard: EnrolmentFolder | Callable[[Context], Enrolme
 
     Of a reply to training the update leaves (its floating-point arrays - the message's), clipped, weighted, encoded and
     masked; of metrics those that the plan names, as sums in the same masks. What is asked without a round of the
-    protocol, under another plan, or for another model than the round is about, is refused, and `app` never sees it;
-    so is every kind of message but training, evaluation and the protocol's own. Of an error in `app` the server learns
-    that there was one.
+    protocol, under another plan, or with another model, configuration or run configuration than the round is about, is
+    refused, and `app` never sees it; so is every kind of message but training, evaluation and the protocol's own. Of an
+    error in `app` the server learns that there was one.
+
+    What protects is this code: it holds as long as the node runs the app that the site has read.
     """
     protected = ClientApp()
 
@@ -60,7 +63,7 @@ def protect(app: ClientApp, guard: EnrolmentFolder | Callable[[Context], Enrolme
 
     @protected.query("secagg")
     def protocol(message: Message, context: Context) -> Message:
-        return answered(message, context, lambda _, site: site.answer(_flower.read_protocol(message)))
+        return answered(message, context, lambda _, site: _told(site.answer(_flower.read_protocol(message))))
 
     @protected.train()
     def train(message: Message, context: Context) -> Message:
@@ -73,11 +76,18 @@ def protect(app: ClientApp, guard: EnrolmentFolder | Callable[[Context], Enrolme
     return protected
 
 
+def _told(answer: bytes) -> bytes:
+    """The answer to a message of the protocol; the node's log has what it refuses."""
+    if answer and isinstance(refusal := decode(answer), Refusal):
+        _log.warning("secure aggregation: refused: %s", refusal.reason)
+    return answer
+
+
 def _ordered(app: ClientApp, plan: Plan, site: SiteGuard, message: Message, context: Context) -> bytes:
     """The masked answer to a message that orders training or evaluation."""
     order, start = Order.decode(_flower.read_order(message)), _flower.read_protocol(message)
     spec, records = _flower.read_spec(message), own_records(message.content)
-    _check(site, plan, order, message, records)
+    _check(site, plan, order, message, digest_of_arrays(records), digest_of_records(records, context.run_config))
     if not start:
         raise RemoteError(f"{site.site}: expected a round of secure aggregation, got a plain message")
     counted = decode_spec(spec)
@@ -89,9 +99,8 @@ def _ordered(app: ClientApp, plan: Plan, site: SiteGuard, message: Message, cont
     job = site.admit(order)
     try:
         model = GlobalModel.of(_only_arrays(message))  # before the app can change it
-        message.content = records
         with foreign_code(f"{site.site}: the Flower app's {order.kind}"):
-            reply = app(message, context)
+            reply = app(_flower.bare_request(message, records), context)
         if not isinstance(reply, Message) or not reply.has_content():
             raise ValueError("expected content in the Flower app's reply")
         update = None if isinstance(job, EvalJob) else model.update(_only_arrays(reply))
@@ -102,14 +111,21 @@ def _ordered(app: ClientApp, plan: Plan, site: SiteGuard, message: Message, cont
     return site.release(order, result, spec)
 
 
-def _check(site: SiteGuard, plan: Plan, order: Order, message: Message, records: RecordDict) -> None:
-    """Raises RemoteError unless the order is about this message, and of the run whose rounds are counted here."""
+def _check(site: SiteGuard, plan: Plan, order: Order, message: Message, arrays: str, records: str) -> None:
+    """Raises RemoteError unless the order is about this message, and of the run whose rounds are counted here.
+
+    Rounds have no second attempts: what is charged is one sum for each.
+    """
     if order.run_id != plan.digest:
         raise RemoteError(f"{site.site}: expected an order of run {plan.digest[:12]}, got one of {order.run_id[:12]!r}")
     if order.kind not in _KINDS or MESSAGE_TYPES[order.kind] != message.metadata.message_type:
         raise RemoteError(f"{site.site}: expected an order for {message.metadata.message_type}, got {order.kind}")
-    if order.model_digest != digest_of_records(records):
-        raise RemoteError(f"{site.site}: expected the records whose digest is in the order, got others")
+    if order.attempt:
+        raise RemoteError(f"{site.site}: expected a round without attempts, got attempt {order.attempt}")
+    if (order.model_digest, order.records_digest) != (arrays, records):
+        raise RemoteError(
+            f"{site.site}: expected the records and the run's configuration whose digest is in the order, got others"
+        )
 
 
 def _counted(reply: Message, spec: MeansSpec, *, needed: bool) -> tuple[int, Tally]:

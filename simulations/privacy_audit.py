@@ -16,7 +16,7 @@ from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.orders import SiteId, derive_seed
 from wardround.plan import Plan
-from wardround.plan_privacy import PrivateStatistics
+from wardround.plan_privacy import Mechanism, PrivateStatistics
 from wardround.plan_sections import PYTHON_SOURCES
 from wardround.simulations.privacy_audit_clients import ClientsUnderTest, canary_federation
 from wardround.strategies.privacy.accounting import epsilon_of
@@ -112,6 +112,9 @@ def audit_privacy(
     if not plan.privacy.on:
         no_claim = "; without privacy there is no claim to test"
         raise PlanError("privacy.unit", '"row", "patient" or "client"', plan.privacy.unit.value, no_claim)
+    if plan.privacy.mechanism is Mechanism.SKELLAM:
+        expected = "another mechanism, since noise that the clients of a sum add together is not tested here"
+        raise PlanError("privacy.mechanism", expected, plan.privacy.mechanism.value)
     if not 2 <= canaries <= MOST_CANARIES:
         raise LocalError(f"expected 2 to {MOST_CANARIES} canaries, got {canaries}")
     started = time.perf_counter()

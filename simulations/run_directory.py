@@ -3,6 +3,7 @@
     run.json                          which run this is; its presence makes the folder a run directory
     plan.toml, code/                  the plan and its code bundle
     audit.jsonl                       who was quarantined and released, when and why (audit_log.py)
+    groups.json                       who is in which group of secure aggregation (simulated_protection.py)
     metrics.jsonl                     a line per round (record_line.py)
     checkpoints/round-000001.safetensors
     model.safetensors, model-card.md, results.json, report.html

@@ -56,7 +56,7 @@ from wardround.task import Task
 __all__ = ["local_grid", "settled_engine", "simulate"]
 
 _STATISTICS = "statistics.json"
-_PROTECTION = "secure aggregation"
+_PROTECTION = "protection"
 _DRAWN_AFRESH = "rounding and masks are drawn afresh, so a run that is continued or repeated has other bits"
 
 
@@ -119,7 +119,8 @@ def simulate(
             if ledgers is not None:
                 table["ledgers"] = str(ledgers)
             if plan.protection.on:
-                table[_PROTECTION] = "; ".join(filter(None, (_DRAWN_AFRESH, caveat(plan))))
+                said = (plan.protection.mode.value, _DRAWN_AFRESH, caveat(plan))
+                table[_PROTECTION] = "; ".join(filter(None, said))
             directory = stack.enter_context(RunDirectory.create(out, plan, table))
             plan = directory.plan
             if tuned is not None:
@@ -345,7 +346,7 @@ class _Run:
                 alone = train_baselines(plan, task, data, self._participants.initial, workers=self._workers)
             federated = TrainedModel(model=result.model, statistics=result.statistics)
             judged = judge(plan, task, data, federated, alone, self._participants.states())
-            result = replace(result, comparison=replace(judged, note=caveat(plan)))
+            result = replace(result, comparison=judged and replace(judged, note=caveat(plan)))
         if report:
             run = ReportedRun(
                 plan=plan,

@@ -150,6 +150,14 @@ REFUSED_UNDER_MASKING = (
         expected='"once" without differential privacy: models of successive rounds are nearly equal, and from sums of '
         "ever other groups over them a server solves for single sites",
     ),
+    Refused(
+        key="privacy.evaluation",
+        when=lambda plan: (
+            plan.protection.tables is TableChoice.EACH_ROUND and plan.privacy.evaluation is Disclosure.CLEAR
+        ),
+        expected='"off" with protection.tables = "each-round": counts that no model changes (rows, labels) would be '
+        "summed over ever other groups, and after some rounds a server solves for each site's",
+    ),
     # -- rules see the means of groups, and nothing of a site
     Refused(
         key="robust.rule",

@@ -20,6 +20,7 @@ from wardround.vector import F32
 
 SIZE = 300
 SETTINGS: Mapping[str, Any] = {"population": 5, "rounds": 4, "clip_norm": 2.0, "dropout": 0.2, "weight_cap": 50}
+RUN_CONFIG: Mapping[str, bool | float | int | str] = {"learning-rate": 0.5, "quick": True}
 
 
 def model() -> ArrayRecord:
@@ -62,7 +63,7 @@ class Wards:
         make_federation(self.path, self.names, plan)
         self.plain = self._app()
         self.app = protect(self.plain, self.folder)
-        self.grid = GridOfApps(self.app, len(self.names), {})
+        self.grid = GridOfApps(self.app, len(self.names), RUN_CONFIG)
 
     def folder(self, context: Context) -> EnrolmentFolder:
         return self.site(int(context.node_config["partition-id"]))
@@ -78,7 +79,7 @@ class Wards:
             return Message(Error(code=1, reason=str(error)), reply_to=message)
 
     def strategy(self, inside: Strategy | None = None, **more: Any) -> MaskingStrategy:
-        return MaskingStrategy(inside or FedAvg(), identity=self.path / "server", **more)
+        return MaskingStrategy(inside or FedAvg(), identity=self.path / "server", run_config=RUN_CONFIG, **more)
 
     def _app(self) -> ClientApp:
         app = ClientApp()

@@ -2,11 +2,14 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +17,19 @@ from flwr.app import Context, Error, Message, RecordDict
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from tests.flower_federation import RUN_CONFIG, Wards, model
 from tests.grid_of_apps import App, GridOfApps
 from tests.simulations.test_export_flower import flower  # noqa: F401  (a fixture)
 from tests.test_examples import accuracy_of
+from wardround.client.guard.enrolment_folder import EnrolmentFolder
 from wardround.client.secagg_commands import app as commands
+from wardround.identity import issue_certificate
 from wardround.plan import load_plan
+from wardround.strategies.secagg.flower_plan import flower_plan
+from wardround.strategies.secagg.identity_folder import IdentityFolder
 from wardround.strategies.secagg.plan_terms import encoding_of
 
+PAGE = Path(__file__).parent.parent / "docs" / "secagg-flower.md"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "flower-secagg"
 SIZE, ROUNDS = 31, 3
 Arrays = dict[str, NDArray[np.float32]]
@@ -114,6 +123,46 @@ def flwr_run(app: Path, config: str, environment: dict[str, str]) -> str:
             break
     assert "accuracy " in done.stdout, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of Flower's network, of telephones and of a coordinator stands what they would give."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.chdir(tmp_path)
+    settings: dict[str, Any] = {"population": 5, "rounds": 10, "clip_norm": 1.0, "dropout": 0.2, "colluding": 1}
+    wards = Wards(tmp_path / "wards", settings)
+    (tmp_path / "plan.toml").write_text(flower_plan(**settings).to_toml(), encoding="utf-8")
+    root = IdentityFolder(tmp_path / "wards" / "authority")
+
+    def joined(site: EnrolmentFolder, **given: Any) -> None:
+        now = datetime.now(UTC)
+        public = site.folder.signing_key.public
+        valid = {"not_before": now - timedelta(minutes=1), "not_after": now + timedelta(days=1)}
+        signed = issue_certificate(
+            root.read("authority.der"), root.signing_key, name=site.site, public=public, random=os.urandom, **valid
+        )
+        original(site, **{**given, "certificate": signed})
+
+    original = EnrolmentFolder.join
+    monkeypatch.setattr(EnrolmentFolder, "join", joined)
+    made: dict[str, Any] = {
+        "context": Context(1, 1, {}, RecordDict(), dict(RUN_CONFIG)),
+        "app": wards.plain,
+        "grid": wards.grid,
+        "initial_arrays": model(),
+        "authority": root.read("authority.der"),
+        "revocations": root.read("revocations.der"),
+        "certificate": b"",
+        "server_key": wards.site(0).folder.server,
+        "told": {"site-1": wards.site(1).folder.fingerprint},
+    }
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        text = block.replace("/srv/wardround/server", str(tmp_path / "wards" / "server"))
+        exec(text.replace("/srv/wardround", str(tmp_path / "wards" / "site-0")), made)  # noqa: S102 (the page's own code)
+    assert len(blocks) == 3 and len(made["strategy"].records) == 10 and wards.calls == 50
+    with made["site"].guard() as (plan, guard):
+        assert (guard.site, plan.digest) == ("st-anna", made["strategy"].plan.digest)
 
 
 @pytest.mark.slow

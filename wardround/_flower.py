@@ -40,6 +40,7 @@ __all__ = [
     "PROTOCOL",
     "STATISTICS",
     "app_request",
+    "bare_request",
     "bundle_files",
     "carry",
     "decode_records",
@@ -267,6 +268,13 @@ def app_request(app: ClientApp, kind: str, arrays: ArrayRecord, config: ConfigRe
     # written out, since Message would ask the process for its identity, which may be another on stock Flower
     metadata = Metadata(1, "1", 1, node_id, "", str(config["server-round"]), time.time(), DEFAULT_TTL, kind)
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload, no-any-return]
+
+
+def bare_request(message: Message, records: RecordDict) -> Message:
+    """The request `message` with these records, and nothing else that its sender could choose."""
+    asked = message.metadata
+    metadata = Metadata(1, "1", 1, asked.dst_node_id, "", "", time.time(), DEFAULT_TTL, asked.message_type)
+    return Message(content=records, metadata=metadata)  # type: ignore[call-overload, no-any-return]
 
 
 def read_metrics(content: RecordDict) -> dict[str, object]:

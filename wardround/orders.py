@@ -72,6 +72,7 @@ class Order:
     model_digest: str = key("", doc="SHA-256 of the model's bytes")
     statistics: Statistics | None = key(None, doc="standardisation agreed on in round 0")
     clip_norm: float | None = key(None, doc="norm to clip the update to, where it adapts from round to round", gt=0)
+    records_digest: str | None = key(None, doc="SHA-256 of what a Flower app is sent with the model")
 
     def __post_init__(self) -> None:
         check_bounds(self)

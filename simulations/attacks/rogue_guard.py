@@ -74,4 +74,5 @@ def words_of_lie(encoding: Encoding, update: F32, weight: int) -> U32:
         scaled = np.rint(vector.astype(np.float64) * (encoding.scale * weight))
     largest = float((1 << 31) - 1)
     finite = np.nan_to_num(scaled, nan=largest, posinf=largest, neginf=-largest)
-    return np.mod(finite, 2.0**32).astype(np.uint64).astype(np.uint32)
+    words: U32 = np.mod(finite, 2.0**32).astype(np.uint64).astype(np.uint32)
+    return words

@@ -63,11 +63,9 @@ def _seen_of_groups(plan: Plan) -> Iterator[str]:
         "privacy bounds that, and this plan has none."
     )
     yield f"In every round, of {groups}, the sum of the updates of at least {least} hospitals. {given_away}"
-    counts = "no training loss" if plan.privacy.on else "summed training losses"
-    if not plan.privacy.per_client:
-        yield f"Weights and {counts} as sums of the same groups; which hospitals are in a sum, and who did not answer."
-    else:
-        yield "Which hospitals are in a sum, and who did not answer; nothing is counted in training."
+    sums = "" if plan.privacy.on else ", training rows and losses"
+    counted = "" if plan.privacy.per_client else f"Weights{sums} as sums of the same groups. "
+    yield f"{counted}Which hospitals are in a sum, and who did not answer."
     if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
         yield "Counts of how well the model does on held-out rows, as sums of groups only."
     if plan.data.standardize is Standardize.FEDERATED:

@@ -1,14 +1,13 @@
 """A member's rounds within an epoch: one M1, one signed list of survivors and one answer for each.
 
-What is durable, under `secagg/<run>/`: `round/<epoch>`, a counter of the rounds used, moved before anything else is
-done in a round's name; `round`, sealed: descriptor, own shares, signature and answer; `m1`, its bytes. They are written
-in this order, and before anything is sent; a number that is used and of which no more is stored is burnt, and its round
-sat out. The answer is worked out and stored when the list is signed, so that the bundles are opened once and not kept.
-When the sum is published, only the descriptor stays.
+What is durable, under `secagg/<run>/`: `round/<epoch>`, a counter of the rounds in which anything was sent; `round`,
+sealed: phase, descriptor, own shares, signature and answer; `m1`, its bytes. They are written in this order, and before
+anything is sent; where the counter was moved and no more is stored, the number is burnt, and its round sat out. The
+answer is worked out and stored when the list is signed, so that the bundles are opened once and not kept. When the sum
+is published, only the descriptor stays.
 
-Where groups are drawn for each round, an epoch has one round of training, with as many evaluations before and after it
-in the same groups as there are: what they add is no more than with groups that hold for the whole run, and each sum is
-charged for itself.
+Where groups are drawn for each round, an epoch has one round of training; evaluations may come before and after it in
+the same groups, and add no more than they do with groups that hold for the whole run.
 """
 
 import json
@@ -82,9 +81,9 @@ class ClientRound:
         if parts:
             start = decode(parts[1])
             if isinstance(start, RoundStart) and start.descriptor.roster == self._cohort.roster:
-                self._parts, self._start, self._used = parts, start, start.descriptor.round
-                self.phase, self._own_shares = MemberRoundPhase[parts[0].decode()], parts[2]
-                self._trained = bool(parts[3])
+                self._parts, self._start, self._own_shares, self._trained = parts, start, parts[2], bool(parts[3])
+                self.phase = MemberRoundPhase[parts[0].decode()]
+                self._used = start.descriptor.round - (self.phase is MemberRoundPhase.STARTED)
 
     @property
     def descriptor(self) -> Descriptor:
@@ -139,8 +138,8 @@ class ClientRound:
             raise RefusedError(
                 Cause.POLICY, None, "expected one round of training in the groups of this epoch, got another; begin one"
             )
-        self._start, self._own_shares, self._parts = start, b"", []
-        self.phase, self.published, self.notes = MemberRoundPhase.STARTED, None, ()
+        self._commit(MemberRoundPhase.STARTED, b"", start=start)  # restarted, it still helps with lists and shares
+        self.published, self.notes = None, ()
         return []
 
     def _sent(self) -> list[Outgoing]:
@@ -156,7 +155,7 @@ class ClientRound:
         mine, descriptor = self._membership, self.descriptor
         least = max(mine.parameters.min_survivors, mine.min_survivors)
         lists = check_offer(self._cohort, self._member, descriptor, offer, least)
-        if not mine.noised:
+        if self._unnoised:
             check_redo(mine.state, self._cohort, descriptor, lists)
         notes = near_lists(mine.state, self._cohort, descriptor, lists, mine.min_difference)
         if notes and mine.refuse_near_lists:
@@ -185,7 +184,11 @@ class ClientRound:
             openings=openings_of(self._cohort, shares, lists),
         )
         if self.phase is MemberRoundPhase.STARTED:  # it sends no M1 in this round any more
-            self._use_or_refuse()
+            try:
+                self._use()
+            except LocalError as error:
+                reason = "expected a round whose number is not used up, sits this one out"
+                raise RefusedError(Cause.STATE_LOST, mine.name, reason) from error
         by_group = json.dumps({str(group): members for group, members in lists.items()}).encode()
         self._commit(MemberRoundPhase.SIGNED, b"", survivors, encode(signature), encode(answer), by_group)
         settle_draws(mine.state.store, mine.run)
@@ -203,7 +206,7 @@ class ClientRound:
         if self.phase is MemberRoundPhase.SIGNED:
             lists = {int(group): members for group, members in json.loads(self._parts[7]).items()}
             mine = self._membership
-            if not mine.noised:
+            if self._unnoised:
                 record_answer(mine.state, self._cohort, self.descriptor, lists)
             if mine.min_difference:
                 record_last(mine.state, self._cohort, self.descriptor, lists)
@@ -216,35 +219,33 @@ class ClientRound:
             raise RefusedError(Cause.STALE, None, "expected the result of this round and committee, got another")
         signed = result_input(start.descriptor, published.committee, published.groups)
         _check_server(self._membership.server, published.signature, signed)
-        if self.phase is MemberRoundPhase.STARTED:
-            self._use_or_refuse()
         if self.phase is not MemberRoundPhase.IDLE:
             self._membership.state.store.put(self._m1_key(), b"")
             self._commit(MemberRoundPhase.IDLE, b"")
         self.published = published
         return []
 
+    @property
+    def _unnoised(self) -> bool:
+        """Whether sums of this round have no noise of their own: no evaluation has."""
+        return not self._membership.noised or self.descriptor.task is Task.EVALUATE
+
     def _use(self) -> None:
         """Spend the round's number: nothing is sent twice under one number, whatever comes after."""
         descriptor = self.descriptor
         self._membership.state.store.advance(f"secagg/{descriptor.run}/round/{descriptor.epoch}", descriptor.round)
-        self._used = descriptor.round
 
-    def _use_or_refuse(self) -> None:
-        try:
-            self._use()
-        except LocalError as error:
-            raise RefusedError(
-                Cause.STATE_LOST, self._membership.name, "expected a round whose number is not used, sits this one out"
-            ) from error
-
-    def _commit(self, phase: MemberRoundPhase, own_shares: bytes, *rest: bytes) -> None:
-        """Store where the round stands."""
-        mine, start = self._membership, self._begun()
-        trained = self._trained or start.descriptor.task is Task.FIT
+    def _commit(
+        self, phase: MemberRoundPhase, own_shares: bytes, *rest: bytes, start: RoundStart | None = None
+    ) -> None:
+        """Store where the round stands, or a round that begins; from any other phase on its number is used."""
+        mine, start = self._membership, start or self._begun()
+        used = phase is not MemberRoundPhase.STARTED
+        trained = self._trained or (used and start.descriptor.task is Task.FIT)
         parts = [phase.name.encode(), encode(start), own_shares, b"\1" if trained else b"", *rest]
         mine.state.put(f"secagg/{mine.run}/round", parts)
-        self._parts, self._own_shares, self._trained, self.phase = parts, own_shares, trained, phase
+        self._parts, self._start, self._own_shares, self._trained, self.phase = parts, start, own_shares, trained, phase
+        self._used = start.descriptor.round if used else self._used
 
     def _m1_key(self) -> str:
         return f"secagg/{self._membership.run}/m1"

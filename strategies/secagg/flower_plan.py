@@ -8,8 +8,10 @@ from flwr.app import ArrayRecord, RecordDict
 
 from wardround.plan import Plan, parse_plan
 
-__all__ = ["digest_of_records", "flower_plan", "own_records"]
+__all__ = ["RunSetting", "digest_of_arrays", "digest_of_records", "flower_plan", "own_records"]
 
+RunSetting = bool | float | int | str
+"""A value of a run's configuration."""
 _OURS = "wardround."
 """Begins the names of records that are not the app's own."""
 
@@ -18,6 +20,7 @@ def flower_plan(
     *,
     population: int,
     rounds: int,
+    name: str = "flower",
     clip_norm: float | None = None,
     weight_cap: int | None = None,
     timeout: float = 3600.0,
@@ -32,6 +35,7 @@ def flower_plan(
 ) -> Plan:
     """The plan of an app at `population` sites, of which a site approves the digest; its checks are those of any plan.
 
+    Another `name` makes another plan of the same settings, and so another run, with rounds and groups of its own.
     `clip_norm` bounds every update's L2 norm. `weight_cap`: updates are weighted by their examples, up to that; absent:
     equally. `metrics` are the names of an app's metrics whose sums leave the sites. `rule`, `num_byzantine`, `pre`,
     `detectors`, `options` are the keys of [robust], `privacy` those of [privacy] (its unit is the client, its mechanism
@@ -41,7 +45,7 @@ def flower_plan(
     if weight_cap is not None:
         cohort |= {"weighting": "capped", "weight_cap": weight_cap}
     table: dict[str, Any] = {
-        "name": "flower",
+        "name": name,
         "rounds": rounds,
         "task": {"flower_app": "app:client", "flower_initial": "app:initial"},
         "data": {"source": "app"},
@@ -61,26 +65,48 @@ def flower_plan(
 
 
 def own_records(content: RecordDict) -> RecordDict:
-    """The app's own records of a message, without those that wardround added."""
-    return RecordDict({name: record for name, record in content.items() if not name.startswith(_OURS)})
+    """The app's own records of a message, without those that wardround added; sorted, but for arrays in their record."""
+    return RecordDict(
+        {
+            name: record if isinstance(record, ArrayRecord) else type(record)(dict(sorted(record.items())))
+            for name, record in sorted(content.items())
+            if not name.startswith(_OURS)
+        }
+    )
 
 
-def digest_of_records(records: RecordDict) -> str:
-    """SHA-256 of all names and values in the records, hex; equal on both sides of the wire.
+def digest_of_arrays(records: RecordDict) -> str:
+    """SHA-256 of the arrays in the records, hex: of the model, whatever else is sent with it.
 
     Arrays count in their order, since that is the order of an update's values.
     """
-    digest = hashlib.sha256(b"wardround records 1\0")
-    for name in sorted(records):
-        record = records[name]
-        _add(digest, type(record).__name__, name, str(len(record)))
-        if isinstance(record, ArrayRecord):
-            for key, array in record.items():
-                _add(digest, key, array.dtype, repr(tuple(array.shape)), array.stype, array.data)
-        else:
-            for key in sorted(record):
-                _add(digest, key, repr(record[key]))
+    digest = hashlib.sha256(b"wardround arrays 1\0")
+    for name, record in sorted(records.array_records.items()):
+        _add(digest, name, str(len(record)))
+        for key, array in record.items():
+            _add(digest, key, array.dtype, repr(tuple(array.shape)), array.stype, array.data)
     return digest.hexdigest()
+
+
+def digest_of_records(records: RecordDict, run_config: Mapping[str, RunSetting]) -> str:
+    """SHA-256 of all that the app's work may depend on beside its own node, hex; equal on both sides of the wire.
+
+    That is all names and values in the records, and the run's configuration, which the SuperLink sends to every node:
+    a learning rate of 0 at all but one would leave the sum to that one.
+    """
+    digest = hashlib.sha256(b"wardround records 1\0" + digest_of_arrays(records).encode())
+    tables = {name: record for name, record in records.items() if not isinstance(record, ArrayRecord)}
+    for name, record in sorted(tables.items()):
+        _add(digest, type(record).__name__, name)
+        _add_table(digest, record)
+    _add_table(digest, run_config)
+    return digest.hexdigest()
+
+
+def _add_table(digest: "hashlib._Hash", table: Mapping[str, object]) -> None:
+    _add(digest, str(len(table)))
+    for key, value in sorted(table.items()):
+        _add(digest, key, repr(value))
 
 
 def _add(digest: "hashlib._Hash", *parts: str | bytes) -> None:

@@ -47,7 +47,7 @@ from wardround.strategies.robust_strategy import RobustStrategy
 from wardround.strategies.rules.build import build_rule
 from wardround.strategies.rules.rule import Memory, RoundContext
 from wardround.strategies.secagg.carrying_grid import CarryingGrid
-from wardround.strategies.secagg.flower_plan import digest_of_records, flower_plan
+from wardround.strategies.secagg.flower_plan import RunSetting, digest_of_arrays, digest_of_records, flower_plan
 from wardround.strategies.secagg.identity_folder import IdentityFolder
 from wardround.strategies.secagg.masking import Masking
 from wardround.strategies.secagg.plan_terms import parameters_of
@@ -90,7 +90,8 @@ def utc_now() -> datetime:
 class MaskingStrategy(Strategy):
     """A Flower strategy behind which the server learns sums and no single update: `MaskingStrategy(FedAvg(), ...)`.
 
-    `identity` is the server's folder, with its key and the plan that the sites have approved. `settings`, if there are
+    `identity` is the server's folder, with its key and the plan that the sites have approved; `run_config` is
+    `context.run_config`, to which rounds are bound, so that all sites work under the same one. `settings`, if there are
     any, are those of `flower_plan` (`population=5, rounds=10, clip_norm=1.0, dropout=0.2, ...`), and have to come to
     that plan. The nodes run `protect(app, ...)`.
 
@@ -114,6 +115,7 @@ class MaskingStrategy(Strategy):
         strategy: Strategy,
         *,
         identity: str | Path,
+        run_config: Mapping[str, RunSetting],
         metrics: Iterable[str] = (),
         train_metrics: Iterable[str] = (),
         now: Callable[[], datetime] = utc_now,
@@ -121,6 +123,7 @@ class MaskingStrategy(Strategy):
     ) -> None:
         _check(strategy)
         self.strategy, self._folder, self._now = strategy, IdentityFolder(identity), now
+        self._run_config = dict(run_config)
         self._specs = {
             OrderKind.FIT: MeansSpec(names=tuple(sorted(train_metrics))),
             OrderKind.EVALUATE: MeansSpec(names=tuple(sorted(metrics))),
@@ -140,6 +143,7 @@ class MaskingStrategy(Strategy):
         self._sites: dict[int, SiteId] = {}
         self._open: tuple[GlobalModel, list[Contribution]] | None = None
         self._measured: MetricRecord | None = None
+        self._evaluated = ""
 
     def close(self) -> None:
         """Give the server's folder free; the next round opens it again, and begins an epoch."""
@@ -232,12 +236,16 @@ class MaskingStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Run the evaluation, whose sums alone leave the nodes; nothing without `metrics`, and none is left to send."""
+        """Run the evaluation, whose sums alone leave the nodes; no message is left to be sent.
+
+        Nobody is asked without `metrics`, and nobody a second time about the same model.
+        """
         self._measured = None
         if not self._specs[OrderKind.EVALUATE].names:
             return []
         content = _only_content(self.strategy.configure_evaluate(server_round, arrays, config, grid))
-        if content is not None:
+        if content is not None and self._evaluated != (asked := digest_of_arrays(content)):
+            self._evaluated = asked  # a second sum over one model may tell single sites
             masking, store = self._opened()
             self._find_sites(grid)
             number = int(store.get(_ROUNDS) or 0)
@@ -270,7 +278,8 @@ class MaskingStrategy(Strategy):
             kind=kind,
             round=number,
             split=Split.TRAIN if kind is OrderKind.FIT else Split.VALIDATION,
-            model_digest=digest_of_records(content),
+            model_digest=digest_of_arrays(content),
+            records_digest=digest_of_records(content, self._run_config),
         )
         masking.open(grid, {site: node for node, site in self._sites.items()})
         vector = model.vector.astype("<f4", copy=False).tobytes()
@@ -280,28 +289,32 @@ class MaskingStrategy(Strategy):
         """Learn which node is which site, of those that are connected; a site that has left may come back."""
         least, limit = parameters_of(self.plan).min_roster, time.monotonic() + (self.plan.cohort.deadline_s or 0.0)
         while True:
-            nodes = [node for node in grid.get_node_ids() if node not in self._sites]
+            connected = set(grid.get_node_ids())
+            nodes = sorted(connected - self._sites.keys())
             content = _flower.pack_order(b"hello")
             asked = _flower.requests(content, nodes, _flower.HELLO, "0")
             for reply in grid.send_and_receive(asked, timeout=self.plan.cohort.deadline_s) if nodes else ():
-                self._greet(reply)
+                self._greet(reply, connected)
             if len(self._sites) >= least:
                 return
             if time.monotonic() > limit:
                 raise LocalError(f"expected {least} sites to be connected, got {len(self._sites)}")
             time.sleep(_POLL_S)
 
-    def _greet(self, reply: Message) -> None:
+    def _greet(self, reply: Message, connected: set[int]) -> None:
         node = reply.metadata.src_node_id
         try:
             if reply.has_error():
                 raise RemoteError(reply.error.reason or f"error {reply.error.code}")
             site = SiteId(site_name(_flower.read_hello(reply)))
+            before = [other for other, name in self._sites.items() if name == site]
+            if connected.intersection(before):
+                raise RemoteError(f"expected every site once, got a second node of {site}")
         except (RemoteError, ValueError) as error:
-            _log.warning("\t> Node %s did not give its site's name: %s", node, error)
+            _log.warning("\t> Node %s is left out: %s", node, error)
             return
-        for other in [other for other, name in self._sites.items() if name == site]:
-            del self._sites[other]  # it is connected anew; who claims a name of others can sign nothing
+        for other in before:
+            del self._sites[other]  # it is connected anew
         self._sites[node] = site
 
     def _as_reply(self, weight: int, arrays: ArrayRecord) -> Message:
@@ -354,8 +367,8 @@ def _only_content(messages: Iterable[Message]) -> RecordDict | None:
     found: RecordDict | None = None
     for message in messages:
         if found is None:
-            found, digest = message.content, digest_of_records(message.content)
-        elif message.content is not found and digest_of_records(message.content) != digest:
+            found, digest = message.content, digest_of_records(message.content, {})
+        elif message.content is not found and digest_of_records(message.content, {}) != digest:
             raise LocalError("expected the same message to every node, since masks of different rounds do not cancel")
     return found
 

@@ -20,9 +20,9 @@ class Membership:
     `plan` is the digest of the approved plan, `server` the public key that signs descriptors, `accepted` the pins.
     `group_table` is there where the plan fixes it. `min_roster` and `min_survivors` are the site's own policy, which
     only adds to the plan's; `min_difference` too: survivors of a group that differ from those of the round before in
-    fewer members, and are not the same, are noted, or refused with `refuse_near_lists`. `noised`: with differential
-    privacy, where repeated sums are bounded by what is charged.
-    `random(n)` gives n bytes of the operating system.
+    fewer members, and are not the same, are noted, or refused with `refuse_near_lists`. `noised`: training has
+    differential privacy, so that repeated sums of it are bounded by what is charged. `random(n)` gives n bytes of the
+    operating system.
     """
 
     run: str

@@ -126,12 +126,7 @@ class ServerRound:
         if self.phase is ServerRoundPhase.SIGNATURES:
             return self._ask()
         if self.phase is ServerRoundPhase.OPENINGS:
-            silent = [member for member in self._votes if member not in self._answers]
-            self._stop(
-                Cause.TOO_FEW_SIGNATURES if silent else Cause.BAD_DEALING,
-                silent or self._scarce(),
-                f"expected shares of {self._threshold} members for each survivor, got fewer for {len(self._scarce())}",
-            )
+            return self._give_up()
         return []
 
     def _take(self, sender: str, masked: Masked, now: datetime) -> list[Outgoing]:
@@ -257,6 +252,20 @@ class ServerRound:
                 results.append(GroupResult(group=group, members=members, vector=vector, scalars=scalars))
         self.results, self.phase = tuple(results), ServerRoundPhase.DONE
         return self.outgoing()
+
+    def _give_up(self) -> list[Outgoing]:
+        """Name who is silent; else the dealers that are proven bad; else both sides of reports that prove nothing."""
+        scarce, reason = self._scarce(), f"expected shares of {self._threshold} members for each survivor"
+        silent = [member for member in self._votes if member not in self._answers]
+        if silent:
+            return self._stop(Cause.TOO_FEW_SIGNATURES, silent, f"{reason}, got fewer for {len(scarce)}")
+        if proven := [dealer for dealer in scarce if dealer in self.bad_dealers]:
+            return self._stop(Cause.BAD_DEALING, proven, f"{reason}, got reports of bad ones")
+        reporting = [m for m, vote in self._votes.items() if any(one.dealer in scarce for one in vote.reports)]
+        names = ", ".join(map(self._name, reporting))
+        return self._stop(
+            Cause.TOO_FEW_SIGNATURES, [*reporting, *scarce], f"{reason}, got reports of {names} that prove nothing"
+        )
 
     def _shares(self) -> dict[int, dict[int, bytes]]:
         """By dealer among the survivors and member of the committee: what was opened."""

@@ -69,23 +69,23 @@ R = TypeVar("R", bound="Record")
 class Reader:
     """The bytes of a message that are not read yet."""
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_at", "_data", "_size")
 
     def __init__(self, data: Buffer) -> None:
-        self._data = memoryview(data)
-        self._at = 0
+        self._data, self._size, self._at = memoryview(data), len(data), 0
 
     @property
     def left(self) -> int:
         """How many bytes are not read yet."""
-        return len(self._data) - self._at
+        return self._size - self._at
 
     def take(self, size: int) -> memoryview:
         """The next `size` bytes, without a copy. Raises RemoteError where there are fewer."""
-        if size > self.left:
+        at, end = self._at, self._at + size
+        if end > self._size:
             raise RemoteError(f"expected {size} bytes, got {self.left}")
-        self._at += size
-        return self._data[self._at - size : self._at]
+        self._at = end
+        return self._data[at:end]
 
     def number(self, size: int) -> int:
         """The number in the next `size` bytes."""

@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.client import NumPyClient
+from flwr.clientapp import ClientApp
 
-from tests.flower_federation import SETTINGS, SIZE, Wards, model
+from tests.flower_federation import RUN_CONFIG, SETTINGS, SIZE, Wards, model
+from tests.grid_of_apps import GridOfApps
 from wardround import _flower
+from wardround.client.flower_protect import protect
 from wardround.errors import LocalError, RemoteError
 from wardround.file_store import FileStore
 from wardround.orders import Order, OrderKind
 from wardround.pins import Pins
-from wardround.strategies.secagg.flower_plan import digest_of_records, flower_plan, own_records
+from wardround.strategies.secagg.flower_plan import (
+    digest_of_arrays,
+    digest_of_records,
+    flower_plan,
+    own_records,
+)
 from wardround.strategies.secagg.flower_strategy import MaskingStrategy
 
 Change = Callable[[Message], Message]
@@ -95,7 +104,15 @@ def without_start(message: Message) -> Message:
 def rebound(message: Message) -> Message:
     """Another model, and an order that names it: what is left is that the round's descriptor is about another."""
     message = with_records(message, poisoned())
-    return with_order(message, model_digest=digest_of_records(own_records(message.content)))
+    records = own_records(message.content)
+    return with_order(
+        message, model_digest=digest_of_arrays(records), records_digest=digest_of_records(records, RUN_CONFIG)
+    )
+
+
+def other_config(message: Message) -> Message:
+    message.content.config_records["config"]["lr"] = 0.25
+    return message
 
 
 def other_spec(message: Message) -> Message:
@@ -108,10 +125,12 @@ def other_spec(message: Message) -> Message:
     [
         (plain_message, "message: expected an order"),
         (without_start, "expected a round of secure aggregation, got a plain message"),
-        (lambda one: with_records(one, poisoned()), "expected the records whose digest is in the order"),
+        (lambda one: with_records(one, poisoned()), "whose digest is in the order, got others"),
+        (other_config, "whose digest is in the order, got others"),
         (rebound, "descriptor"),
         (lambda one: with_order(one, run_id="another"), "expected an order of run"),
         (lambda one: with_order(one, kind=OrderKind.EVALUATE), "expected an order for train, got evaluate"),
+        (lambda one: with_order(one, attempt=1), "expected a round without attempts"),
         (lambda one: with_order(one, plan_digest="0" * 64), "needs a new approval"),
         (other_spec, r"expected metrics of \['loss'\], got others"),
     ],
@@ -184,9 +203,39 @@ def test_no_other_message_reaches_the_app(wards: Wards) -> None:
             wards.app(message, context)
 
 
+def test_an_app_of_a_client_fn_fails_at_its_node_and_nothing_leaves(wards: Wards) -> None:
+    app = protect(ClientApp(lambda context: NumPyClient().to_client()), wards.folder)
+    wards.grid = GridOfApps(app, 5, RUN_CONFIG)
+    replies = meddle(wards, lambda message: message)
+    one_round(wards)
+    assert [str(one.error.reason).partition(": ")[2] for one in replies] == [
+        "the job failed; the site's own log says why"
+    ] * 5
+
+
 def test_a_site_answers_one_message_at_a_time(wards: Wards) -> None:
     with wards.site(2).guard(), pytest.raises(LocalError, match=r"site-2: .*is open in another process"):
         one_round(wards)
+
+
+def test_a_node_whose_training_failed_still_helps_to_open_the_sum(wards: Wards) -> None:
+    wards.gone = {3}
+    trained: list[Message] = []
+    delivered = wards.grid.send_and_receive
+
+    def send(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        given = list(messages)
+        trained.extend(one for one in given if one.metadata.message_type == "train")
+        if trained:  # site-2 is gone once its update is sent, so that all four others are needed
+            lost = [
+                one for one in given if (one.metadata.dst_node_id, one.metadata.message_type) == (102, "query.secagg")
+            ]
+            given = [one for one in given if one not in lost]
+        return delivered(given, timeout=timeout)
+
+    wards.grid.send_and_receive = send  # type: ignore[method-assign]
+    [group] = one_round(wards).records[1].groups
+    assert group.survivors == ("site-0", "site-1", "site-2", "site-4")
 
 
 def test_a_clip_holds_whatever_the_app_sends(wards: Wards) -> None:
@@ -198,30 +247,81 @@ def test_a_clip_holds_whatever_the_app_sends(wards: Wards) -> None:
     assert np.linalg.norm(moved) < (0.9 * sum(weights[:4]) + 2.0 * 50) / sum(weights) + 1e-4
 
 
+def test_sites_give_no_second_sum_over_one_model_that_differs_in_one_of_them(
+    wards: Wards, caplog: pytest.LogCaptureFixture
+) -> None:
+    strategy, arrays = wards.strategy(), model()
+    for number, gone in ((1, set[int]()), (2, {3}), (3, set[int]())):
+        wards.gone = gone
+        strategy.configure_train(number, arrays, ConfigRecord({"lr": 0.1 * number}), wards.grid)
+    strategy.close()
+    survivors = {number: [len(group.survivors) for group in one.groups] for number, one in strategy.records.items()}
+    assert survivors == {1: [5], 2: [0], 3: [5]}
+    [abort] = strategy.records[2].aborts
+    assert abort.cause == "TOO_FEW_SIGNATURES"
+    assert "secure aggregation: refused: " in caplog.text
+
+
+def test_a_run_configuration_of_its_own_for_one_node_is_refused(wards: Wards) -> None:
+    """A learning rate of 0 at all nodes but one would leave the sum to that one."""
+    wards.grid = GridOfApps(wards.app, 5, {**RUN_CONFIG, "learning-rate": 0.0})
+    replies = meddle(wards, lambda message: message)
+    one_round(wards)
+    assert wards.calls == 0
+    assert all("the run's configuration whose digest is in the order" in str(one.error.reason) for one in replies)
+
+
+def test_the_app_gets_nothing_that_no_digest_covers(wards: Wards) -> None:
+    seen: list[Message] = []
+    inner = ClientApp()
+
+    @inner.train()
+    def train(message: Message, context: Context) -> Message:
+        seen.append(message)
+        return wards.plain(message, context)
+
+    wards.grid = GridOfApps(protect(inner, wards.folder), 5, RUN_CONFIG)
+
+    def reordered(message: Message) -> Message:
+        content = RecordDict(dict(reversed(message.content.items())))
+        return Message(content, message.metadata.dst_node_id, "train", group_id="victim", ttl=1000.0)
+
+    meddle(wards, reordered)
+    strategy = one_round(wards)
+    assert [len(group.survivors) for group in strategy.records[1].groups] == [5] and len(seen) == 5
+    for message in seen:
+        assert list(message.content) == ["arrays", "config"] and message.metadata.group_id == ""
+        assert message.metadata.ttl != 1000.0
+
+
 def test_the_digest_of_records_is_of_every_name_and_value() -> None:
-    def records(**changes: Any) -> RecordDict:
+    def digest(**changes: Any) -> str:
         arrays = {"a": Array(np.zeros(2, np.float32)), "b": Array(np.ones(1))}
         config: dict[str, Any] = {"lr": 0.5, "flag": True, "names": ["x", "y"], "raw": b"1"}
+        run_config = {"epochs": changes.pop("epochs", 1)}
         if changes.pop("swap", False):
             arrays = dict(reversed(arrays.items()))
         arrays.update(changes.pop("arrays", {}))
-        return RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config, **changes})})
+        records = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config, **changes})})
+        found = digest_of_records(records, run_config)
+        carried = own_records(_flower.decode_records(_flower.encode_records(records)))
+        assert digest_of_records(carried, run_config) == found
+        return found
 
-    first = digest_of_records(records())
-    assert first == digest_of_records(_flower.decode_records(_flower.encode_records(records())))
     others = [
-        records(lr=0.25),
-        records(flag=False),
-        records(flag=1),
-        records(names=["x", "z"]),
-        records(raw="1"),
-        records(more=1),
-        records(swap=True),
-        records(arrays={"a": Array(np.zeros(2))}),
-        records(arrays={"b": Array(np.zeros(1))}),
-        RecordDict({"config": records()["config"]}),
+        digest(lr=0.25),
+        digest(flag=False),
+        digest(flag=1),
+        digest(names=["x", "z"]),
+        digest(raw="1"),
+        digest(more=1),
+        digest(swap=True),
+        digest(arrays={"a": Array(np.zeros(2))}),
+        digest(arrays={"b": Array(np.zeros(1))}),
+        digest(epochs=2),
+        digest(epochs=1.0),
     ]
-    assert len({first, *map(digest_of_records, others)}) == 1 + len(others)
+    assert len({digest(), *others}) == 1 + len(others)
 
 
 def test_a_certificate_of_another_key_or_authority_is_refused(tmp_path: Path, wards: Wards) -> None:

@@ -238,3 +238,15 @@ def test_what_a_rule_reckons_with_who_attacked_and_who_was_left_out_are_told() -
     ):
         assert expected in text
     assert "one bad site could spoil the model" not in text
+
+
+def test_what_the_server_learns_under_secure_aggregation_is_told() -> None:
+    sites = PLAN.replace("sites = 2", "sites = 20")
+    masked = '[protection]\nmode = "masking"\ngroups = 4\ndropout = 0.4\nmin_survivors = 3\n[clipping]\nclip_norm = 1\n'
+    rule = '[cohort]\nweighting = "uniform"\n[robust]\nrule = "median"\nnum_byzantine = 1\n'
+    shown = card(parse_plan(sites + masked + rule))
+    assert (
+        "in a round the server learns, of 4 groups of 5 sites, each group's sum of at least 3 updates, or nothing; it "
+        "and any 1 of the sites together learn no more"
+    ) in shown
+    assert "reckons with up to 1 bad contributions of 4 a round" in shown and "sent in clear" not in shown

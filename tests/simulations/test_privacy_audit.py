@@ -404,6 +404,13 @@ def test_data_from_python_tell_the_smallest_site() -> None:
     assert audit.claim.population == 300
 
 
+def test_noise_that_clients_add_together_is_not_said_to_be_tested() -> None:
+    skellam = ("privacy.unit=client", "privacy.mechanism=skellam", "privacy.epsilon=8", "privacy.delta=1e-5")
+    masked = ("protection.mode=masking", "protection.colluding=0", "cohort.weighting=uniform", "privacy.clip_norm=1")
+    with pytest.raises(PlanError, match=r"privacy\.mechanism: expected another mechanism.*together is not tested"):
+        audit_privacy(point_plan(*skellam, *masked, sites=10), units=10)
+
+
 def test_a_plan_without_privacy_is_refused() -> None:
     with pytest.raises(PlanError, match=r"privacy\.unit.*no claim to test"):
         audit_privacy(rows_plan(), units=10)

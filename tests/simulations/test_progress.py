@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from wardround.orders import SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.simulations.progress import JsonProgress, LineProgress, LiveProgress, Progress, show_progress
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord, RunState
+from wardround.strategies.secagg.round_evidence import GroupOutcome, ProtectionRecord
 from wardround.tally import ClassificationSpec, Tally
 
 PLAN = parse_plan(
@@ -120,3 +122,16 @@ def test_what_suits_the_output(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress(PLAN) as progress:
         progress.round_done(record(1), state(1))
     assert capsys.readouterr().out.startswith("round 1/3")
+
+
+def test_sums_are_counted_beside_the_sites() -> None:
+    groups = [(SiteId("s0"), SiteId("s1")), (SiteId("s2"),), ()]
+    found = ProtectionRecord(
+        epoch=0,
+        round=0,
+        groups=tuple(GroupOutcome(number=n, members=group, survivors=group) for n, group in enumerate(groups)),
+    )
+    one = replace(record(1, "late", judged=False), protection=found)
+    assert lines(one) == ["round 1/3  3/4 sites in 2 groups (late)  0.50 s"]
+    accounted = replace(one, protection=replace(found, accounted=True))
+    assert lines(accounted) == ["round 1/3  3/4 sites in 2 groups, no cryptography ran (late)  0.50 s"]

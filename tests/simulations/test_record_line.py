@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -10,6 +11,13 @@ from wardround.orders import SiteId
 from wardround.simulations.record_line import COMPACT_ABOVE, decode_lines, encode_line, record_table
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord
 from wardround.strategies.reputation import Reputation, Standing
+from wardround.strategies.secagg.round_evidence import (
+    AbortRecord,
+    GroupOutcome,
+    ProtectionRecord,
+    Stage,
+    StageCost,
+)
 from wardround.tally import ClassificationSpec, Tally
 
 
@@ -76,6 +84,7 @@ def test_a_line_has_every_key_and_every_site() -> None:
         "quarantined": ["site-1"],
         "notes": ["look"],
         "privacy": None,
+        "protection": None,
         "seconds": 0.1,
         "cpu_seconds": 0.2,
         "simulated_seconds": None,
@@ -115,3 +124,28 @@ def test_reading_stops_at_what_is_no_record_or_another_round() -> None:
     for bad in (third, first, b"[1]\n", b'{"round":\n', b"\xff\n", b"\n"):
         lines, ends = decode_lines(first + bad + encode_line(record(2)))
         assert [line["round"] for line in lines] == [1] and ends == [len(first)], bad
+
+
+def test_what_protection_left_is_told_in_counts_of_groups_and_names_of_the_lost() -> None:
+    a, b, c = (SiteId(name) for name in "abc")
+    kept = ProtectionRecord(
+        epoch=1,
+        round=4,
+        groups=(GroupOutcome(number=0, members=(a, b), survivors=(a,)),),
+        lost={Stage.SIGNATURE: (b,)},
+        aborts=(AbortRecord(cause="TOO_FEW_MEMBERS", parties=(c,), reason="why"),),
+        costs={Stage.UPDATE: StageCost(seconds=0.5, sent_bytes=7, received_bytes=9)},
+        accounted=True,
+    )
+    one = replace(record(), protection=kept)
+    line = json.loads(encode_line(one))
+    assert line == record_table(one)
+    assert line["protection"] == {
+        "epoch": 1,
+        "round": 4,
+        "groups": [{"number": 0, "members": 2, "survivors": 1}],
+        "lost": {"signature": ["b"]},
+        "aborts": [{"cause": "TOO_FEW_MEMBERS", "parties": ["c"], "reason": "why"}],
+        "costs": {"update": {"seconds": 0.5, "sent_bytes": 7, "received_bytes": 9}},
+        "accounted": True,
+    }

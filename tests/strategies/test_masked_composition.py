@@ -32,6 +32,7 @@ CASES: dict[tuple[str, ...], str] = {
     (*MASKED, *APP, *CLIENTS, "privacy.mechanism=skellam", 'protection.metrics=["f1"]'): "protection.metrics",
     (*MASKED, *ROWS, EACH_ROUND): "protection.tables",
     (*GROUPS, EACH_ROUND): "protection.tables",
+    (*GROUPS, *ROWS, EACH_ROUND, "privacy.evaluation=clear"): "privacy.evaluation",
     (*GROUPS, "robust.rule=auto", "robust.num_byzantine=1"): "robust.rule",
     (*MASKED, *RULE): "robust.rule",
     (*GROUPS, *RULE, 'robust.detectors=["foolsgold"]'): "robust.detectors",

@@ -16,7 +16,10 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedAvg(min_train_nodes=5, min_available_nodes=5)
     if context.run_config["protected"]:
         strategy = MaskingStrategy(
-            strategy, identity=f"{context.run_config['federation']}/server", metrics=["eval_acc"]
+            strategy,
+            identity=f"{context.run_config['federation']}/server",
+            run_config=context.run_config,
+            metrics=["eval_acc"],
         )
 
     result = strategy.start(

@@ -4,12 +4,15 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.strategies.secagg.simulated_group import NOW, SMALL, SimulatedGroup, name_of, update_of
-from wardround.strategies.secagg import shamir
+from wardround.strategies.secagg import client_round, shamir
+from wardround.strategies.secagg.client_round import ClientRound
 from wardround.strategies.secagg.cohort import sign_of
 from wardround.strategies.secagg.masked_update import remove_masks
 from wardround.strategies.secagg.messages import (
@@ -22,7 +25,7 @@ from wardround.strategies.secagg.messages import (
     UnmaskRequest,
 )
 from wardround.strategies.secagg.parameters import Parameters
-from wardround.strategies.secagg.phases import RefusedError
+from wardround.strategies.secagg.phases import MemberRoundPhase, Outgoing, RefusedError
 from wardround.strategies.secagg.server_round import ServerRound
 
 ALL = range(5)
@@ -119,3 +122,16 @@ def refused(cause: Cause, do: Callable[[], object]) -> None:
     with pytest.raises(RefusedError) as error:
         do()
     assert error.value.cause is cause
+
+
+def allow_any_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the rule that a member signs one list in a round."""
+    own: dict[int, bytes] = {}
+
+    def sign_any(machine: ClientRound, message: SurvivorOffer, now: datetime) -> list[Outgoing]:
+        machine._own_shares = own.setdefault(machine._member, machine._own_shares)
+        return ClientRound._sign(machine, message, now)
+
+    table: dict[Any, Any] = client_round._TABLE
+    for phase in (MemberRoundPhase.MASKED, MemberRoundPhase.SIGNED, MemberRoundPhase.ANSWERED):
+        monkeypatch.setitem(table, (phase, SurvivorOffer), sign_any)

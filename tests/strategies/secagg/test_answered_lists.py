@@ -156,6 +156,13 @@ def test_with_noise_no_list_is_kept_over_a_model() -> None:
         assert not [key for key in site.store._values if "/answered/" in key]
 
 
+def test_evaluations_have_no_noise_and_are_held_to_the_rule_where_training_has_it() -> None:
+    group = started(noised=True)
+    assert done(group, 0, model=MODEL, task=Task.EVALUATE)
+    assert not done(group, 1, (4,), model=MODEL, task=Task.EVALUATE)
+    assert done(group, 2, model=MODEL, task=Task.EVALUATE)
+
+
 def test_a_release_has_the_time_at_which_it_was_given() -> None:
     group = started()
     state = group.sites[name_of(0)].membership.state

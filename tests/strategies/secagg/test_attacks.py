@@ -6,14 +6,13 @@ The server of these tests lies at will (`lying_server`), and makes its own roste
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.strategies.secagg.lying_server import (
     ALL,
+    allow_any_list,
     answer,
     masked_by_all,
     recovered,
@@ -56,7 +55,6 @@ from wardround.strategies.secagg import (
     unmasking,
 )
 from wardround.strategies.secagg.client_epoch import ClientEpoch
-from wardround.strategies.secagg.client_round import ClientRound
 from wardround.strategies.secagg.cohort import Cohort, sign_of
 from wardround.strategies.secagg.keystream import U64
 from wardround.strategies.secagg.masked_update import remove_masks
@@ -79,7 +77,7 @@ from wardround.strategies.secagg.messages import (
     encode,
 )
 from wardround.strategies.secagg.parameters import Parameters
-from wardround.strategies.secagg.phases import MemberEpochPhase, MemberRoundPhase, Outgoing, RefusedError
+from wardround.strategies.secagg.phases import MemberEpochPhase, RefusedError
 from wardround.strategies.secagg.phases import ServerRoundPhase as Phase
 from wardround.strategies.secagg.server_round import ServerRound
 from wardround.strategies.secagg.signing_inputs import (
@@ -112,15 +110,7 @@ def test_attack_1_a_victim_is_not_alive_and_dead_in_one_round() -> None:
 
 
 def test_attack_1_succeeds_without_the_rule_of_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    own: dict[int, bytes] = {}
-
-    def sign_any(machine: ClientRound, message: SurvivorOffer, now: datetime) -> list[Outgoing]:
-        machine._own_shares = own.setdefault(machine._member, machine._own_shares)
-        return ClientRound._sign(machine, message, now)
-
-    table: dict[Any, Any] = client_round._TABLE
-    for phase in (MemberRoundPhase.MASKED, MemberRoundPhase.SIGNED, MemberRoundPhase.ANSWERED):
-        monkeypatch.setitem(table, (phase, SurvivorOffer), sign_any)
+    allow_any_list(monkeypatch)
     group = started()
     assert alive_and_dead(group, masked_by_all(group)) == secret_of(4)
 

@@ -178,6 +178,15 @@ def test_metrics_leave_as_sums_of_those_that_were_approved(tmp_path: Path) -> No
         wards.strategy(metrics=["age"])
 
 
+def test_nobody_is_asked_twice_how_good_one_model_is(tmp_path: Path) -> None:
+    wards = Wards(tmp_path / "wards", {**SETTINGS, "metrics": ["accuracy"]})
+    strategy, arrays = wards.strategy(metrics=["accuracy"]), model()
+    for number in (1, 2):
+        strategy.configure_evaluate(number, arrays, ConfigRecord(), wards.grid)
+        assert (strategy.aggregate_evaluate(number, []) is not None) == (number == 1)
+    strategy.close()
+
+
 def test_without_metrics_no_node_is_asked_to_evaluate(tmp_path: Path) -> None:
     wards = Wards(tmp_path / "wards", SETTINGS)
     _, result = run(wards.strategy(), wards.grid)
@@ -293,7 +302,7 @@ def dp_wrapper() -> Strategy:
 )
 def test_what_would_break_the_guarantee_is_refused(tmp_path: Path, inside: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        MaskingStrategy(inside(), identity=tmp_path)
+        MaskingStrategy(inside(), identity=tmp_path, run_config={})
 
 
 def test_settings_that_the_sites_did_not_approve_are_refused_by_name(tmp_path: Path) -> None:

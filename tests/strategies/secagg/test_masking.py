@@ -319,6 +319,7 @@ def test_every_field_of_an_order_and_what_is_counted_is_bound_to_a_round() -> No
         "model_digest": "other",
         "statistics": Statistics(mean=(1.0,), std=(1.0,)),
         "clip_norm": 0.5,
+        "records_digest": "other",
     }
     assert set(changes) == {field.name for field in fields(Order)}
     others = [replace(order, **{name: value}) for name, value in changes.items()]  # type: ignore[arg-type]
@@ -331,7 +332,7 @@ def test_every_field_of_an_order_and_what_is_counted_is_bound_to_a_round() -> No
 def test_sums_over_one_model_are_told_by_what_the_work_reads_alone(kind: OrderKind) -> None:
     points = MaskedPoints()
     order = replace(points.order()[0], kind=kind)
-    same: dict[str, object] = {"run_id": "b", "round": 7, "attempt": 3, "clip_norm": 0.5}
+    same: dict[str, object] = {"run_id": "b", "round": 7, "attempt": 3, "clip_norm": 0.5, "records_digest": "other"}
     read: dict[str, object] = {"model_digest": "other"} if kind is not OrderKind.STATISTICS else {}
     (read if kind is OrderKind.EVALUATE else same)["split"] = Split.TEST
     if kind is OrderKind.STATISTICS:

@@ -312,6 +312,19 @@ def test_a_member_that_is_killed_after_its_update_sends_the_same_bytes_again() -
             site.round.mask(*update_of(name_of(0), 0), model=group.descriptor().model)
 
 
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_member_that_is_killed_before_its_update_still_sends_it_or_helps_without(sends: bool) -> None:
+    group = started()
+    machine = group.start_round(group.descriptor())
+    site = group.sites[name_of(4)]
+    site.restart()
+    assert member_phase(group, name_of(4)) is MemberRoundPhase.STARTED
+    group.send_updates(group.names if sends else group.names[:4], group.descriptor())
+    group.post(None, machine.close())
+    assert_exact(machine, 0, group.names if sends else group.names[:4])
+    assert {one.member for _, _, one in group.sent if isinstance(one, UnmaskAnswer)} == set(range(5))
+
+
 class Failing(MemoryStore):
     """A store whose process is killed at the n-th write."""
 
@@ -368,7 +381,7 @@ def test_killed_at_any_write_a_member_sends_no_second_different_message(step: st
         again = site.receive(machine.outgoing()[0].message, NOW)
         messages += [one.message for one in again]
         if killed and not again and writes:
-            with pytest.raises(LocalError, match="above 0|waits for an update"):  # the number is spent: it sits out
+            with pytest.raises(LocalError, match=r"above 0|waits for an update"):  # the number is spent: it sits out
                 mask(0)
         elif not killed:
             assert again

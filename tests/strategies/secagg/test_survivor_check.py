@@ -200,6 +200,29 @@ def test_a_member_whose_record_is_lost_signs_no_second_list_of_a_round_that_its_
         assert site.store._values == before
 
 
+def test_a_false_report_that_costs_the_sum_names_both_sides_and_calls_no_honest_dealer_bad() -> None:
+    group = SimulatedGroup(GUARDED)
+    group.start_epoch()
+    liar, dealer = name_of(1), 3
+
+    def hook(sender: str | None, receiver: str | None, message: Record) -> Iterable[Record]:
+        if sender == name_of(0) and isinstance(message, SurvivorSignature | UnmaskAnswer):
+            return []
+        if sender == liar and isinstance(message, SurvivorSignature):
+            lie = (Report(dealer=dealer, fault=Fault.UNREADABLE),)
+            signature = signing_key(liar).sign(reports_input(group.descriptor(), 0, lie))
+            return [replace(message, reports=lie, reports_signature=signature)]
+        if sender == liar and isinstance(message, UnmaskAnswer):
+            return [replace(message, openings=tuple(one for one in message.openings if one.dealer != dealer))]
+        return [message]
+
+    group.hook = hook
+    machine = group.run_round(group.descriptor())
+    assert machine.abort is not None and machine.bad_dealers == frozenset()
+    assert machine.abort.cause is Cause.TOO_FEW_SIGNATURES
+    assert machine.abort.parties == (liar, name_of(dealer)) and "prove nothing" in machine.abort.reason
+
+
 def test_requests_for_another_list_or_with_votes_of_strangers_are_refused() -> None:
     group, machine = offered()
     votes = [vote_of(group, machine, i) for i in range(3)]
