@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from wardround.contribution import Contribution
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind, SiteId, derive_seed
+from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.plan_protection import Protection, TableChoice
 from wardround.simulations.attacks.rogue_guard import words_of_lie
@@ -101,26 +102,31 @@ class AccountedSums:
                 if encoding is None:
                     encoding = encoding_of(self._plan, update.size, seed=rotation_seed(order))
                 words = self._words(encoding, update, one.weight)
-            lane = lane_of(self._plan, order.kind, one.weight, projected(one.tally, spec), self._parameters.group_size)
-            group_of[site].add(site, words, lane)
-        for absence in self._plain.absences:
-            self._absences[absence.site] = absence
-            evidence.lose(Stage.UPDATE, absence.site)
+            members = self._parameters.group_size
+            try:
+                lane = lane_of(self._plan, order.kind, one.weight, projected(one.tally, spec), members)
+            except ValueError as error:
+                self._absences[site] = Absence(site=site, reason=plain_text(f"rejected: {error}"), failed=True)
+            else:
+                group_of[site].add(site, words, lane)
+        self._absences |= {absence.site: absence for absence in self._plain.absences}
+        for site in self._absences:
+            evidence.lose(Stage.UPDATE, site)
         for holders, numbers in self._committees(groups):
             given, why = self._opened(order, holders, [groups[number] for number in numbers], evidence)
             for number in numbers:
-                group = groups[number]
-                try:
-                    contribution = self._contribution(order, group, encoding, spec) if group in given else None
-                    failed = False
-                except RemoteError as error:
-                    contribution, why, failed = None, f"rejected: its group's counts: {error}", True
+                group, contribution, reason, failed = groups[number], None, why, False
+                if group in given:
+                    try:
+                        contribution = self._contribution(order, group, encoding, spec)
+                    except RemoteError as error:
+                        reason, failed = f"rejected: its group's counts: {error}", True
                 evidence.group(number, group.members, () if contribution is None else group.came)
-                if contribution is not None:
+                if contribution is None:
+                    for site in group.came:
+                        self._absences[site] = Absence(site=site, reason=reason, failed=failed)
+                else:
                     yield contribution
-                    continue
-                for site in group.came:
-                    self._absences[site] = Absence(site=site, reason=why, failed=failed)
         self.record = evidence.record(epoch=0, round=self._number, accounted=True)
 
     def _table(self, order: Order) -> list[list[SiteId]]:

@@ -12,7 +12,7 @@ from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan, PlanError
 from wardround.plan_sections import Standardize
-from wardround.simulations.run_directory import RunDirectory
+from wardround.simulations.run_directory import GROUPS_FILE, RunDirectory
 from wardround.strategies.composition import check
 from wardround.strategies.reputation import Reputation
 
@@ -79,6 +79,8 @@ def prepare_replay(run: Path, without: Sequence[str], out: Path, from_round: int
                     evaluations_without_gain=0,
                 )
                 target.adopt(lines[:base], replace(checkpoint, state=state))
+                if (groups := source.path / GROUPS_FILE).exists():  # over nearly equal models nobody changes group
+                    target.write_bytes(GROUPS_FILE, groups.read_bytes())
             return Replay(
                 folder=target.path, plan=target.plan, first_round=base + 1, notes=tuple(_notes(plan, base, from_round))
             )

@@ -50,8 +50,18 @@ from wardround.simulations.run_info import INFO_FILE, PLAN_FILE, RunInfo, encode
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.vector import F32, Layout
 
-__all__ = ["METRICS_FILE", "MODEL_FILE", "RunDirectory", "check_free", "first_suspicions", "kept_rounds", "read_lines"]
+__all__ = [
+    "GROUPS_FILE",
+    "METRICS_FILE",
+    "MODEL_FILE",
+    "RunDirectory",
+    "check_free",
+    "first_suspicions",
+    "kept_rounds",
+    "read_lines",
+]
 
+GROUPS_FILE = "groups.json"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FILE = "model.safetensors"
 _CODE, _CHECKPOINTS, _LOCK = "code", "checkpoints", ".wardround-lock"

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from wardround.client.guard.member import Member
 from wardround.errors import LocalError
@@ -14,7 +13,7 @@ from wardround.plan_simulation import Cryptography
 from wardround.simulations.accounted_sums import AccountedSums, in_clear
 from wardround.simulations.identities import make_identities
 from wardround.simulations.participants import Participants
-from wardround.simulations.run_directory import RunDirectory
+from wardround.simulations.run_directory import GROUPS_FILE, RunDirectory
 from wardround.simulations.shared_masking import SharedMasking
 from wardround.standardization import statistics_spec
 from wardround.strategies.plain import Plain
@@ -28,8 +27,6 @@ from wardround.strategies.secagg.server_epoch import Federation
 from wardround.tally import MeansSpec, TallySpec
 
 __all__ = ["SimulatedProtection", "counted", "simulated_protection"]
-
-GROUPS_FILE = "groups.json"
 
 
 def counted(plan: Plan, participants: Participants) -> dict[OrderKind, TallySpec]:
@@ -78,7 +75,8 @@ def simulated_protection(
     if plan.simulation.cryptography is Cryptography.ACCOUNTING:
         sites = tuple(site for site in sites if site not in plan.cohort.without)
         return SimulatedProtection(server=AccountedSums(plan, sites, specs), guarded=in_clear(plan))
-    epochs = [line["protection"]["epoch"] for line in _lines(directory) if line.get("protection")]
+    lines = [] if directory is None else directory.lines()
+    epochs = [line["protection"]["epoch"] for line in lines if line.get("protection")]
     table = _kept_table(directory, run_id)
     identities = make_identities(
         plan, sites, run=run_id, now=datetime.now(UTC), table=table, epoch=max(epochs, default=None)
@@ -93,10 +91,6 @@ def simulated_protection(
         directory=directory,
         federation=identities.federation,
     )
-
-
-def _lines(directory: RunDirectory | None) -> list[dict[str, Any]]:
-    return [] if directory is None else directory.lines()
 
 
 def _kept_table(directory: RunDirectory | None, run_id: str) -> GroupTable | None:

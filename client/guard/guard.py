@@ -92,7 +92,7 @@ class SiteGuard:
     """The guard of one site under one approved plan.
 
     `tensors` are the sizes of the model's tensors, for clipping per layer. `budget` is asked before any round that is
-    charged; a plan with privacy and no budget is for tests alone. `member` is there exactly where the plan protects:
+    charged; without one the guard counts the rounds of a plan with privacy itself. `member` is there exactly where the plan protects:
     nothing leaves then but what it has masked.
     """
 
@@ -172,6 +172,19 @@ class SiteGuard:
     def _begin(self, order: Order) -> None:
         if self._budget is not None:
             self._budget.begin(order.round, order.attempt)
+        elif self._plan.privacy.on and order.kind is OrderKind.FIT:
+            self._count()
+
+    def _count(self) -> None:
+        """Without a ledger: no more trainings than the claim is for, whatever a server calls its runs and rounds."""
+        from wardround.strategies.privacy.terms import client_terms
+
+        key = f"{self._digest}/begun"
+        begun = int(self._store.get(key) or 0)
+        most = client_terms(self._plan).rounds if self._plan.privacy.per_client else self._plan.rounds
+        if begun >= most:
+            raise BudgetError(f"{self.site}: all {most} rounds of the claim have begun")
+        self._store.put(key, str(begun + 1).encode())
 
     def _check_private(self, order: Order) -> None:
         """What is asked must be what the claim and its charges are about."""

@@ -1,5 +1,6 @@
 """A site's part in the secure aggregation of one run: its epoch, its rounds, and what of its work it sends."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -36,6 +37,7 @@ from wardround.vector import F32
 
 __all__ = ["Member"]
 
+_log = logging.getLogger("wardround")
 _NO_WORDS: U32 = np.empty(0, dtype=np.uint32)
 
 
@@ -68,6 +70,16 @@ class Member:
         """Take part in rounds of an epoch that was agreed on elsewhere: in simulations of very many members."""
         self._round = ClientRound(self._membership, agreement)
 
+    def close(self) -> None:
+        """Erase the epoch's keys and what its last round left: at the end of a run. An epoch's own end is noticed."""
+        if self._epoch is not None:
+            self._epoch.end()
+        self._epoch = self._round = None
+
+    def _forget_expired(self) -> None:
+        if self._epoch is not None and self._epoch.expired(self._now()):
+            self.close()
+
     # -- messages of the protocol ---------------------------------------------------------------------
 
     def answer(self, frame: bytes) -> bytes:
@@ -77,8 +89,13 @@ class Member:
         out of order, and LocalError for an epoch that this site has had: then nothing has changed.
         """
         message = decode(frame)
+        self._forget_expired()
         try:
-            return _encoded(self._receive(message))
+            outgoing = self._receive(message)
+            for note in () if self._round is None else self._round.notes:
+                if isinstance(message, SurvivorOffer):
+                    _log.warning("%s: %s", self._membership.name, note)
+            return _encoded(outgoing)
         except RefusedError as error:
             return encode(error.message(self._membership.run, *self._at(message)))
 
@@ -123,6 +140,7 @@ class Member:
         round is not one of this epoch, or not of this order.
         """
         message = decode(start)
+        self._forget_expired()
         if not isinstance(message, RoundStart) or self._round is None:
             raise RemoteError("expected the start of a round in an epoch that has begun")
         self._check_bound(message.descriptor, order, spec)

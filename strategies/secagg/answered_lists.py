@@ -1,12 +1,16 @@
-"""The lists of survivors that a member has answered over one model: what a second sum may differ in.
+"""The survivors that a member has answered over one model: over one model a group has one sum.
 
-Two sums over the same model that differ in one member give that member's update. Without differential privacy a member
-therefore answers a second list only where, in each group, it is the same, empty, or differs in k + 2 members (k:
-updates that one who looks may know), and never a third; otherwise its administrator releases one more. This stops
-accidents, such as a failure that is claimed and followed by a round with one member fewer; a server that changes one
-bit of the model has another model, and only noise bounds that. The count is each member's own: where a threshold is
-low, other members may answer a third list. Dealers that are proven bad count like others, since nothing proves to a
-member that they are.
+Two sums over the same model that differ in one member give that member's update, and so do three that differ pairwise
+in many: {A, v} + {B, v} − {A, B} = 2v. Without differential privacy a member therefore answers, over one model, one set
+of survivors of each group: the same again as often as asked, an empty one always, another only where its administrator
+releases it. (To count two sets that differ in many, and no third, does not do: three lists may each have a quorum
+while no honest member answers all three.)
+
+Two quorums of the same sites share an honest member, since 2t > L + c. So the rule holds for the whole run where all of
+its rosters have the same sites, as they do unless a plan sets `min_roster`; of two rosters of other sites the quorums
+may have nobody in common, and then it is each member's own. It stops accidents, such as a failure that is claimed and
+followed by a round with one member fewer; a server that changes one bit of the model has another model, and only noise
+bounds that.
 
 Source: So et al. 2021, "Securing Secure Aggregation: Mitigating Multi-Round Privacy Leakage in Federated Learning"
 (arXiv 2106.03328): what sums of several rounds tell together.
@@ -14,71 +18,68 @@ Source: So et al. 2021, "Securing Secure Aggregation: Mitigating Multi-Round Pri
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from wardround.strategies.secagg.cohort import Cohort
-from wardround.strategies.secagg.messages import Cause, Descriptor, Task, digest_of
+from wardround.strategies.secagg.messages import Cause, Descriptor, Task
 from wardround.strategies.secagg.phases import RefusedError
 from wardround.strategies.secagg.sealed_state import SealedState
 
 __all__ = ["Release", "check_redo", "names_of", "record_answer", "release"]
 
-_MOST = 2
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """One more list over a model, whatever it differs in: for the log. `released`: how many there were so far."""
+    """Another list over a model, whatever its survivors: for the log. `unspent`: how many there are now."""
 
     run: str
     task: Task
     model: bytes
-    answered: int
-    released: int
+    unspent: int
     at: datetime
 
 
 @dataclass(slots=True)
 class _Answered:
-    """Over one model: by round's hash and group the names of survivors, since indices are of one epoch.
+    """Over one model: by group its sets of survivors, as names, since indices are of one epoch; unspent releases."""
 
-    `beyond`: hashes of the rounds that were answered by a release.
-    """
-
-    lists: dict[str, dict[str, list[str]]]
-    beyond: list[str]
+    sets: dict[str, list[list[str]]]
     released: int
 
 
 def check_redo(state: SealedState, cohort: Cohort, descriptor: Descriptor, lists: Mapping[int, Sequence[int]]) -> None:
     """Raises RefusedError unless survivors by group in `lists` may be answered after those answered over this model."""
-    answered = _read(state, descriptor.run, descriptor.task, descriptor.model)
-    reason = _objection(answered, cohort, descriptor, lists)
-    if reason and answered.released <= len(answered.beyond):
-        raise RefusedError(Cause.POLICY, None, reason)
+    answered, new = _read_and_compare(state, cohort, descriptor, lists)
+    if (second := sorted(new.keys() & answered.sets.keys(), key=int)) and answered.released < 1:
+        raise RefusedError(
+            Cause.POLICY,
+            None,
+            f"expected the survivors of group {second[0]} that were answered before over this model, or none, got "
+            "others: two such sums would tell single updates",
+        )
 
 
 def record_answer(
     state: SealedState, cohort: Cohort, descriptor: Descriptor, lists: Mapping[int, Sequence[int]]
 ) -> None:
     """Keep that these survivors were answered; durable on return, and the same when it is done twice."""
-    answered = _read(state, descriptor.run, descriptor.task, descriptor.model)
-    h = digest_of(descriptor).hex()
-    if h in answered.lists:
+    answered, new = _read_and_compare(state, cohort, descriptor, lists)
+    if not new:
         return
-    if _objection(answered, cohort, descriptor, lists):
-        answered.beyond.append(h)
-    answered.lists[h] = {str(group): names_of(cohort, survivors) for group, survivors in lists.items()}
-    _write(state, descriptor.run, descriptor.task, descriptor.model, answered)
+    if new.keys() & answered.sets.keys():
+        answered.released -= 1
+    for group, survivors in new.items():
+        answered.sets.setdefault(group, []).append(survivors)
+    state.put(_key(descriptor.run, descriptor.task, descriptor.model), [json.dumps(asdict(answered)).encode()])
 
 
 def release(state: SealedState, run: str, task: Task, model: bytes, now: datetime) -> Release:
-    """Let one more list be answered over this model, by order of the site's administrator; durable on return."""
-    answered = _read(state, run, task, model)
+    """Let another list be answered over this model, by order of the site's administrator; durable on return."""
+    answered = _read(state, _key(run, task, model))
     answered.released += 1
-    _write(state, run, task, model, answered)
-    return Release(run=run, task=task, model=model, answered=len(answered.lists), released=answered.released, at=now)
+    state.put(_key(run, task, model), [json.dumps(asdict(answered)).encode()])
+    return Release(run=run, task=task, model=model, unspent=answered.released, at=now)
 
 
 def names_of(cohort: Cohort, survivors: Sequence[int]) -> list[str]:
@@ -86,33 +87,18 @@ def names_of(cohort: Cohort, survivors: Sequence[int]) -> list[str]:
     return [cohort.names[member] for member in survivors]
 
 
-def _objection(
-    answered: _Answered, cohort: Cohort, descriptor: Descriptor, lists: Mapping[int, Sequence[int]]
-) -> str | None:
-    """Why these lists may not be answered without a release."""
-    before = [one for h, one in answered.lists.items() if h != digest_of(descriptor).hex()]
-    if len(before) >= _MOST:
-        return f"expected at most {_MOST} sums over one model, got a request for more"
-    for group, survivors in lists.items():
-        new, least = set(names_of(cohort, survivors)), cohort.known(group) + 2
-        for one in before:
-            old = set(one.get(str(group), ()))
-            if new and new != old and len(new ^ old) < least:
-                return (
-                    f"expected the survivors of group {group} answered before over this model, none, or {least} "
-                    f"changes, got {len(new ^ old)}: two such sums would tell single updates"
-                )
-    return None
+def _read_and_compare(
+    state: SealedState, cohort: Cohort, descriptor: Descriptor, lists: Mapping[int, Sequence[int]]
+) -> tuple[_Answered, dict[str, list[str]]]:
+    """What was answered over this model, and the survivors, not none, by group that were not."""
+    answered = _read(state, _key(descriptor.run, descriptor.task, descriptor.model))
+    named = {str(group): sorted(names_of(cohort, survivors)) for group, survivors in lists.items()}
+    return answered, {group: one for group, one in named.items() if one and one not in answered.sets.get(group, ())}
 
 
-def _read(state: SealedState, run: str, task: Task, model: bytes) -> _Answered:
-    stored = state.get(_key(run, task, model))
-    return _Answered(**json.loads(stored[0])) if stored else _Answered({}, [], 0)
-
-
-def _write(state: SealedState, run: str, task: Task, model: bytes, answered: _Answered) -> None:
-    fields = {"lists": answered.lists, "beyond": answered.beyond, "released": answered.released}
-    state.put(_key(run, task, model), [json.dumps(fields).encode()])
+def _read(state: SealedState, key: str) -> _Answered:
+    stored = state.get(key)
+    return _Answered(**json.loads(stored[0])) if stored else _Answered({}, 0)
 
 
 def _key(run: str, task: Task, model: bytes) -> str:

@@ -118,6 +118,10 @@ class ClientEpoch:
             raise LocalError(f"epoch {self.epoch}: expected an epoch that is ready, got phase {self.phase.name}")
         return self._agreement
 
+    def expired(self, now: datetime) -> bool:
+        """Whether its time is over while it still has keys, which `end` erases."""
+        return self.phase is not MemberEpochPhase.ENDED and now >= self._started + EPOCH_LASTS
+
     def outgoing(self) -> list[Outgoing]:
         """What this phase has sent, for sending it again: the same bytes."""
         if self.phase is MemberEpochPhase.HELLO:

@@ -75,10 +75,6 @@ class Cohort:
         """Colluders possible in the group."""
         return self.parameters.colluders_in(self.sizes[group], sum(self.sizes))
 
-    def known(self, group: int) -> int:
-        """k: updates of the group that one who looks may know."""
-        return max(1, self.colluders(group))
-
     def reports_needed(self, committee: int) -> int:
         """Reports that prove a dealer bad: one more than there may be colluders."""
         if self.size <= MAX_COMMITTEE:

@@ -67,6 +67,8 @@ class Exchange:
     def _exchange(
         self, stage: Stage, sites: Sequence[SiteId], messages: Iterator[Message], size: int, take: Take
     ) -> set[SiteId]:
+        if not sites:
+            return set()
         started, waiting, taken = time.perf_counter(), {self.nodes[site]: site for site in sites}, set[SiteId]()
         received = 0
         for reply in self._grid.send_and_receive(messages, timeout=self._timeout_s):

@@ -65,14 +65,14 @@ def flower_plan(
 
 
 def own_records(content: RecordDict) -> RecordDict:
-    """The app's own records of a message, without those that wardround added; sorted, but for arrays in their record."""
-    return RecordDict(
-        {
-            name: record if isinstance(record, ArrayRecord) else type(record)(dict(sorted(record.items())))
-            for name, record in sorted(content.items())
-            if not name.startswith(_OURS)
-        }
-    )
+    """The app's own records of a message, without those that wardround added; by name, whatever order they came in."""
+    own = sorted(name for name in content if not name.startswith(_OURS))
+    return RecordDict({name: _sorted(content[name]) for name in own})
+
+
+def _sorted(record: Any) -> Any:
+    """By name; arrays stay as they are, since their order is that of an update's values."""
+    return record if isinstance(record, ArrayRecord) else type(record)({key: record[key] for key in sorted(record)})
 
 
 def digest_of_arrays(records: RecordDict) -> str:

@@ -71,6 +71,7 @@ class Masking:
         self._epoch: _Epoch | None = None
         self._absences: tuple[Absence, ...] = ()
         self._bad_dealers: set[SiteId] = set()
+        self._unheard: list[Outgoing] = []
         self._record: ProtectionRecord | None = None
 
     @property
@@ -111,6 +112,7 @@ class Masking:
 
     def _ready_epoch(self, exchange: Exchange, kind: OrderKind) -> _Epoch:
         epoch, drawn_anew = self._epoch, self._federation.parameters.tables is Tables.EACH_ROUND
+        self._make_heard(exchange)
         if (
             epoch is None
             or epoch.asked != frozenset(self._nodes)
@@ -141,9 +143,18 @@ class Masking:
                 exchange.evidence.abort(error.cause.name, [] if error.party is None else [error.party], str(error))
                 silent |= {SiteId(str(one.receiver)) for one in shown} - signed
                 continue
-            self._send(exchange, machine, machine.outgoing())
+            self._unheard = machine.outgoing()
+            self._make_heard(exchange)
             return machine.cohort
         raise LocalError(f"expected one of {_ATTEMPTS} epochs to be ready, got none; {_first_reason(exchange)}")
+
+    def _make_heard(self, exchange: Exchange) -> None:
+        """Send what made the epoch ready to those who have not taken it yet.
+
+        Where groups were drawn, a site that never gets it does not know its group, and is out for the run.
+        """
+        heard = exchange.send(Stage.EPOCH, self._unheard, "epoch", lambda site, message: None)
+        self._unheard = [one for one in self._unheard if one.receiver not in heard]
 
     def _send(self, exchange: Exchange, machine: ServerEpoch, outgoing: Sequence[Outgoing]) -> set[SiteId]:
         """Who answered the messages of an epoch in order."""

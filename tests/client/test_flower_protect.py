@@ -283,7 +283,7 @@ def test_the_app_gets_nothing_that_no_digest_covers(wards: Wards) -> None:
     wards.grid = GridOfApps(protect(inner, wards.folder), 5, RUN_CONFIG)
 
     def reordered(message: Message) -> Message:
-        content = RecordDict(dict(reversed(message.content.items())))
+        content = RecordDict(dict(reversed(list(message.content.items()))))
         return Message(content, message.metadata.dst_node_id, "train", group_id="victim", ttl=1000.0)
 
     meddle(wards, reordered)

@@ -11,12 +11,15 @@ from tests.simulations.attacked_federation import Stop, StopAfter
 from tests.simulations.masked_federation import masked_plan, names, round_the_same, run
 from wardround.contribution import Contribution
 from wardround.plan import Plan
+from wardround.plan_source import find_plan
 from wardround.simulations.attacks.adversary import attackers_of
 from wardround.simulations.attacks.attack import Crafted, Knowledge
 from wardround.simulations.attacks.ipm import Ipm
 from wardround.simulations.attacks.rogue_guard import words_of_lie
+from wardround.simulations.replay import prepare_replay
 from wardround.simulations.result import Result
 from wardround.simulations.run_directory import read_lines
+from wardround.simulations.simulate import simulate
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain
 from wardround.strategies.secagg.encoding import Encoding
@@ -175,6 +178,15 @@ def test_a_continued_run_has_new_epochs_and_the_same_groups(tmp_path: Path) -> N
     assert "has other bits" in json.loads((folder / "run.json").read_bytes())["engine"]["protection"]
 
 
+def test_a_replay_leaves_a_hole_in_the_group_of_the_site_that_it_does_without(tmp_path: Path) -> None:
+    chosen = masked_plan("protection.groups=2", "rounds=3", sites=8)
+    run(chosen, out=tmp_path / "run")
+    out = prepare_replay(tmp_path / "run", ["site-03"], tmp_path / "again", from_round=2).folder
+    result = run(chosen, out=out, resume=True)
+    before, after = ([set(one["members"]) for one in result.rounds[at]["evidence"]] for at in (0, 1))
+    assert [group - {"site-03"} for group in before] == after and len(set().union(*after)) == 7
+
+
 def test_groups_that_are_drawn_for_each_round_are_not_kept(tmp_path: Path) -> None:
     private = ("privacy.unit=row", "privacy.noise_multiplier=0.5", "privacy.clip_norm=1.0", "privacy.delta=1e-5")
     public = ("privacy.sampling=full", "privacy.public_sizes=true")
@@ -229,3 +241,14 @@ def test_the_server_gets_sums_and_no_single_update(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Plain, "collect", None)
     run(masked_plan("protection.groups=2", "rounds=1"))
     assert [len(one.members) for one in seen] == [3, 3] and [one.weight for one in seen] == [3, 3]
+
+
+@pytest.mark.slow
+def test_hospitals_learn_digits_in_groups_with_noise_and_drop_outs_and_beside_an_attacker() -> None:
+    """The shipped plan: accuracies of 0.84 to 0.90 were measured, and 2 % of rounds have fewer than three groups."""
+    shipped = find_plan("digits-protected").override(["privacy.evaluation=clear"])
+    attack = ("simulation.attack.name=scaled_sign_flip", "simulation.attack.attackers=1")
+    for chosen in (shipped, shipped.override(attack)):
+        result = simulate(chosen, report=False)
+        assert sum(sum(n > 0 for n in survivors(record)) >= 3 for record in protection(result)) >= 16
+        assert result.metrics["accuracy"] > 0.75

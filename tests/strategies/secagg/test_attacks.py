@@ -4,12 +4,13 @@ The server of these tests lies at will (`lying_server`), and makes its own roste
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.strategies.secagg import simulated_group
 from tests.strategies.secagg.lying_server import (
     ALL,
     allow_any_list,
@@ -30,6 +31,7 @@ from tests.strategies.secagg.simulated_group import (
     RUN,
     SERVER_KEY,
     SMALL,
+    Hook,
     SimulatedGroup,
     Site,
     certificate,
@@ -79,6 +81,7 @@ from wardround.strategies.secagg.messages import (
 from wardround.strategies.secagg.parameters import Parameters
 from wardround.strategies.secagg.phases import MemberEpochPhase, RefusedError
 from wardround.strategies.secagg.phases import ServerRoundPhase as Phase
+from wardround.strategies.secagg.sealed_state import SealedState
 from wardround.strategies.secagg.server_round import ServerRound
 from wardround.strategies.secagg.signing_inputs import (
     descriptor_input,
@@ -761,15 +764,70 @@ def repeated(group: SimulatedGroup, *silent: Collection[int]) -> list[bool]:
     return done
 
 
-def test_attack_12_a_second_sum_over_a_model_is_of_the_same_members_or_of_many_others_and_there_is_no_third() -> None:
-    assert repeated(started(), (), ()) == [True, True]
-    assert repeated(started(), (), (), ()) == [True, True, False]
-    assert repeated(started(), (0,), (1,)) == [True, False]  # 2 changes, 3 are needed
-    assert repeated(started(), (0, 1), (3, 4)) == [True, True]
+def test_attack_12_over_one_model_there_is_one_sum_as_often_as_it_is_asked_for() -> None:
+    assert repeated(started(), (), (), ()) == [True, True, True]
+    assert repeated(started(), (0,), (1,), (0,)) == [True, False, True]
+    assert repeated(started(), (0, 1), (3, 4)) == [True, False]
+    assert repeated(started(), (0, 1, 2), (3,), (4,)) == [False, True, False]  # the first has no sum
     group = SimulatedGroup(SMALL)
     group.memberships = {name: replace(one, noised=True) for name, one in group.memberships.items()}
     group.start_epoch()
     assert repeated(group, (), (4,), (3,)) == [True, True, True]
+
+
+TEN = Parameters(clients=10, colluding=0, dropout=0.4, groups=1, min_roster=10, min_survivors=4)
+
+
+def between(survivors: Collection[int], quorum: Collection[int]) -> Hook:
+    """Updates of survivors arrive, and a quorum is asked to sign and to open."""
+
+    def hook(sender: str | None, receiver: str | None, message: Record) -> Iterable[Record]:
+        if isinstance(message, Masked):
+            return [message] if sender in map(name_of, survivors) else []
+        return [message] if not isinstance(message, SurvivorOffer) or receiver in map(name_of, quorum) else []
+
+    return hook
+
+
+def three_lists(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of sums over one model and {A, 8}, {B, 8} and {A, B}, each opened by another quorum: first + second - third."""
+    monkeypatch.setattr(simulated_group, "update_of", lambda name, _: update_of(name, 0))  # the model is the same
+    group, first, second = started(TEN), {0, 1, 2, 3}, {4, 5, 6, 7}
+    model = hashlib.sha256(b"the same model").digest()
+    sums = []
+    for round_, (survivors, quorum) in enumerate(
+        (
+            (first | {8}, {0, 1, 2, 3, 4, 5}),
+            (second | {8}, {4, 5, 6, 7, 8, 9}),
+            (first | second, {0, 1, 2, 6, 7, 8}),  # nobody is asked a third time
+        )
+    ):
+        group.hook = between(survivors, quorum)
+        machine = group.run_round(group.descriptor(round_, model=model))
+        if machine.phase is not Phase.DONE:
+            assert {error.cause for _, _, error in group.refused if isinstance(error, RefusedError)} == {Cause.POLICY}
+            return []
+        sums.append(machine.results[0].vector)
+    told: list[int] = (sums[0] + sums[1] - sums[2]).tolist()
+    return told
+
+
+def test_attack_12_three_lists_that_differ_in_many_do_not_tell_one_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert three_lists(monkeypatch) == []
+    kept: dict[int, list[set[int]]] = {}
+
+    def two_that_differ(state: SealedState, cohort: Cohort, _: Descriptor, lists: Mapping[int, Sequence[int]]) -> None:
+        """The rule of k + 2 changes and of two sums for each member."""
+        before, new = kept.get(id(state), []), set(lists[0])
+        if len(before) == 2 or any(0 < len(new ^ old) < 3 for old in before):
+            raise RefusedError(Cause.POLICY, None, "two sums")
+
+    def keep(state: SealedState, cohort: Cohort, _: Descriptor, lists: Mapping[int, Sequence[int]]) -> None:
+        kept.setdefault(id(state), []).append(set(lists[0]))
+
+    monkeypatch.setattr(client_round, "check_redo", two_that_differ)
+    monkeypatch.setattr(client_round, "record_answer", keep)
+    assert three_lists(monkeypatch) == [2 * word % 2**32 for word in secret_of(8)]
 
 
 def test_attack_12_the_second_sum_is_refused_in_another_epoch_and_after_a_restart() -> None:

@@ -256,6 +256,17 @@ def test_a_restarted_server_goes_on_with_rounds_that_sites_have_not_seen(tmp_pat
     assert strategy.records[1].epoch == 1
 
 
+def test_one_model_is_trained_again_by_the_same_sites_and_by_no_others(tmp_path: Path) -> None:
+    wards = Wards(tmp_path / "wards", SETTINGS)
+    for gone in ([], [], [3], []):
+        wards.gone = set(gone)
+        strategy = wards.strategy()
+        result = strategy.start(wards.grid, model(), num_rounds=1)
+        [group] = strategy.records[1].groups
+        assert len(group.survivors) == (0 if gone else 5)
+        assert bool(result.arrays) is not bool(gone)
+
+
 def test_one_server_at_a_time(tmp_path: Path) -> None:
     wards = Wards(tmp_path / "wards", SETTINGS)
     first = wards.strategy()

@@ -10,14 +10,14 @@ from flwr.app import Message
 
 from tests.masked_points import LOSS, MaskedPoints, masked_plan, means, silent, with_content
 from wardround import _flower
-from wardround.errors import LocalError
+from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind, SiteId, Split, Statistics
 from wardround.strategies.privacy.secure_random import SecureRandom
 from wardround.strategies.privacy.unit_clip import clip_update
 from wardround.strategies.secagg.client_round import ROUNDS
 from wardround.strategies.secagg.keystream import U32
 from wardround.strategies.secagg.lane import lane_of, model_digest, order_digest, projected, read_lane, rotation_seed
-from wardround.strategies.secagg.messages import EpochStart, RosterSignatures, RoundStart, decode, encode
+from wardround.strategies.secagg.messages import EpochStart, Published, RosterSignatures, RoundStart, decode, encode
 from wardround.strategies.secagg.plan_terms import encoding_of
 from wardround.strategies.secagg.round_evidence import Stage
 from wardround.tally import MeansSpec, Tally, encode_spec
@@ -402,3 +402,45 @@ def test_a_member_that_refuses_the_signatures_is_absent_with_its_reason() -> Non
     assert "site-3" not in one.members
     assert points.why()[SiteId("site-3")].startswith("rejected: it refused (TOO_FEW_SIGNATURES)")
     assert points.now + timedelta(0) == points.now
+
+
+def test_who_lost_what_made_an_epoch_ready_gets_it_again_and_takes_part() -> None:
+    lose = True
+
+    def tamper(message: Message) -> Message | None:
+        data = _flower.read_protocol(message)
+        asked = decode(data) if data and message.metadata.group_id == "epoch" else None
+        return None if lose and isinstance(asked, RosterSignatures) and message.metadata.dst_node_id == 102 else message
+
+    plan = masked_plan("protection.groups=2", "protection.min_survivors=3", "protection.dropout=0.25", sites=8)
+    points = MaskedPoints(plan, tamper=tamper)
+    assert "site-2" not in {site for one in points.collect() for site in one.members}
+    lose = False
+    assert "site-2" in {site for one in points.collect(2) for site in one.members}
+    points.later(hours=13)  # another epoch, of the same groups
+    assert "site-2" in {site for one in points.collect(3) for site in one.members}
+
+
+def test_keys_are_erased_at_the_end_of_a_run_and_of_their_time() -> None:
+    points = MaskedPoints()
+    points.collect()
+    first, second = (points.memberships[site].state for site in points.sites[:2])
+    assert len(first.get("secagg/run/epoch-state")) > 1
+    points.members[points.sites[0]].close()
+    assert len(first.get("secagg/run/epoch-state")) == 1
+    points.later(hours=25)
+    reply = points.members[points.sites[1]].answer
+    with pytest.raises(RemoteError, match="a message of an epoch or round that has begun"):
+        reply(encode(Published(h=bytes(32), committee=0, groups=(), signature=bytes(64))))
+    assert len(second.get("secagg/run/epoch-state")) == 1
+
+
+def test_a_sites_own_policy_on_nearly_equal_sums_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    points = MaskedPoints(masked_plan("protection.min_survivors=3"))
+    wary = points.sites[0]
+    points.memberships[wary] = replace(points.memberships[wary], min_difference=2)
+    points.restart(wary)
+    points.collect()
+    points.tamper = silent((4, 1))
+    points.collect(2)
+    assert [one.message for one in caplog.records if "1 changes" in one.message and wary in one.message]
