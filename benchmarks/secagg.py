@@ -318,7 +318,6 @@ def simulate(number: int, size: int) -> dict[str, float]:
         added += len(result.members)
         if done % 10 == 0:
             progress(f"committee {done + 1} of {len(of.cohort.committees)}")
-    # by the rounding of each: far below what one client adds
     expected = np.zeros(size, dtype=np.float64)
     for committee in of.cohort.committees:
         holders = of.cohort.holders(committee)
@@ -326,7 +325,7 @@ def simulate(number: int, size: int) -> dict[str, float]:
             update = update_of(member, size).astype(np.float64)
             expected += update / max(1.0, float(np.linalg.norm(update)) / CLIP_NORM)
     worst = float(np.abs(total - expected).max())
-    if worst > added / of.encoding.scale + 1e-5:
+    if worst > 10 * added**0.5 / of.encoding.scale:  # what the rounding of so many adds up to; one update is much more
         raise SystemExit(f"expected the sum of all updates, got one that is off by {worst}")
     return {
         "clients": number,

@@ -10,7 +10,7 @@ own.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from threading import Event
 
@@ -23,6 +23,7 @@ from wardround.client.trainer.torch_trainer import TorchTrainer
 from wardround.client.trainer.workspace import Workspace
 from wardround.orders import EvalJob, FitJob, Order, OrderKind, SiteId, Split, Statistics, derive_seed
 from wardround.plan import Plan
+from wardround.plan_privacy import Sampling
 from wardround.plan_sections import Select, Standardize
 from wardround.simulations.executors.flat_loop import one_thread
 from wardround.standardization import statistics_of
@@ -115,8 +116,15 @@ def _pool(sites: Sequence[SiteData]) -> SiteData:
     return SiteData(site=SiteId("all sites together"), train=train, validation=validation, test=validation)
 
 
+def _twin(plan: Plan, rows: int) -> Plan:
+    """The plan without noise: where every row takes part in each of its noisy steps, in each of these too."""
+    if plan.privacy.per_example and plan.privacy.claimed_sampling is Sampling.FULL:
+        return replace(plan, training=replace(plan.training, batch_size=max(rows, 1)))
+    return plan
+
+
 def _train(plan: Plan, task: Task, data: SiteData, initial: F32, workspace: Workspace, stop: Event) -> TrainedModel:
-    trainer = TorchTrainer(task, plan, data, workspace)
+    trainer = TorchTrainer(task, _twin(plan, len(data.train)), data, workspace)
     federated = plan.data.standardize is Standardize.FEDERATED
     statistics = statistics_of(plan.data, trainer.statistics()) if federated else None
     steering, model, update = Steering.of(plan, data), initial.copy(), np.empty_like(initial)

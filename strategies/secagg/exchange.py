@@ -20,6 +20,8 @@ __all__ = ["Exchange"]
 
 Take = Callable[[SiteId, Record], object]
 """What is done with a site's answer; raises RemoteError where it is not in order."""
+_BEFORE_TAKEN = (Stage.EPOCH, Stage.UPDATE)
+"""Who is lost in these has no update in the round, and its absence says why."""
 
 
 class Exchange:
@@ -30,28 +32,31 @@ class Exchange:
         self.absences = {site: Absence(site=site, reason="no reply by the deadline") for site in nodes}
         self._grid, self._timeout_s = grid, timeout_s
 
-    def send(self, stage: Stage, outgoing: Sequence[Outgoing], group: str, take: Take) -> set[SiteId]:
-        """Send messages of the protocol; the sites whose answers, if they gave one, were taken."""
-        content, frames = dict[int, RecordDict](), dict[int, bytes]()  # most messages go to many sites
-        for one in outgoing:
-            if id(one.message) not in frames:
-                frames[id(one.message)] = encode(one.message)
-                content[id(one.message)] = _flower.pack_protocol(frames[id(one.message)])
-        asked = {SiteId(str(one.receiver)): id(one.message) for one in outgoing if one.receiver in self.nodes}
-        size = sum(len(frames[at]) for at in asked.values())
+    def send(
+        self, stage: Stage, outgoing: Iterable[Outgoing], group: str, take: Take, *, answered: bool = True
+    ) -> set[SiteId]:
+        """Send messages of the protocol; the sites whose answers were taken: none is one where it is `answered`."""
+        asked = [(SiteId(str(one.receiver)), one.message) for one in outgoing if one.receiver in self.nodes]
+        size = 0
 
-        def messages() -> Iterator[Message]:
-            for site, at in asked.items():
-                yield from _flower.requests(content[at], [self.nodes[site]], _flower.PROTOCOL, group)
+        def messages() -> Iterator[Message]:  # one encoded at a time: a large cohort's offers are large
+            nonlocal size
+            last, content, length = None, RecordDict(), 0
+            for site, message in asked:
+                if message is not last:
+                    frame = encode(message)
+                    last, content, length = message, _flower.pack_protocol(frame), len(frame)
+                size += length
+                yield from _flower.requests(content, [self.nodes[site]], _flower.PROTOCOL, group)
 
-        return self._exchange(stage, list(asked), messages(), size, take)
+        return self._exchange(stage, [site for site, _ in asked], messages(), lambda: size, take, answered)
 
     def order(
         self, stage: Stage, sites: Sequence[SiteId], content: RecordDict, size: int, kind: str, group: str, take: Take
     ) -> set[SiteId]:
         """Send an order, whose `content` of `size` bytes is the same for all; the sites whose answers were taken."""
         messages = _flower.requests(content, [self.nodes[site] for site in sites], kind, group)
-        return self._exchange(stage, sites, messages, size * len(sites), take)
+        return self._exchange(stage, sites, messages, lambda: size * len(sites), take, True)
 
     def clear(self, sites: Iterable[SiteId]) -> None:
         """They are in a result, whatever they failed to do later."""
@@ -59,45 +64,53 @@ class Exchange:
             self.absences.pop(site, None)
 
     def excuse(self, sites: Iterable[SiteId], reason: str, *, failed: bool) -> None:
-        """Say why sites that answered are in no result all the same."""
+        """Say why sites whose updates were taken are in no result all the same."""
         for site in sites:
-            if site in self.absences and site not in self.evidence.lost:
+            if site in self.absences and self.evidence.lost.get(site) not in _BEFORE_TAKEN:
                 self.absences[site] = Absence(site=site, reason=plain_text(reason), failed=failed)
 
     def _exchange(
-        self, stage: Stage, sites: Sequence[SiteId], messages: Iterator[Message], size: int, take: Take
+        self,
+        stage: Stage,
+        sites: Sequence[SiteId],
+        messages: Iterator[Message],
+        size: Callable[[], int],
+        take: Take,
+        answered: bool,
     ) -> set[SiteId]:
+        """A site's first answer in order counts; of others, as a grid may double or delay them, only the reason."""
         if not sites:
             return set()
         started, waiting, taken = time.perf_counter(), {self.nodes[site]: site for site in sites}, set[SiteId]()
-        received = 0
+        received, why = 0, dict[SiteId, Absence]()
         for reply in self._grid.send_and_receive(messages, timeout=self._timeout_s):
-            site = waiting.pop(reply.metadata.src_node_id, None)
-            if site is None:
+            node = reply.metadata.src_node_id
+            if (site := waiting.get(node)) is None:
                 continue
             if reply.has_error():
                 reason = plain_text(reply.error.reason or "") or f"error {reply.error.code}"
                 gone = _flower.is_gone(reply)
-                self._lose(stage, Absence(site=site, reason=reason, failed=not gone, spent=_flower.is_spent(reply)))
+                why[site] = Absence(site=site, reason=reason, failed=not gone, spent=_flower.is_spent(reply))
                 continue
             try:
                 frame = _flower.read_frame(reply)
                 received += len(frame)
-                message = decode(frame) if frame else None
-                if isinstance(message, Refusal):
-                    raise RemoteError(f"it refused ({message.cause.name}): {message.reason}")
-                if message is not None:
+                if frame or answered:
+                    message = decode(frame)
+                    if isinstance(message, Refusal):
+                        raise RemoteError(f"it refused ({message.cause.name}): {message.reason}")
                     take(site, message)
-                taken.add(site)
+                taken.add(waiting.pop(node))
             except RemoteError as error:
-                self._lose(stage, Absence(site=site, reason=plain_text(f"rejected: {error}"), failed=True))
+                why[site] = Absence(site=site, reason=plain_text(f"rejected: {error}"), failed=True)
         for site in waiting.values():
-            self._lose(stage, Absence(site=site, reason="no reply by the deadline"))
+            self._lose(stage, why.get(site, Absence(site=site, reason="no reply by the deadline")))
         seconds = time.perf_counter() - started
-        self.evidence.cost(stage, seconds=seconds, sent_bytes=size, received_bytes=received)
+        self.evidence.cost(stage, seconds=seconds, sent_bytes=size(), received_bytes=received)
         return taken
 
     def _lose(self, stage: Stage, absence: Absence) -> None:
         """A site that is lost after its update was taken may still be in the sum: an absence says why only before."""
-        if self.evidence.lose(stage, absence.site) and stage in (Stage.EPOCH, Stage.UPDATE):
+        said = absence.reason if absence.failed else ""
+        if self.evidence.lose(stage, absence.site, said) and stage in _BEFORE_TAKEN:
             self.absences[absence.site] = absence

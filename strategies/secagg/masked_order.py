@@ -13,6 +13,7 @@ from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.plan_sections import Weighting
 from wardround.signing_key import SigningKey
+from wardround.strategies.composition import least_replies
 from wardround.strategies.protection import MESSAGE_TYPES
 from wardround.strategies.secagg.cohort import Cohort
 from wardround.strategies.secagg.encoding import Encoding
@@ -103,7 +104,8 @@ class MaskedOrder:
             if machine.phase is phase:
                 machine.close()
         if machine.phase is ServerRoundPhase.DONE:
-            exchange.send(Stage.OPENING, machine.outgoing(), group, take)
+            told = [one for one in machine.outgoing() if one.receiver not in exchange.evidence.lost]
+            exchange.send(Stage.OPENING, told, group, take, answered=False)
 
     def _setting(self, committee: int) -> RoundSetting:
         names = self.cohort.names
@@ -112,6 +114,7 @@ class MaskedOrder:
             committee=committee,
             size=0 if self._encoding is None else self._encoding.length,
             scalars=lane_size(self.plan, self.order.kind, self.spec),
+            least_groups=self._least_groups,
             signing_key=self.signing_key,
             store=self.federation.store,
             excluded=frozenset(member for member, name in enumerate(names) if name in self.bad_dealers),
@@ -131,6 +134,13 @@ class MaskedOrder:
             group_table=self.cohort.group_table,
             deadline_ms=int((self.now() + lasts).timestamp() * 1000),
         )
+
+    @property
+    def _least_groups(self) -> int:
+        """So many sums a training needs; of several committees none knows what the others have."""
+        if self.order.kind is not OrderKind.FIT or len(self.cohort.committees) > 1:
+            return 1
+        return max(1, least_replies(self.plan))
 
     @property
     def _encoding(self) -> Encoding | None:

@@ -153,7 +153,7 @@ class Masking:
 
         Where groups were drawn, a site that never gets it does not know its group, and is out for the run.
         """
-        heard = exchange.send(Stage.EPOCH, self._unheard, "epoch", lambda site, message: None)
+        heard = exchange.send(Stage.EPOCH, self._unheard, "epoch", lambda site, message: None, answered=False)
         self._unheard = [one for one in self._unheard if one.receiver not in heard]
 
     def _send(self, exchange: Exchange, machine: ServerEpoch, outgoing: Sequence[Outgoing]) -> set[SiteId]:

@@ -29,7 +29,7 @@ MAX_DRAWS = 10_000_000
 STARTS = 240
 """Epochs of a run that draw groups, at the most: 8 a day, which is what a member takes part in, for 30 days."""
 FAILURE_BITS = 40
-"""A run has a group with more colluders than it is reckoned to have with probability 2^-40 at most."""
+"""In a run, a roster that an honest client signed has a group of more colluders than reckoned: 2^-40 at the most."""
 
 _HIDDEN = 2  # honest updates, at the least, in every sum that the server learns
 _MASK_NS, _ADD_NS, _ENCODE_NS = 0.38, 0.15, 1.4  # per parameter, of 32-bit words
@@ -188,8 +188,9 @@ class Parameters:
             raise ValueError(f"expected a group of 1 to {self.clients} clients, got {size} of {population}")
         if not self.drawn or size >= population:
             return min(self.colluding, size)
-        groups_drawn = self.groups * (self.starts + self.regrouped_rounds)  # in the whole run: a union bound over them
-        return most_colluders(population, min(self.colluding, population), size, groups_drawn << FAILURE_BITS)
+        colluding = min(self.colluding, population)
+        odds = self.groups * self._draws << FAILURE_BITS  # a union bound over all groups that are drawn in the run
+        return most_colluders(population, colluding, size, odds)
 
     def committee_of(self, roster: int, present: int, colluders: int) -> Committee:
         """The committee of a group with `present` members in a roster of so many: everyone up to 255, else the group.
@@ -267,6 +268,12 @@ class Parameters:
         if bad == 0:
             return "no rule over so few groups tolerates a malicious client"
         return f"a robust rule over {self.groups} group means tolerates {bad} malicious, one per bad group"
+
+    @property
+    def _draws(self) -> int:
+        """The most draws of a run, of rosters side by side too: each is counted by n_min − f honest clients or more."""
+        each, honest = self.starts + self.regrouped_rounds, self.min_roster - self.colluding
+        return each * (self.clients - self.colluding) // honest if honest > 0 else each  # the latter is refused
 
     def _check_roster(self, roster: int) -> None:
         if not self.min_roster <= roster <= self.clients:

@@ -67,15 +67,17 @@ class Evidence:
 
     def __init__(self) -> None:
         self.lost: dict[SiteId, Stage] = {}
+        self._said: dict[SiteId, str] = {}
         self._costs: dict[Stage, StageCost] = {}
         self._groups: list[GroupOutcome] = []
         self._aborts: list[AbortRecord] = []
 
-    def lose(self, stage: Stage, site: SiteId) -> bool:
-        """A site did not answer in order; whether this is the first time, which alone counts."""
-        first = site not in self.lost
-        self.lost.setdefault(site, stage)
-        return first
+    def lose(self, stage: Stage, site: SiteId, reason: str = "") -> bool:
+        """A site did not answer in order, and said why; whether this is the first time, which alone counts."""
+        if site in self.lost:
+            return False
+        self.lost[site], self._said[site] = stage, reason
+        return True
 
     def cost(self, stage: Stage, *, seconds: float = 0.0, sent_bytes: int = 0, received_bytes: int = 0) -> None:
         """Add to what a stage has cost."""
@@ -92,8 +94,10 @@ class Evidence:
         self._groups.append(GroupOutcome(number=number, members=tuple(members), survivors=tuple(survivors)))
 
     def abort(self, cause: str, parties: Iterable[str], reason: str) -> None:
-        """A committee's round, or an epoch, ended without a result."""
-        self._aborts.append(AbortRecord(cause=cause, parties=tuple(map(SiteId, parties)), reason=reason))
+        """A committee's round, or an epoch, ended without a result; what the first of its parties said is added."""
+        sites = tuple(map(SiteId, parties))
+        said = [f"{site}: {self._said[site]}" for site in sites if self._said.get(site)]
+        self._aborts.append(AbortRecord(cause=cause, parties=sites, reason="; ".join((reason, *said[:1]))))
 
     def record(self, *, epoch: int, round: int, accounted: bool = False) -> ProtectionRecord:
         """What was gathered."""

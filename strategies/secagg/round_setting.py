@@ -15,7 +15,8 @@ __all__ = ["Abort", "GroupResult", "RoundSetting"]
 class RoundSetting:
     """What a committee's round is run with: `size` words of 32 bits in a vector, `scalars` of 64 in the scalar lane.
 
-    `excluded` members dealt badly before, and are left out. Without `published` nothing of the result is sent, as
+    With updates enough in fewer than `least_groups` groups nothing is opened: a sum that is of no use would still be one
+    over its model, of which there is one for each group. `excluded` members dealt badly before, and are left out. Without `published` nothing of the result is sent, as
     central differential privacy demands.
     """
 
@@ -25,6 +26,7 @@ class RoundSetting:
     scalars: int
     signing_key: SigningKey
     store: StateStore
+    least_groups: int = 1
     excluded: frozenset[int] = frozenset()
     published: bool = True
 

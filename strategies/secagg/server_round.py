@@ -173,15 +173,19 @@ class ServerRound:
     def _list(self) -> list[Outgoing]:
         """Fix U: every group with enough updates, as a whole, and nobody of the others."""
         cohort, least = self._setting.cohort, self._setting.cohort.parameters.min_survivors
-        listed: set[int] = set()
+        listed, full = set[int](), 0
         for group in cohort.groups_in(self._setting.committee):
             came = [member for member in cohort.groups[group] if member in self._offered]
             if len(came) >= least:
                 listed.update(came)
-        if not listed:
+                full += 1
+        if full < self._setting.least_groups:
             missing = [member for member in self._holders() if member not in self._offered]
+            groups = self._setting.least_groups
             return self._stop(
-                Cause.TOO_FEW_MEMBERS, missing, f"expected {least} updates of a group, got fewer in every group"
+                Cause.TOO_FEW_MEMBERS,
+                missing,
+                f"expected {least} updates each in {groups} group{'s'[: groups > 1]}, got so many in {full}",
             )
         survivors = survivors_of(self._offered[member][0] for member in listed)
         self._setting.store.put(f"{_at(self._setting)}/list", self._h + encode(survivors))

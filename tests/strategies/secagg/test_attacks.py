@@ -783,8 +783,8 @@ def between(survivors: Collection[int], quorum: Collection[int]) -> Hook:
 
     def hook(sender: str | None, receiver: str | None, message: Record) -> Iterable[Record]:
         if isinstance(message, Masked):
-            return [message] if sender in map(name_of, survivors) else []
-        return [message] if not isinstance(message, SurvivorOffer) or receiver in map(name_of, quorum) else []
+            return [message] if sender in {name_of(i) for i in survivors} else []
+        return [message] if not isinstance(message, SurvivorOffer) or receiver in {name_of(i) for i in quorum} else []
 
     return hook
 

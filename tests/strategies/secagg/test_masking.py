@@ -10,6 +10,7 @@ from flwr.app import Message
 
 from tests.masked_points import LOSS, MaskedPoints, masked_plan, means, silent, with_content
 from wardround import _flower
+from wardround.contribution import Contribution
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind, SiteId, Split, Statistics
 from wardround.strategies.privacy.secure_random import SecureRandom
@@ -108,6 +109,19 @@ def test_too_few_signatures_name_the_silent() -> None:
     assert record is not None
     assert record.aborts[0].cause == "TOO_FEW_SIGNATURES"
     assert record.aborts[0].parties == ("site-0", "site-1", "site-2")
+    assert all("no sum" in why for why in points.why().values())  # the updates of the silent had come
+
+
+def test_who_falls_silent_after_its_update_in_a_group_without_a_sum_is_absent_for_that_reason() -> None:
+    points = MaskedPoints(masked_plan("protection.groups=2", "protection.min_survivors=3", sites=8))
+    points.collect(kind=OrderKind.EVALUATE)
+    assert points.server._epoch is not None
+    group, _ = points.server._epoch.cohort.groups
+    points.tamper = silent((group[0], 1), (group[1], 1), (group[2], 2))
+    points.collect(1, kind=OrderKind.EVALUATE)
+    why = points.why()
+    assert why[points.sites[group[2]]] == why[points.sites[group[3]]] == "its group gave no sum"
+    assert why[points.sites[group[0]]] == "no answer"
 
 
 def test_an_evaluation_is_one_sum_of_counts() -> None:
@@ -444,3 +458,39 @@ def test_a_sites_own_policy_on_nearly_equal_sums_is_logged(caplog: pytest.LogCap
     points.tamper = silent((4, 1))
     points.collect(2)
     assert [one.message for one in caplog.records if "1 changes" in one.message and wary in one.message]
+
+
+def test_an_abort_tells_why_a_site_did_not_sign() -> None:
+    points = MaskedPoints(masked_plan("protection.dropout=0"))
+    strict = points.sites[3]
+    points.memberships[strict] = replace(points.memberships[strict], min_survivors=6)  # its policy: more than there are
+    points.restart(strict)
+    assert len(points.collect()) == 1  # t = 3 of 5 sign all the same
+    points.tamper = silent((0, 2), (1, 2))
+    assert points.collect(2) == []
+    record = points.server.record
+    assert record is not None
+    assert record.aborts[0].parties == ("site-0", "site-1", "site-3")
+    assert "site-3: rejected: it refused (TOO_FEW_MEMBERS): expected nobody or at least 6" in record.aborts[0].reason
+
+
+def test_where_too_few_groups_have_updates_nothing_is_opened_and_the_same_model_serves_again() -> None:
+    """Else the sums of the others would be those of this model, and the next round over it could have no others."""
+    plan = masked_plan("protection.groups=2", "protection.min_survivors=3", "protection.dropout=0.25", sites=8)
+    points = MaskedPoints(plan)
+    points.collect(kind=OrderKind.EVALUATE)
+    assert points.server._epoch is not None
+    first, second = points.server._epoch.cohort.groups
+    order, data = points.order(1)
+
+    def collected(round_: int, *gone: int) -> list[Contribution]:
+        points.tamper = silent(*((i, 1) for i in gone))
+        points.server.open(points.grid, points.nodes())
+        return list(points.server.collect(points.grid, replace(order, round=round_), data))
+
+    assert collected(1, *first[:2]) == []
+    record = points.server.record
+    assert record is not None
+    assert record.aborts[0].reason.startswith("expected 3 updates each in 2 groups, got so many in 1")
+    assert len(collected(2, second[0])) == 2
+    assert collected(3, second[1]) == []  # another sum over one model

@@ -120,7 +120,7 @@ def test_colluders_of_the_smallest_roster_suffice_for_every_larger_one(
 
 def test_colluders_in_drawn_groups_are_of_the_smallest_roster_and_all_draws() -> None:
     trimmed = Parameters(clients=10_000, colluding=3000, dropout=0, groups=100, min_roster=9_500, min_survivors=95)
-    odds = 100 * 240 << 40
+    odds = 100 * (240 * 7000 // 6500) << 40
     assert trimmed.colluders_in(100, 10_000) == most_colluders(9_500, 3000, 100, odds) > 70
     again = Parameters(
         clients=10_000,
@@ -133,6 +133,25 @@ def test_colluders_in_drawn_groups_are_of_the_smallest_roster_and_all_draws() ->
         regrouped_rounds=10**6,
     )
     assert again.colluders_in(100, 10_000) == most_colluders(10_000, 3000, 100, 100 * 1_000_240 << 40) > 70
+
+
+@settings(deadline=None)
+@given(
+    data=st.data(), starts=st.integers(1, 4), least=st.integers(6, 12), more=st.integers(0, 14), bad=st.integers(0, 2)
+)
+def test_draws_of_rosters_side_by_side_are_counted(
+    data: st.DataObject, starts: int, least: int, more: int, bad: int
+) -> None:
+    """A server puts honest clients into rosters as it likes, until each has had as many draws as it takes part in."""
+    left, draws = dict.fromkeys(range(least + more - bad), starts), 0
+    while len(willing := [client for client, count in left.items() if count]) >= least - bad:
+        for client in data.draw(st.permutations(willing))[: least - bad]:
+            left[client] -= 1
+        draws += 1
+    found = Parameters(
+        clients=least + more, colluding=bad, dropout=0, groups=1, min_roster=least, min_survivors=least, starts=starts
+    )
+    assert draws <= found._draws
 
 
 def test_newcomers_who_draw_among_themselves_may_all_collude() -> None:
