@@ -279,13 +279,15 @@ def encode_lane(values: Sequence[int] | I64, members: int) -> U64:
     """
     if members < 1:
         raise ValueError(f"expected at least one member, got {members}")
-    most = ((1 << 63) - 1) // members
-    for value in values:
+    most, ends = ((1 << 63) - 1) // members, values
+    if isinstance(values, np.ndarray) and values.dtype == np.int64:
+        ends = values[:0] if not values.size else (int(values.min()), int(values.max()))
+    for value in ends:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise ValueError(f"expected integers, got {value!r}")
         if not -most <= int(value) <= most:
             raise ValueError(f"expected integers of at most {most} in size for {members} members, got {value}")
-    return np.array([int(value) for value in values], dtype=np.int64).view(np.uint64)
+    return np.array(values, dtype=np.int64).view(np.uint64)
 
 
 def decode_lane(total: U64) -> I64:

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 from wardround.orders import Order, OrderKind
 from wardround.plan import Plan
 from wardround.strategies.secagg.encoding import decode_lane, encode_lane
@@ -48,7 +50,7 @@ def lane_of(plan: Plan, kind: OrderKind, weight: int, tally: Tally, members: int
     """The lane of a member. Raises ValueError for counts whose sum over so many `members` would not fit."""
     if is_empty(plan, kind):
         return encode_lane((), members)
-    return encode_lane([weight, *tally.counts.tolist()], members)
+    return encode_lane(np.concatenate(([weight], tally.counts)), members)
 
 
 def read_lane(total: U64, spec: TallySpec) -> tuple[int, Tally]:

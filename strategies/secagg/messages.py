@@ -30,6 +30,7 @@ signatures, digests and thresholds hold is for those to check who receive.
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from wardround.errors import RemoteError
 from wardround.strategies.secagg.epoch_messages import (
@@ -175,7 +176,15 @@ def decode(data: Buffer) -> Record:
 
 def digest_of(message: Record) -> bytes:
     """SHA-256 of the binary form: h of a Descriptor, the roster hash, and so on."""
+    return _kept_digest(message) if isinstance(message, Descriptor | Header) else _digest(message)
+
+
+def _digest(message: Record) -> bytes:
     return hashlib.sha256(encode(message)).digest()
+
+
+_kept_digest = lru_cache(maxsize=1024)(_digest)
+"""Of what is asked for again and again in a round: h for every header, each header for its signature and its list."""
 
 
 def survivors_of(headers: Iterable[Header]) -> SurvivorList:

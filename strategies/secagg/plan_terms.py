@@ -82,32 +82,34 @@ def encoding_of(plan: Plan, size: int, *, seed: bytes) -> "Encoding":
     from wardround.strategies.secagg.encoding import Encoding
 
     bits, weight, scale = exact_terms(plan)
-    try:
-        return Encoding(
-            size=size,
-            scale=scale,
-            value_bits=bits,
-            members=parameters_of(plan).group_size,
-            word_bits=WORD_BITS,
-            max_weight=weight,
-            clip_norm=plan.clipping.clip_norm,
-        )
-    except ValueError as error:
-        raise PlanError(
-            "clipping.clip_norm", f"a norm that can be encoded ({error})", plan.clipping.clip_norm
-        ) from None
+    return Encoding(
+        size=size,
+        scale=scale,
+        value_bits=bits,
+        members=parameters_of(plan).group_size,
+        word_bits=WORD_BITS,
+        max_weight=weight,
+        clip_norm=plan.clipping.clip_norm,
+    )
 
 
 def exact_terms(plan: Plan) -> tuple[int, int, float]:
     """Of sums without noise: bits of a value, largest weight, and steps in a unit of an update of weight 1.
 
-    No value is clamped at these. Raises PlanError where the ring is too narrow, and where no clip bounds an update.
+    No value is clamped at these. Raises PlanError where the ring is too narrow, and where no clip bounds an update or
+    it cannot be encoded.
     """
+    from wardround.strategies.privacy.unit_clip import check_clip
+
     members, clip = parameters_of(plan).group_size, plan.clipping.clip_norm
     room, given = WORD_BITS - (members - 1).bit_length(), plan.protection.value_bits
     weight = plan.cohort.weight_cap or 1
     if clip is None:
         raise PlanError("clipping.clip_norm", "a number under masking, since it fixes how values become integers")
+    try:
+        check_clip(clip)
+    except ValueError as error:
+        raise PlanError("clipping.clip_norm", f"a norm that can be encoded ({error})", clip) from None
     if given is not None and given > room:
         why = f"or the ring is too narrow: words have {WORD_BITS} bits, and {members} sites are added up"
         raise PlanError("protection.value_bits", f"at most {room}, {why}", given)

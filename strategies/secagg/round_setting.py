@@ -43,7 +43,7 @@ class GroupResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abort:
-    """Why a round has no result, and the members who are the reason, by name; nobody where too few came."""
+    """Why a round, or a group of it, has no result, and the members who are the reason, by name; nobody where too few came."""
 
     cause: Cause
     parties: tuple[str, ...]

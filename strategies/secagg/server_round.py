@@ -51,8 +51,8 @@ __all__ = ["ServerRound"]
 class ServerRound:
     """The machine of the server in one committee's round; made by `begin`, or by `resume` after a crash.
 
-    `results` is there when phase is DONE, `abort` when it is ABORTED. `bad_dealers`: proven, to be excluded from the
-    next round.
+    `results` is there when phase is DONE, `abort` when it is ABORTED, or DONE without some of the groups on the list.
+    `bad_dealers`: proven, to be excluded from the next round.
     """
 
     def __init__(self, setting: RoundSetting, start: RoundStart) -> None:
@@ -126,7 +126,7 @@ class ServerRound:
         if self.phase is ServerRoundPhase.SIGNATURES:
             return self._ask()
         if self.phase is ServerRoundPhase.OPENINGS:
-            return self._give_up()
+            return self._finish()
         return []
 
     def _take(self, sender: str, masked: Masked, now: datetime) -> list[Outgoing]:
@@ -230,6 +230,14 @@ class ServerRound:
                 [member for member in self._holders() if member not in self._votes],
                 f"expected {self._threshold} signatures of the list, got {len(self._votes)}",
             )
+        held = {
+            dealer: len(self._votes) - sum(dealer in _reported(vote) for vote in self._votes.values())
+            for members in self._lists.values()
+            for dealer in members
+        }
+        if hopeless := [dealer for dealer, shares in held.items() if shares < self._threshold]:
+            if len(self._groups_without(hopeless)) < self._setting.least_groups:
+                return self._give_up(hopeless)  # before anybody answers: the same model serves once more
         self.phase = ServerRoundPhase.OPENINGS
         return self.outgoing()
 
@@ -237,39 +245,51 @@ class ServerRound:
         self._check_sender(sender, answer)
         if answer.member not in self._votes:
             raise RefusedError(Cause.OTHER_LIST, sender, "expected an answer of those who signed the list")
-        reported = [report.dealer for report in self._votes[answer.member].reports]
-        headers = {member: header for member, (header, _, _) in self._offered.items()}
-        shares = check_answer(self._setting.cohort, headers, self._lists, reported, answer)
+        reported = _reported(self._votes[answer.member])
+        shares = check_answer(self._setting.cohort, self._headers(), self._lists, reported, answer)
         self._answers[answer.member] = shares
-        collected = self._shares()
-        if self._scarce():
-            return self.close() if len(self._answers) == len(self._votes) else []
-        seeds, bad = recover_seeds(self._setting.cohort, headers, self._lists, collected)
-        if bad:
-            self.bad_dealers |= frozenset(bad)
-            return self._stop(Cause.BAD_DEALING, list(bad), "expected shares of the seeds that they are committed to")
+        return self._finish() if len(self._answers) == len(self._votes) or not self._scarce() else []
+
+    def _finish(self) -> list[Outgoing]:
+        """The sums of the groups whose seeds are there; a group with a dealer whose are not has none."""
+        scarce, shares = self._scarce(), self._shares()
+        whole = self._groups_without(scarce)
+        seeds, bad = recover_seeds(self._setting.cohort, self._headers(), whole, shares)
+        self.bad_dealers |= frozenset(bad)
         results = []
-        for group, members in self._lists.items():
-            if members:
+        for group, members in whole.items():
+            if not set(bad).intersection(members):
                 vector, scalars = self._sums[group]
                 remove_masks(vector, scalars, masks_to_remove(seeds, members))
                 results.append(GroupResult(group=group, members=members, vector=vector, scalars=scalars))
-        self.results, self.phase = tuple(results), ServerRoundPhase.DONE
+        if bad:
+            self._stop(Cause.BAD_DEALING, list(bad), "expected shares of the seeds that they are committed to")
+        elif scarce:
+            self._give_up(scarce)
+        if results:
+            self.results, self.phase = tuple(results), ServerRoundPhase.DONE
         return self.outgoing()
 
-    def _give_up(self) -> list[Outgoing]:
+    def _give_up(self, scarce: list[int]) -> list[Outgoing]:
         """Name who is silent; else the dealers that are proven bad; else both sides of reports that prove nothing."""
-        scarce, reason = self._scarce(), f"expected shares of {self._threshold} members for each survivor"
+        reason = f"expected shares of {self._threshold} members for each survivor"
         silent = [member for member in self._votes if member not in self._answers]
-        if silent:
+        if silent and self.phase is ServerRoundPhase.OPENINGS:
             return self._stop(Cause.TOO_FEW_SIGNATURES, silent, f"{reason}, got fewer for {len(scarce)}")
         if proven := [dealer for dealer in scarce if dealer in self.bad_dealers]:
             return self._stop(Cause.BAD_DEALING, proven, f"{reason}, got reports of bad ones")
-        reporting = [m for m, vote in self._votes.items() if any(one.dealer in scarce for one in vote.reports)]
+        reporting = [m for m, vote in self._votes.items() if _reported(vote).intersection(scarce)]
         names = ", ".join(map(self._name, reporting))
         return self._stop(
             Cause.TOO_FEW_SIGNATURES, [*reporting, *scarce], f"{reason}, got reports of {names} that prove nothing"
         )
+
+    def _groups_without(self, dealers: list[int]) -> dict[int, tuple[int, ...]]:
+        """The groups on the list, with their survivors, that need no seeds of these."""
+        return {g: members for g, members in self._lists.items() if members and not set(dealers).intersection(members)}
+
+    def _headers(self) -> dict[int, Header]:
+        return {member: header for member, (header, _, _) in self._offered.items()}
 
     def _shares(self) -> dict[int, dict[int, bytes]]:
         """By dealer among the survivors and member of the committee: what was opened."""
@@ -348,6 +368,10 @@ class ServerRound:
         return [Outgoing(self._name(member), message) for member in members]
 
 
+def _reported(vote: SurvivorSignature) -> set[int]:
+    return {report.dealer for report in vote.reports}
+
+
 def _at(setting: RoundSetting) -> str:
     return f"secagg-server/{setting.cohort.run}/{setting.committee}"
 
@@ -357,5 +381,5 @@ _TABLE: Mapping[tuple[ServerRoundPhase, type[Record]], _Handler] = {
     (ServerRoundPhase.MASKS, Masked): ServerRound._take,
     (ServerRoundPhase.SIGNATURES, SurvivorSignature): ServerRound._vote,
     (ServerRoundPhase.OPENINGS, UnmaskAnswer): ServerRound._open,
-    (ServerRoundPhase.DONE, UnmaskAnswer): ServerRound._come_late,
+    **{(phase, UnmaskAnswer): ServerRound._come_late for phase in (ServerRoundPhase.DONE, ServerRoundPhase.ABORTED)},
 }

@@ -6,7 +6,7 @@ is compared with the dealer's commitment, so shares that do not fit each other n
 Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", figure 4, round 4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from wardround.strategies.secagg import commitments, shamir
 from wardround.strategies.secagg.cohort import Cohort, sign_of
@@ -23,7 +23,7 @@ def check_answer(
     cohort: Cohort,
     headers: Mapping[int, Header],
     lists: Mapping[int, Sequence[int]],
-    reported: Sequence[int],
+    reported: Collection[int],
     answer: UnmaskAnswer,
 ) -> dict[int, bytes]:
     """The shares of a member's answer, end to end by dealer, for the survivors by group in `lists`.

@@ -135,10 +135,17 @@ def test_the_widest_plans_are_accepted() -> None:
     assert encoding_of(heavy, 1, seed=SEED).scale * 0.5 >= 64, "steps up to the clip, of weight 1"
 
 
-def test_a_clip_that_no_scale_fits_is_refused_before_anything_is_sent() -> None:
+@pytest.mark.parametrize("clip", ["1e-40", "1e30"])
+def test_a_clip_that_cannot_be_encoded_is_refused_with_the_plan(clip: str) -> None:
     with pytest.raises(PlanError, match="a norm that can be encoded") as caught:
-        encoding_of(plan_of(*MASKED, "clipping.clip_norm=1e-40"), 3, seed=SEED)
+        plan_of(*MASKED, f"clipping.clip_norm={clip}")
     assert caught.value.path == "clipping.clip_norm"
+
+
+@pytest.mark.parametrize("clip", ["1e-12", "1e12"])
+def test_clips_at_the_ends_of_what_is_accepted_are_encoded(clip: str) -> None:
+    plan = plan_of(*MASKED, "cohort.weighting=capped", "cohort.weight_cap=131071", f"clipping.clip_norm={clip}")
+    assert encoding_of(plan, 3, seed=SEED).clip_norm == float(clip)
 
 
 def test_noise_comes_from_the_claim_and_is_the_same_for_all_who_know_the_seed() -> None:

@@ -591,7 +591,7 @@ def test_every_message_of_another_round_or_phase_is_refused_by_the_server_and_ch
         ServerRoundPhase.SIGNATURES: {SurvivorSignature},
         ServerRoundPhase.OPENINGS: {UnmaskAnswer},
         ServerRoundPhase.DONE: {UnmaskAnswer},
-        ServerRoundPhase.ABORTED: set(),
+        ServerRoundPhase.ABORTED: {UnmaskAnswer},
     }
     listed = table[phase]
     before = (machine.outgoing(), dict(group.federation.store._values))  # type: ignore[attr-defined]
