@@ -181,7 +181,7 @@ def _shown(found: dict[tuple[str, ...], dict[str, float]], table: str, kind: str
     if not values:
         return ""
     void = sum(cell["void"] for cell in cells if cell is not None)
-    lost = f"; {void:.0f} void rounds" if void else ""
+    lost = f"; void rounds: {void:.0f}" if void else ""
     return f"{fmean(values):.3f} ({min(values):.3f} to {max(values):.3f}{lost})"
 
 

@@ -24,18 +24,18 @@ from wardround.strategies.privacy.secure_random import SecureRandom
 from wardround.strategies.privacy.unit_clip import wide_square
 from wardround.strategies.records import Absence
 from wardround.strategies.secagg.encoding import Encoding
+from wardround.strategies.secagg.group_mean import group_mean
 from wardround.strategies.secagg.keystream import U32, U64
-from wardround.strategies.secagg.lane import lane_of, lane_size, projected, read_lane, rotation_seed
+from wardround.strategies.secagg.lane import lane_of, lane_size, projected, rotation_seed
 from wardround.strategies.secagg.messages import Cause
 from wardround.strategies.secagg.parameters import MAX_COMMITTEE
 from wardround.strategies.secagg.plan_terms import encoding_of, parameters_of
 from wardround.strategies.secagg.round_evidence import Evidence, ProtectionRecord, Stage
-from wardround.tally import MeansSpec, Tally, TallySpec
-from wardround.vector import F32, MemoryVector
+from wardround.tally import TallySpec
+from wardround.vector import F32
 
 __all__ = ["AccountedSums", "in_clear"]
 
-_NOTHING_COUNTED = Tally.empty(MeansSpec())
 _HAIR = 1 + 1e-4
 """Honest guards clip in float32."""
 
@@ -115,16 +115,18 @@ class AccountedSums:
         for holders, numbers in self._committees(groups):
             given, why = self._opened(order, holders, [groups[number] for number in numbers], evidence)
             for number in numbers:
-                group, contribution, reason, failed = groups[number], None, why, False
+                group, contribution, reason = groups[number], None, why
                 if group in given:
                     try:
-                        contribution = self._contribution(order, group, encoding, spec)
+                        contribution = group_mean(
+                            self._plan, order.kind, spec, encoding, tuple(group.came), group.words, group.lane
+                        )
                     except RemoteError as error:
-                        reason, failed = f"rejected: its group's counts: {error}", True
+                        reason = f"rejected: its group's counts: {error}"
                 evidence.group(number, group.members, () if contribution is None else group.came)
                 if contribution is None:
                     for site in group.came:
-                        self._absences[site] = Absence(site=site, reason=reason, failed=failed)
+                        self._absences[site] = Absence(site=site, reason=reason)
                 else:
                     yield contribution
         self.record = evidence.record(epoch=0, round=self._number, accounted=True)
@@ -175,15 +177,3 @@ class AccountedSums:
         if not np.isfinite(update).all() or (clip is not None and wide_square(update) ** 0.5 > clip * _HAIR):
             return words_of_lie(encoding, update, weight)
         return encoding.encode(update, self._random, weight).words.view(np.uint32)
-
-    def _contribution(self, order: Order, group: _Group, encoding: Encoding | None, spec: TallySpec) -> Contribution:
-        """The mean of a group. Raises RemoteError for counts that no honest sites send."""
-        weight, tally = len(group.came), _NOTHING_COUNTED
-        if group.lane.size:
-            weight, tally = read_lane(group.lane, spec)
-            if fault := tally.fault() if order.kind is not OrderKind.STATISTICS else "":
-                raise RemoteError(fault)
-        vector = np.empty(0, dtype=np.float32)
-        if encoding is not None and group.words is not None:
-            vector = encoding.decode(group.words, weight)
-        return Contribution(members=tuple(group.came), weight=weight, vector=MemoryVector(vector), tally=tally)

@@ -12,6 +12,7 @@ from wardround.plan import Plan
 from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_privacy import Disclosure, Mechanism
 from wardround.plan_robust import AUTO, OFF
+from wardround.plan_sections import Standardize, Weighting
 from wardround.plan_simulation import Cryptography
 from wardround.plan_source import find_plan
 from wardround.simulations.privacy_commands import NO_PRIVACY, find_claim, num_parameters
@@ -123,11 +124,17 @@ def _malicious(plan: Plan) -> str:
 
 def _besides(plan: Plan) -> str:
     of = "each group" if plan.protection.on else "each site"
-    told = ["who took part and who did not"]
-    if plan.privacy.public_sizes or not plan.privacy.on:
-        told.append(f"the weight of {of}" if plan.protection.on else "how many rows each site has")
-    if not plan.privacy.on:
+    told, masked = ["who took part and who did not"], plan.protection.on
+    counted = not plan.privacy.on and not (masked and plan.task.flower_app is not None)
+    if counted or (plan.privacy.per_example and not masked):
+        told.append(f"how many training rows {of} has")
+    if masked and plan.weighting is Weighting.CAPPED:
+        told.append(f"the weight of {of}")
+    if counted:
         told.append(f"the summed training loss of {of}")
+    if plan.data.standardize is Standardize.FEDERATED:
+        noisy = ", with noise" if plan.privacy.on else ""
+        told.append(f"sums of each number column and of its squares of {of}, once{noisy}")
     if plan.evaluation.every and (not plan.privacy.on or plan.privacy.evaluation is Disclosure.CLEAR):
         outside = ", outside the claim" if plan.privacy.on else ""
         told.append(f"counts and scores on the held-out rows of {of}{outside}")

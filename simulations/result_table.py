@@ -5,6 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from wardround.simulations.caveat import caveat
 from wardround.simulations.comparison import Comparison, Estimate, Model, Scores
 from wardround.simulations.metrics import PRIMARY, Kind
 from wardround.simulations.run_comparison import RunComparison
@@ -58,6 +59,8 @@ def runs_table(comparison: RunComparison) -> Table:
     table.add_row("sites that took part", *(f"{len(run.participants)} of {run.plan.simulation.sites}" for run in runs))
     table.add_row("seconds", *(f"{run.seconds:.1f}" for run in runs))
     table.add_row("CPU seconds", *(f"{run.cpu_seconds:.1f}" for run in runs))
+    if any(notes := [caveat(run.plan) for run in runs]):
+        table.add_row("caveat", *notes)
     table.add_section()
     for path, values in comparison.plan.items():
         table.add_row(path, *(Text("-" if value is None else _short(value)) for value in values))

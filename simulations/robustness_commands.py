@@ -76,6 +76,8 @@ def redteam(
         metric=metric,
     )
     folder = ResultsFolder.open(out or free_folder(f"{chosen.name}-redteam"), grid)
+    for label, why in grid.left_out.items() if rule else ():
+        typer.echo(f"left out: {label}: expected {why}", err=True)
     try:
         with _show_cells(grid, folder.done, quiet=quiet, as_json=as_json) as shown:
 
@@ -101,6 +103,8 @@ def redteam(
         from wardround.simulations.redteam.result_table import grid_table
 
         Console().print(grid_table(table))
+        if table["note"]:
+            typer.echo(table["note"])
         if choice is not None:
             typer.echo(f"take {choice['rule']}: {choice['why']}")
         typer.echo(f"report  {folder.report}")
@@ -156,9 +160,13 @@ def evidence(
     as_json: Json = False,
 ) -> None:
     """Show what was noted about a run's sites: verdicts and flags, suspicion, quarantine."""
+    from wardround.plan import load_plan
+    from wardround.simulations.caveat import caveat
     from wardround.simulations.evidence import evidence_of_site, evidence_of_sites
 
     rows: list[dict[str, Any]] = evidence_of_sites(run) if site is None else evidence_of_site(run, site)
+    if note := caveat(load_plan(run / "plan.toml")):
+        typer.echo(note, err=True)
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row, ensure_ascii=False))

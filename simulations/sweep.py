@@ -12,6 +12,7 @@ from typing import Any
 from wardround.errors import LocalError, WardroundError
 from wardround.plan import Plan
 from wardround.plan_robust import OFF
+from wardround.simulations.caveat import caveat
 from wardround.simulations.comparison import Model
 from wardround.simulations.metrics import PRIMARY, Kind
 from wardround.simulations.report.privacy import claimed
@@ -42,8 +43,10 @@ class Sweep:
     def plan_of(self, value: str, seed: int) -> Plan:
         """The plan of a run; no baselines are trained in it. Raises PlanError for what does not fit."""
         whole = value == OFF and self.key.startswith(_SECTION) and self.key not in _OWN_OFF
-        setting = _SECTION.replace(".", "=") if whole else f"{self.key}={value}"
-        return self.plan.override(["simulation.baselines=false", f"seed={seed}", setting])
+        settings = [_SECTION.replace(".", "=") if whole else f"{self.key}={value}"]
+        if whole and self.plan.privacy.per_client and self.plan.protection.on:
+            settings.append(f"clipping.clip_norm={self.plan.privacy.clip_norm}")  # masks need one
+        return self.plan.override(["simulation.baselines=false", f"seed={seed}", *settings])
 
     def folder(self, value: str, seed: int) -> Path:
         """Where the run's directory is, below the sweep's."""
@@ -147,7 +150,7 @@ def _metrics(result: Result) -> dict[str, float]:
 
 
 def table_of_sweep(sweep: Sweep, results: Sequence[SweepResult], created: datetime | None = None) -> dict[str, Any]:
-    """sweep.json: the sweep, a point for each value (mean and range over seeds, the claim), and every run."""
+    """sweep.json: the sweep, a point for each value (mean and range over seeds, the claim), every run, its caveat."""
     return {
         "plan": sweep.plan.name,
         "digest": sweep.plan.digest,
@@ -158,6 +161,7 @@ def table_of_sweep(sweep: Sweep, results: Sequence[SweepResult], created: dateti
         "rounds": sweep.plan.rounds,
         "sites": sweep.plan.simulation.sites,
         "metrics": _names(sweep.plan, results),
+        "note": "; ".join(sorted({caveat(sweep.plan_of(value, sweep.plan.seed)) for value in sweep.values} - {""})),
         "points": [_point(sweep, value, [one for one in results if one.value == value]) for value in sweep.values],
         "runs": [asdict(one) | {"folder": sweep.folder(one.value, one.seed).as_posix()} for one in results],
     }

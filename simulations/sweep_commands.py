@@ -61,6 +61,8 @@ def sweep_and_show(
         from rich.console import Console
 
         Console().print(sweep_table(table))
+        if table["note"]:
+            typer.echo(table["note"])
         typer.echo(_CAUTION)
         typer.echo(f"report  {found.report}")
 

@@ -1,5 +1,6 @@
 """The round loop: order, contributions, rule, server optimiser, evaluation, record."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from wardround.strategies.records import Absence, EvaluationRecord, Observer, Pr
 from wardround.strategies.roster import find_sites
 from wardround.strategies.rules.ingest import LONGEST
 from wardround.strategies.rules.rule import Memory, RoundContext, Rule
-from wardround.strategies.secagg.plan_terms import parameters_of
+from wardround.strategies.secagg.plan_terms import exact_terms, parameters_of
 from wardround.strategies.server_optimizer import ServerStep
 from wardround.strategies.tally_sums import TallySums
 from wardround.tally import Tally
@@ -73,6 +74,8 @@ class FederatedStrategy(Strategy):
         self._quarantine_at = quarantine_threshold(plan)
         clip = None if plan.privacy.per_client else plan.clipping.clip_norm
         self._longest = LONGEST if clip is None else clip * (1 + 1e-4)  # honest guards clip in float32
+        if clip is not None and plan.protection.on:
+            self._longest += math.sqrt(num_parameters) / exact_terms(plan)[2]  # a step of rounding in each value
         self.context: RoundContext | None = None
         """What the rule is told in the round at work."""
         self._plan_digest = plan_digest or plan.digest
@@ -322,7 +325,12 @@ class FederatedStrategy(Strategy):
 
     def evaluate(self, grid: Grid, state: RunState, split: Split) -> EvaluationRecord:
         """The released model's tallies on `split`, summed over all sites that answer."""
-        return self._evaluate(grid, state, self.released(state), split, self._asked(grid, state))
+        for _ in range(2 if self._plan.protection.on else 1):  # once more without a dealer that was proven bad
+            record = self._evaluate(grid, state, self.released(state), split, self._asked(grid, state))
+            if record is not None:
+                return record
+        aborts = () if self._protection.record is None else self._protection.record.aborts
+        raise LocalError("; ".join(("no site answered", *(one.reason for one in aborts[:1]))))
 
     def _validated(self, grid: Grid, state: RunState) -> tuple[RunState, EvaluationRecord | None]:
         settings = self._plan.evaluation
@@ -335,6 +343,8 @@ class FederatedStrategy(Strategy):
             return state, None
         sites = self._draw(grid, state, settings.sites or len(self._roster(grid)), "evaluate", state.round)
         record = self._evaluate(grid, state, state.model, Split.VALIDATION, sites)
+        if record is None:
+            return state, None  # under protection one site can have an evaluation given up: not the run with it
         loss = record.total.metrics().get("loss")
         if loss is None:
             return state, record
@@ -349,11 +359,14 @@ class FederatedStrategy(Strategy):
 
     def _evaluate(
         self, grid: Grid, state: RunState, model: F32, split: Split, sites: Mapping[SiteId, int]
-    ) -> EvaluationRecord:
+    ) -> EvaluationRecord | None:
         data = model.astype("<f4", copy=False).tobytes()
         return self._ask(grid, self._order(OrderKind.EVALUATE, state.round, state, data, split), data, sites)
 
-    def _ask(self, grid: Grid, order: Order, model: bytes | None, sites: Mapping[SiteId, int]) -> EvaluationRecord:
+    def _ask(
+        self, grid: Grid, order: Order, model: bytes | None, sites: Mapping[SiteId, int]
+    ) -> EvaluationRecord | None:
+        """None where nothing came of it, though not because all failed."""
         self._protection.open(grid, sites)
         detail = len(sites) <= _MAX_SITES_IN_DETAIL
         sums = TallySums()
@@ -365,8 +378,7 @@ class FederatedStrategy(Strategy):
         total, odd = sums.total, sums.odd
         if total is None:
             self._fail_if_nobody_could(sites)
-            aborts = () if self._protection.record is None else self._protection.record.aborts
-            raise LocalError("; ".join(("no site answered", *(one.reason for one in aborts[:1]))))
+            return None
         reason = "rejected: a tally of another kind than the other sites'"
         absences = (*self._protection.absences, *(Absence(site=site, reason=reason, failed=True) for site in odd))
         seen = {site: tally for site, tally in sorted(each.items()) if site not in odd}

@@ -178,7 +178,7 @@ def read_order(message: Message) -> bytes:
 
 
 def _read_array(message: Message, key: str) -> bytes:
-    record = message.content.get(key)
+    record = message.content.get(key) if message.has_content() else None
     if not isinstance(record, ArrayRecord) or "data" not in record:
         raise RemoteError(f"message: expected {key}")
     return record["data"].data

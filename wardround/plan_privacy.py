@@ -83,7 +83,10 @@ class Privacy:
     )
     research_delta: bool = key(False, doc="accept a `delta` above min(1e-5, 1/(10 n)); every output says so")
     noise_multiplier: float | None = key(
-        None, doc="noise's standard deviation over the clip; epsilon is computed from it", gt=0
+        None,
+        doc="noise's standard deviation over the clip (`skellam`: over the clip with its rounding, of the noise that "
+        "honest clients of a sum add for certain); epsilon is computed from it",
+        gt=0,
     )
     relation: Relation | None = key(
         None, doc="neighbouring data sets; absent: `add-remove` of rows and patients, `zero-out` of clients"
@@ -103,7 +106,9 @@ class Privacy:
         None, doc="`adaptive`: noise on the count of clients that are not clipped; absent: 2.5 noise multipliers", gt=0
     )
     mechanism: Mechanism = key(
-        Mechanism.GAUSSIAN, doc="fresh noise in each round, or of clients noise that later rounds cancel (`banded-mf`)"
+        Mechanism.GAUSSIAN,
+        doc="fresh noise in each round; of clients also noise that later rounds cancel (`banded-mf`), or that they add "
+        "themselves under masking (`skellam`)",
     )
     bands: int | None = key(None, doc="`banded-mf`: bands of the strategy matrix, rounds between two of a client", ge=2)
     max_rows: int = key(1, doc="`patient`: most training rows of one patient; noise grows with it", ge=1)

@@ -92,8 +92,8 @@ class SiteGuard:
     """The guard of one site under one approved plan.
 
     `tensors` are the sizes of the model's tensors, for clipping per layer. `budget` is asked before any round that is
-    charged; without one the guard counts the rounds of a plan with privacy itself. `member` is there exactly where the plan protects:
-    nothing leaves then but what it has masked.
+    charged; without one the guard counts itself what a plan with privacy releases. `member` is there exactly where the
+    plan protects: nothing leaves then but what it has masked.
     """
 
     __slots__ = ("_budget", "_digest", "_member", "_plan", "_store", "_tensors", "site")
@@ -155,6 +155,8 @@ class SiteGuard:
 
     def _check_protected(self, order: Order, spec: bytes) -> None:
         last, counted = self._plan.rounds, decode_spec(spec)
+        if order.kind is OrderKind.FIT and self._plan.privacy.on and counted != _NOTHING_COUNTED.spec:
+            raise LocalError(f"{self.site}: expected a training of which nothing is counted, since rows are hidden")
         if order.kind is OrderKind.FIT and not 1 <= order.round <= last:
             raise LocalError(f"{self.site}: expected a round of 1 to {last}, got {order.round}")
         if self._plan.task.flower_app is not None:
@@ -172,18 +174,23 @@ class SiteGuard:
     def _begin(self, order: Order) -> None:
         if self._budget is not None:
             self._budget.begin(order.round, order.attempt)
-        elif self._plan.privacy.on and order.kind is OrderKind.FIT:
-            self._count()
+        elif self._plan.privacy.on:
+            self._count(order)
 
-    def _count(self) -> None:
-        """Without a ledger: no more trainings than the claim is for, whatever a server calls its runs and rounds."""
-        from wardround.strategies.privacy.terms import client_terms
+    def _count(self, order: Order) -> None:
+        """Without a ledger: no more releases than the claim is for, whatever a server calls its runs and rounds."""
+        privacy, key, most = self._plan.privacy, f"{self._digest}/begun", self._plan.rounds
+        if order.kind is OrderKind.STATISTICS:
+            key, most = f"{self._digest}/statistics", 1
+        elif privacy.per_client:
+            from wardround.strategies.privacy.terms import client_terms
 
-        key = f"{self._digest}/begun"
+            most = client_terms(self._plan).rounds
+        elif privacy.epsilon is not None and privacy.noise_multiplier is not None:
+            raise BudgetError(f"{self.site}: expected a ledger, since how many rounds epsilon allows depends on rows")
         begun = int(self._store.get(key) or 0)
-        most = client_terms(self._plan).rounds if self._plan.privacy.per_client else self._plan.rounds
         if begun >= most:
-            raise BudgetError(f"{self.site}: all {most} rounds of the claim have begun")
+            raise BudgetError(f"{self.site}: all {most} releases of the claim have begun")
         self._store.put(key, str(begun + 1).encode())
 
     def _check_private(self, order: Order) -> None:
@@ -191,6 +198,11 @@ class SiteGuard:
         privacy, last = self._plan.privacy, self._plan.rounds
         if order.kind is OrderKind.FIT and not 1 <= order.round <= order.round + order.attempt <= last:
             raise LocalError(f"{self.site}: expected a round of 1 to {last}, got {order.round}.{order.attempt}")
+        adaptive = privacy.clipping is UnitClipping.ADAPTIVE
+        if order.kind is OrderKind.FIT and privacy.per_client and adaptive != (order.clip_norm is not None):
+            # refused whatever comes of the rows: whether an update is finite must not show
+            asked = f'expected a clip_norm in the order exactly with "adaptive", got {order.clip_norm}'
+            raise LocalError(f"{self.site}: {asked}")
         if order.kind is OrderKind.EVALUATE:
             if privacy.evaluation is Disclosure.OFF:
                 raise LocalError(f'{self.site}: expected no evaluation, since privacy.evaluation = "off"')
@@ -256,9 +268,6 @@ class SiteGuard:
             return clip_update(update, self._plan.clipping.clip_norm)
         if not np.isfinite(update).all():  # zero, as the server would count it: an error would tell of these rows
             return np.zeros_like(update)
-        adaptive = self._plan.privacy.clipping is UnitClipping.ADAPTIVE
-        if adaptive != (order.clip_norm is not None):
-            raise ValueError(f'expected a clip_norm in the order exactly with "adaptive", got {order.clip_norm}')
         return clip_update(update, order.clip_norm or self._plan.privacy.clip_norm, self._tensors)
 
     def failure(self, error: WardroundError) -> WardroundError:

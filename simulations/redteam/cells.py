@@ -12,6 +12,7 @@ from wardround.plan import Plan
 from wardround.plan_sections import Select
 from wardround.plan_simulation import Attack
 from wardround.simulations.attacks.adversary import load_attack
+from wardround.simulations.comparison import Model
 from wardround.simulations.federation import build_federation
 from wardround.simulations.redteam.candidates import Candidate
 from wardround.simulations.result import Result
@@ -75,15 +76,28 @@ def run_cell(plan: Plan, cell: Cell, attackers: int, num_byzantine: int, metric:
     found = {"rule": cell.candidate.label, "attack": cell.attack, "seed": cell.seed}
     try:
         result = simulate(own, data=data, report=False)
+        metrics = dict(result.metrics) or _seen(own, result, data)
     except (WardroundError, ValueError) as error:
         return CellResult(**found, value=None, error=str(error))  # type: ignore[arg-type]
     return CellResult(
         **found,  # type: ignore[arg-type]
-        value=result.metrics.get(metric),
-        metrics=dict(result.metrics),
+        value=metrics.get(metric),
+        metrics=metrics,
         backdoor=_backdoor(own, result, data),
         void_rounds=sum(line["void"] for line in result.rounds),
     )
+
+
+def _seen(plan: Plan, result: Result, data: Any) -> dict[str, float]:
+    """The figures on all test rows, as the researcher sees them: under [privacy] no site sends its own."""
+    from wardround.simulations.baselines import TrainedModel
+    from wardround.simulations.judgement import judge
+
+    if result.task is None:
+        return {}
+    trained = TrainedModel(model=result.model, statistics=result.statistics)
+    judged = judge(plan, result.task, build_federation(plan, data), trained)
+    return {} if judged is None else {name: one.value for name, one in judged.overall[Model.FEDERATED].items()}
 
 
 def _backdoor(plan: Plan, result: Result, data: Any) -> float | None:

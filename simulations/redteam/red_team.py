@@ -19,6 +19,7 @@ from wardround.plan_robust import OFF
 from wardround.plan_simulation import ExecutorChoice
 from wardround.registry import load, names, nearest
 from wardround.simulations.attacks.attack import GROUP
+from wardround.simulations.caveat import caveat
 from wardround.simulations.metrics import Kind
 from wardround.simulations.redteam.candidates import CANDIDATES, Candidate, why_not
 from wardround.simulations.redteam.cells import HONEST, Cell, CellResult, run_cell
@@ -226,6 +227,7 @@ def table_of_results(grid: Grid, results: Sequence[CellResult], created: datetim
         "attackers": grid.attackers,
         "num_byzantine": grid.num_byzantine,
         "rounds": grid.plan.rounds,
+        "note": caveat(grid.plan),
         "seeds": list(grid.seeds),
         "baseline": {
             "mean": sum(values) / len(values) if values else None,

@@ -63,8 +63,11 @@ def _told(run: ReportedRun) -> str:
         return f"{who} took part in every round."
     size = str(max(cohorts)) if len(cohorts) == 1 else f"{min(cohorts)} to {max(cohorts)}"
     missing = f"{count(absent, 'update')} of {drawn:,}".replace(",", "\u2009")
-    came = f"{missing} that were asked for did not come." if absent else "Every update that was asked for came."
-    more = f" {count(refused, 'update')} came and had to be refused." if refused else ""
+    grouped = run.plan.protection.on
+    lacking = "reached no sum" if grouped else "did not come"
+    came = f"{missing} that were asked for {lacking}." if absent else "Every update that was asked for came."
+    why = "stood in a group's sum that had to be refused" if grouped else "came and had to be refused"
+    more = f" {count(refused, 'update')} {why}." if refused else ""
     return f"Each round draws {size} of {count(run.num_sites, 'hospital')}. {came}{more}"
 
 

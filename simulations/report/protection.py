@@ -6,10 +6,11 @@ from typing import Any
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure
 from wardround.simulations.caveat import caveat
+from wardround.simulations.plan_explanation import facts
 from wardround.simulations.report.markup import Figure, Section, details, figure, short, table, text
 from wardround.simulations.report.run import Json, ReportedRun
 from wardround.simulations.report.style import SEQUENTIAL, plot_layout
-from wardround.simulations.report.wording import count, duration, listed
+from wardround.simulations.report.wording import count, duration, listed, sentence
 from wardround.strategies.secagg.plan_terms import parameters_of
 from wardround.strategies.secagg.round_evidence import Stage
 
@@ -37,8 +38,8 @@ def protection(run: ReportedRun) -> Section | None:
     if not plan.protection.on:
         return None
     lines = [line for line in run.lines if line.get("protection")]
-    body = f'<p class="warning">{text(_sentence(said))}</p>' if (said := caveat(plan)) else ""
-    body += "".join(f"<p>{text(sentence)}</p>" for sentence in _told(plan, lines))
+    body = f'<p class="warning">{text(sentence(said))}</p>' if (said := caveat(plan)) else ""
+    body += "".join(f"<p>{text(told)}</p>" for told in _told(plan, lines))
     body += details("What the plan's parameters tolerate", _parameters(plan))
     if not lines:
         body += "<p>No round was finished.</p>"
@@ -47,10 +48,6 @@ def protection(run: ReportedRun) -> Section | None:
         body += f'<div class="pair">{"".join(plots)}</div>' if plots else ""
         body += _lost(lines) + _aborted(lines) + _costs(lines)
     return Section(anchor="protection", title="Secure aggregation", body=body)
-
-
-def _sentence(said: str) -> str:
-    return f"{said[0].upper()}{said[1:]}."
 
 
 def _accounted(lines: Sequence[Json]) -> bool:
@@ -89,7 +86,8 @@ def _given(line: Json) -> int:
 
 
 def _parameters(plan: Plan) -> str:
-    rows = [line.split(maxsplit=1) for line in parameters_of(plan).explain().splitlines()]
+    """As `plan explain` has it, of the rule that the plan has; costs were measured."""
+    rows = [(what, said) for what, said in facts(plan, None) if what not in ("simulation", "costs")]
     return table(("parameter", "what it means"), rows)
 
 
@@ -112,7 +110,7 @@ def _groups(lines: Sequence[Json]) -> Figure | None:
         "zmax": most,
         "xgap": 1 if len(lines) <= 120 else 0,
         "ygap": 1,
-        "colorbar": {"title": {"text": "updates"}, "thickness": 12, "dtick": max(1, most // 5)},
+        "colorbar": {"title": {"text": "updates", "side": "right"}, "thickness": 12, "dtick": max(1, most // 5)},
     }
     axis: dict[str, Any] = {"title": "group", "autorange": "reversed", "showgrid": False, "ticks": ""}
     axis |= {"tickvals": list(range(len(numbers))), "ticktext": [str(n + 1) for n in numbers]}

@@ -9,7 +9,7 @@ from wardround.simulations.report.markup import Section, cards, details, table, 
 from wardround.simulations.report.page import document
 from wardround.simulations.report.redteam_heat import backdoor_map, named, score_map
 from wardround.simulations.report.redteam_table import NO_ATTACK, RedTeam
-from wardround.simulations.report.wording import count, difference, metric, number
+from wardround.simulations.report.wording import count, difference, metric, number, sentence
 
 __all__ = ["render_redteam"]
 
@@ -39,7 +39,8 @@ def _lead(found: RedTeam) -> str:
         f"{count(len(whole['cells']), 'training run')}. Figures are {metric(found.metric)} on rows on which nobody "
         f"trained: {'higher' if found.higher else 'lower'} is better."
     )
-    return f'<p class="headline">{_headline(found)}</p><p class="sub">{text(sub)}</p>{cards(_cards(found))}'
+    note = f'<p class="warning">{text(sentence(said))}</p>' if (said := whole.get("note")) else ""
+    return f'<p class="headline">{_headline(found)}</p><p class="sub">{text(sub)}</p>{note}{cards(_cards(found))}'
 
 
 def _headline(found: RedTeam) -> str:

@@ -75,10 +75,12 @@ def _protection(run: ReportedRun) -> str:
     )
     sizes = {_contributions(line) for line in run.lines}
     n = f" of {_range(sizes)}" if sizes else ""
+    what, clip = "a group's mean" if run.plan.protection.on else "an update", run.plan.clipping.clip_norm
+    clipped = "" if clip is None else f"longer than the clip ({clip:g}) or "
     return (
         f"Updates were combined by {rule}, set up so that up to {robust.num_byzantine}{n} contributions of a round may "
         "be anything at all. Before any rule, what no hospital sends in earnest was refused: values that are not "
-        f"finite, a wrong size, or an update {robust.norm_factor:g} times as long as the median of the round."
+        f"finite, a wrong size, or {what} {clipped}{robust.norm_factor:g} times as long as the median of the round."
     )
 
 
@@ -118,13 +120,15 @@ def _attribute(group: str, name: str, attribute: str) -> str:
 def _found(run: ReportedRun) -> str:
     if not run.lines:
         return "No round was finished."
-    everyone = site_evidence(run.lines, dict.fromkeys(_names(run), "all")).get("all", SiteEvidence())
+    total = sum(_contributions(line) for line in run.lines)
+    seen = list(observations(run.lines))
     counts = [
-        f"{_share(everyone.verdicts.get(verdict, 0), everyone.contributions)} {verdict.value}"
+        f"{_share(sum(one.verdict is verdict for one in seen), total)} {verdict.value}"
         for verdict in (Verdict.REFUSED, Verdict.REJECTED, Verdict.DOWN_WEIGHTED)
     ]
-    updates = count(everyone.contributions, "update")
-    told = f"Of {updates}, {listed(counts)}; detectors flagged {_share(everyone.flagged, everyone.contributions)}."
+    updates = count(total, "group's sum", "groups' sums") if run.plan.protection.on else count(total, "update")
+    flagged = _share(sum(bool(one.flags) for one in seen), total)
+    told = f"Of {updates}, {listed(counts)}; detectors flagged {flagged}."
     inside = run.lines[-1].get("quarantined", ())
     if inside:
         told += f" In quarantine after the last round, until a person releases them: {_some(inside)}."

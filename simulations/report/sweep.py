@@ -8,7 +8,7 @@ from wardround.simulations.report.markup import Figure, Section, figure, plot_te
 from wardround.simulations.report.page import document
 from wardround.simulations.report.privacy import claim_parts
 from wardround.simulations.report.style import INK, MUTED, plot_layout
-from wardround.simulations.report.wording import LOWER_IS_BETTER, count, metric, number
+from wardround.simulations.report.wording import LOWER_IS_BETTER, count, metric, number, sentence
 from wardround.strategies.privacy.claim import Claim, rounded_up
 
 __all__ = ["render_sweep"]
@@ -52,7 +52,8 @@ def _lead(found: Json) -> str:
         f"{count(len(found['values']), 'value')} of {found['key']} on {count(len(found['seeds']), 'seed')}: {runs}. "
         "Figures are on test rows, on which nobody trained."
     )
-    return f'<p class="headline">{text(_best(found))}</p><p class="sub">{text(sub)}</p>'
+    note = f'<p class="warning">{text(sentence(said))}</p>' if (said := found.get("note")) else ""
+    return f'<p class="headline">{text(_best(found))}</p><p class="sub">{text(sub)}</p>{note}'
 
 
 def _best(found: Json) -> str:

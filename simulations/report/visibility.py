@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure
-from wardround.plan_robust import AUTO, OFF, Robust
+from wardround.plan_robust import AUTO, OFF
 from wardround.plan_sections import Standardize
 from wardround.simulations.report.markup import Section, text
 from wardround.simulations.report.privacy import claimed
@@ -69,7 +69,11 @@ def _seen_of_groups(plan: Plan) -> Iterator[str]:
     if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
         yield "Counts of how well the model does on held-out rows, as sums of groups only."
     if plan.data.standardize is Standardize.FEDERATED:
-        yield "Sums of each number column and of its squares, per group, before the first round (standardisation)."
+        noisy = ", with noise" if plan.privacy.on else ""
+        yield (
+            "Sums of each number column and of its squares, per group, before the first round "
+            f"(standardisation){noisy}."
+        )
     if plan.robust.rule != OFF:
         yield "How long each group's mean is and how well it agrees with the others."
 
@@ -82,7 +86,8 @@ def _given_away(plan: Plan) -> str:
     return f"Rows do not leave a hospital, but {inverted}.{trusted}"
 
 
-def _robust(robust: Robust) -> Iterator[str]:
+def _robust(plan: Plan) -> Iterator[str]:
+    robust = plan.robust
     if robust.rule == OFF:
         yield "Robustness: none. Updates are averaged; one hospital, by mistake or on purpose, can spoil the model."
         return
@@ -95,10 +100,11 @@ def _robust(robust: Robust) -> Iterator[str]:
         if most
         else f"Robustness: none. The plan lets {rule} tolerate no bad contribution (num_byzantine = 0)."
     )
-    yield (
-        "That evaluations are true: the counts that a hospital reports on its held-out rows are believed. One that "
-        "lies about them changes the validation figures, and with them what ends training early or is released."
-    )
+    if not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
+        yield (
+            "That evaluations are true: the counts that a hospital reports on its held-out rows are believed. One that "
+            "lies about them changes the validation figures, and with them what ends training early or is released."
+        )
 
 
 def _not_claimed(run: ReportedRun) -> Iterator[str]:
@@ -113,7 +119,7 @@ def _not_claimed(run: ReportedRun) -> Iterator[str]:
             f"Differential privacy beyond its claim: {claim.headline()}. Under “Differential privacy” stands against "
             "whom, and what it does not cover."
         )
-    yield from _robust(plan.robust)
+    yield from _robust(plan)
     yield (
         "A network: this was a simulation. One process on one machine held all rows and played every hospital and the "
         "server; nothing was sent, so nothing is shown about transport, identity or access."

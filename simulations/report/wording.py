@@ -15,6 +15,7 @@ __all__ = [
     "listed",
     "metric",
     "number",
+    "sentence",
 ]
 
 METRICS = {
@@ -90,6 +91,11 @@ def count(n: int, noun: str, plural: str = "", *, spelled: bool = False) -> str:
     """`1 hospital`, `10 hospitals`, or spelled out to begin a sentence: `Ten hospitals`."""
     shown = _NUMERALS[n] if spelled and n < len(_NUMERALS) else f"{n:,}".replace(",", "\u2009")
     return f"{shown} {noun if n == 1 else plural or noun + 's'}"
+
+
+def sentence(said: str) -> str:
+    """`said` with a capital and a full stop."""
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure, Mechanism, PrivateStatistics, Relation, Sampling, Unit, UnitClipping
+from wardround.plan_simulation import Cryptography
 from wardround.strategies.privacy.terms import Terms, client_terms, default_delta, site_terms
 from wardround.strategies.secagg.parameters import FAILURE_BITS
 from wardround.strategies.secagg.plan_terms import parameters_of
@@ -230,7 +231,7 @@ def _claim(
         research_delta=plan.privacy.research_delta,
         assumptions=tuple(_assumptions(plan, terms)),
         not_covered=tuple(_not_covered(plan)),
-        warnings=(*_research(plan), *warnings),
+        warnings=(*_research(plan), *_simulated(plan), *warnings),
     )
 
 
@@ -361,9 +362,26 @@ def _not_covered(plan: Plan) -> Iterator[str]:
     if privacy.evaluation is Disclosure.CLEAR:
         yield (
             "Evaluation, which is in clear: evaluation patients are not covered; if used for selection, neither is the "
-            "selected model."
+            "selected model." + " A hospital as a whole is covered in training alone." * privacy.per_client
         )
     yield "A simulation's own figures and reports: they are the researcher's view, computed from rows in clear."
+
+
+def _simulated(plan: Plan) -> Iterator[str]:
+    """In what a simulation falls short of a claim that rests on masks and on the clients' own noise."""
+    if plan.privacy.mechanism is not Mechanism.SKELLAM:
+        return
+    liars, reckoned = plan.simulation.attack.attackers, parameters_of(plan).known
+    if liars > reckoned:
+        yield (
+            f"{liars} sites attack in this simulation and add no noise, more than the {reckoned} that are reckoned "
+            "with in a sum: the claim need not hold for it."
+        )
+    if plan.simulation.cryptography is not Cryptography.REAL:
+        yield (
+            "No cryptography runs in this simulation (simulation.cryptography): the claim is that of hospitals which "
+            "mask their updates under such a plan."
+        )
 
 
 def _research(plan: Plan) -> Iterator[str]:

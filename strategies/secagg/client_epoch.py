@@ -73,7 +73,7 @@ class ClientEpoch:
         if len(parts) > 5:
             self.phase = MemberEpochPhase.SIGNED
         if len(parts) > 8:
-            self._agreement, _ = self._agree(_stored(parts[8], RosterSignatures))
+            self._agreement, _ = self._agree(*self._signed_roster(), _stored(parts[8], RosterSignatures))
             self.phase = MemberEpochPhase.READY
 
     @classmethod
@@ -171,7 +171,7 @@ class ClientEpoch:
         drawing = bool(self._parts[3])
         needed = self._membership.parameters.signatures_needed(len(keys), drawing=drawing)
         check_endorsements(roster, keys, needed, signatures)
-        agreement, table = self._agree(signatures)
+        agreement, table = self._agree(roster, keys, signatures)
         parts = [*self._parts, encode(signatures)]
         if drawing and table is not None and self._membership.parameters.tables is Tables.ONCE:
             self._membership.state.store.put(_table_key(self._membership), encode(table))
@@ -190,9 +190,10 @@ class ClientEpoch:
             keys[at : at + _KEY_BYTES] for at in range(0, len(keys), _KEY_BYTES)
         )
 
-    def _agree(self, signatures: RosterSignatures) -> tuple[Agreement, GroupTable | None]:
-        """What follows from a roster and its signatures, both checked."""
-        roster, keys = self._signed_roster()
+    def _agree(
+        self, roster: Roster, keys: tuple[bytes, ...], signatures: RosterSignatures
+    ) -> tuple[Agreement, GroupTable | None]:
+        """What follows from a roster, its members' signing keys and its signatures, all checked."""
         mine = self._membership
         if self._parts[3]:
             nonces = [one.nonce for one in signatures.endorsements if one.nonce is not None]

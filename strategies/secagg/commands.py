@@ -65,7 +65,7 @@ def plan(
         )
         typer.echo(json.dumps(table_of(chosen, size), ensure_ascii=False) if as_json else chosen.explain(size))
     except ValueError as error:
-        raise LocalError(str(error)) from None
+        raise LocalError(str(error).replace("regrouped_rounds:", "rounds:")) from None
 
 
 def table_of(chosen: "Parameters", size: int) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class Exchange:
     def send(
         self, stage: Stage, outgoing: Iterable[Outgoing], group: str, take: Take, *, answered: bool = True
     ) -> set[SiteId]:
-        """Send messages of the protocol; the sites whose answers were taken: none is one where it is `answered`."""
+        """Send messages of the protocol; the sites whose answers were taken.
+
+        An empty reply is none where they are to be `answered`.
+        """
         asked = [(SiteId(str(one.receiver)), one.message) for one in outgoing if one.receiver in self.nodes]
         size = 0
 
@@ -63,11 +66,11 @@ class Exchange:
         for site in sites:
             self.absences.pop(site, None)
 
-    def excuse(self, sites: Iterable[SiteId], reason: str, *, failed: bool) -> None:
-        """Say why sites whose updates were taken are in no result all the same."""
+    def excuse(self, sites: Iterable[SiteId], reason: str) -> None:
+        """Say why sites whose updates were taken are in no result all the same: of none it is known that it failed."""
         for site in sites:
             if site in self.absences and self.evidence.lost.get(site) not in _BEFORE_TAKEN:
-                self.absences[site] = Absence(site=site, reason=plain_text(reason), failed=failed)
+                self.absences[site] = Absence(site=site, reason=plain_text(reason))
 
     def _exchange(
         self,

@@ -134,6 +134,8 @@ class MaskingStrategy(Strategy):
             _check_approved(self.plan, flower_plan(**settings, metrics=named))
         if odd := sorted(set(named) - set(self.plan.protection.metrics)):
             raise ValueError(f"metrics: expected names that the sites approved, {odd[0]!r} is none of them")
+        if self._specs[OrderKind.FIT].names and self.plan.privacy.on:
+            raise ValueError("train_metrics: expected none with privacy, since nothing hides what training counts")
         self.rule = None if self.plan.robust.rule == OFF else build_rule(self.plan.robust)
         self.records: dict[int, ProtectionRecord] = {}
         self.reports: dict[int, Report] = {}
@@ -179,8 +181,8 @@ class MaskingStrategy(Strategy):
     ) -> Iterable[Message]:
         """Run the round; no message is left to be sent.
 
-        Raises LocalError for a global model that no update can be added to, for messages of the strategy inside that
-        differ from node to node, and where no epoch becomes ready.
+        Raises LocalError for a global model that no update can be added to, and for messages of the strategy inside
+        that differ from node to node.
         """
         self._open = None
         model = GlobalModel.of(arrays)

@@ -4,38 +4,33 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import numpy as np
-
 from wardround import _flower
 from wardround.contribution import Contribution
 from wardround.errors import RemoteError
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
-from wardround.plan_sections import Weighting
 from wardround.signing_key import SigningKey
 from wardround.strategies.composition import least_replies
 from wardround.strategies.protection import MESSAGE_TYPES
 from wardround.strategies.secagg.cohort import Cohort
 from wardround.strategies.secagg.encoding import Encoding
 from wardround.strategies.secagg.exchange import Exchange
-from wardround.strategies.secagg.lane import lane_size, model_digest, order_digest, read_lane, rotation_seed
+from wardround.strategies.secagg.group_mean import group_mean
+from wardround.strategies.secagg.lane import lane_size, model_digest, order_digest, rotation_seed
 from wardround.strategies.secagg.messages import Descriptor, Task, encode
 from wardround.strategies.secagg.phases import ServerRoundPhase
 from wardround.strategies.secagg.plan_terms import encoding_of
 from wardround.strategies.secagg.round_evidence import Stage
-from wardround.strategies.secagg.round_setting import GroupResult, RoundSetting
+from wardround.strategies.secagg.round_setting import RoundSetting
 from wardround.strategies.secagg.server_epoch import Federation
 from wardround.strategies.secagg.server_round import ServerRound
 from wardround.strategies.secagg.wire import Record
-from wardround.tally import MeansSpec, Tally, TallySpec, encode_spec
-from wardround.vector import F32, MemoryVector
+from wardround.tally import TallySpec, encode_spec
 
 __all__ = ["MaskedOrder"]
 
 _LASTS = timedelta(hours=12)
 """Of a round whose plan sets no deadline."""
-_UNCOUNTED = Tally.empty(MeansSpec())
-_NOTHING: F32 = np.empty(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +62,17 @@ class MaskedOrder:
             if group not in results:
                 exchange.evidence.group(group, members, ())
                 why = "its group gave no sum" if machine.abort is None else f"no sum: {machine.abort.reason}"
-                exchange.excuse(members, why, failed=False)
+                exchange.excuse(members, why)
                 continue
-            survivors = self._names(results[group].members)
+            found = results[group]
+            survivors = self._names(found.members)
             try:
-                contribution = self._contribution(results[group], survivors)
+                contribution = group_mean(
+                    self.plan, self.order.kind, self.spec, self._encoding, survivors, found.vector, found.scalars
+                )
             except RemoteError as error:
                 exchange.evidence.group(group, members, ())
-                exchange.excuse(members, f"rejected: its group's counts: {error}", failed=True)
+                exchange.excuse(members, f"rejected: its group's counts: {error}")
                 continue
             exchange.evidence.group(group, members, survivors)
             exchange.clear(survivors)
@@ -148,24 +146,6 @@ class MaskedOrder:
         if self.order.kind is not OrderKind.FIT:
             return None
         return encoding_of(self.plan, len(self.model or b"") // 4, seed=rotation_seed(self.order))
-
-    def _contribution(self, result: GroupResult, survivors: tuple[SiteId, ...]) -> Contribution:
-        """The mean of a group. Raises RemoteError for counts that no honest members send."""
-        number, encoding = len(survivors), self._encoding
-        weight, tally = number, _UNCOUNTED
-        if result.scalars.size:
-            weight, tally = read_lane(result.scalars, self.spec)
-            if fault := tally.fault() if self.order.kind is not OrderKind.STATISTICS else "":
-                raise RemoteError(fault)
-        if encoding is None:
-            return Contribution(members=survivors, weight=max(weight, 0), vector=MemoryVector(_NOTHING), tally=tally)
-        if self.plan.weighting is Weighting.UNIFORM:
-            weight = number  # what sites claim is not asked for
-        elif not number <= weight <= number * encoding.max_weight:
-            most = number * encoding.max_weight
-            raise RemoteError(f"expected weights of {number} to {most} together, got {weight}")
-        vector = MemoryVector(encoding.decode(result.vector, weight))
-        return Contribution(members=survivors, weight=weight, vector=vector, tally=tally)
 
     def _names(self, members: Iterable[int]) -> tuple[SiteId, ...]:
         return tuple(SiteId(self.cohort.names[member]) for member in members)

@@ -1,5 +1,6 @@
 """The server's side of secure aggregation over any Flower Grid: epochs, rounds, and sums of groups as contributions."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from flwr.serverapp import Grid
 
 from wardround.contribution import Contribution
-from wardround.errors import LocalError
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.signing_key import SigningKey
@@ -28,8 +28,11 @@ __all__ = ["Masking"]
 
 _LASTS = timedelta(hours=12)
 """Of an epoch: half of what members allow, so that a round that begins in it ends in time."""
-_ATTEMPTS = 3
-"""Epochs that are tried one after another, each without those who kept the one before from being ready."""
+_ACCIDENTS, _MOST_ATTEMPTS = 2, 8
+"""Epochs are tried one after another, each without those who kept the one before from being ready: one more than there
+may be colluders and accidents, but no more draws than members take part in within a day."""
+_FORGIVEN = 3
+"""So many epochs a site may hold up before it is left out of all others: a plan's draws are counted."""
 
 
 def utc_now() -> datetime:
@@ -53,7 +56,8 @@ class Masking:
     `specs` says what is counted in answer to each kind of order, which the sites check. An epoch begins when one is
     needed: at first, when the cohort changes, after 100 rounds or half a day, and before each training where a plan
     draws groups for each round. Committees of more than 255 sites run their rounds one after another, so that the
-    messages of one are in memory at a time. Raises LocalError where no epoch becomes ready.
+    messages of one are in memory at a time. Where no epoch becomes ready there is no sum, and the record says why: a
+    site that is away for a while ends no run.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class Masking:
         self._absences: tuple[Absence, ...] = ()
         self._bad_dealers: set[SiteId] = set()
         self._unheard: list[Outgoing] = []
+        self._held_up: Counter[SiteId] = Counter()
+        self._last_epoch = 0
         self._record: ProtectionRecord | None = None
 
     @property
@@ -89,7 +95,13 @@ class Masking:
     def collect(self, grid: Grid, order: Order, model: bytes | None = None) -> Iterator[Contribution]:
         """A contribution for each group that gives a sum; sites that are in none become absences."""
         exchange = Exchange(grid, self._nodes, self._plan.cohort.deadline_s)
+        self._absences, self._record = (), None
         epoch = self._ready_epoch(exchange, order.kind)
+        if epoch is None:
+            exchange.excuse(self._nodes, "no epoch was ready")
+            self._absences = tuple(exchange.absences.values())
+            self._record = exchange.evidence.record(epoch=self._last_epoch, round=0)
+            return
         number = epoch.rounds
         epoch.rounds += 1
         epoch.fits += order.kind is OrderKind.FIT
@@ -110,7 +122,7 @@ class Masking:
         self._absences = tuple(exchange.absences.values())
         self._record = exchange.evidence.record(epoch=epoch.cohort.epoch, round=number)
 
-    def _ready_epoch(self, exchange: Exchange, kind: OrderKind) -> _Epoch:
+    def _ready_epoch(self, exchange: Exchange, kind: OrderKind) -> _Epoch | None:
         epoch, drawn_anew = self._epoch, self._federation.parameters.tables is Tables.EACH_ROUND
         self._make_heard(exchange)
         if (
@@ -121,14 +133,16 @@ class Masking:
             or (drawn_anew and kind is OrderKind.FIT and epoch.fits)
         ):
             self._epoch, until = None, self._now() + _LASTS
-            asked = frozenset(self._nodes)
-            self._epoch = epoch = _Epoch(cohort=self.begin_epoch(exchange), asked=asked, until=until)
-        return epoch
+            if (cohort := self.begin_epoch(exchange)) is not None:
+                self._epoch = _Epoch(cohort=cohort, asked=frozenset(self._nodes), until=until)
+        return self._epoch
 
-    def begin_epoch(self, exchange: Exchange) -> Cohort:
+    def begin_epoch(self, exchange: Exchange) -> Cohort | None:
         """The cohort of a new epoch, by the protocol. A simulation of very many sites makes it in another way."""
-        silent: set[SiteId] = set()
-        for _ in range(_ATTEMPTS):
+        silent = {site for site, times in self._held_up.items() if times >= _FORGIVEN}
+        if len(self._nodes.keys() - silent) < self._federation.parameters.min_roster:
+            silent = set()
+        for _ in range(min(_MOST_ATTEMPTS, self._federation.parameters.colluding + 1 + _ACCIDENTS)):
             machine = ServerEpoch(self._federation, self.next_epoch())
             call = EpochStart(run=self._federation.run, epoch=machine.epoch)
             try:
@@ -138,15 +152,18 @@ class Masking:
                 if machine.phase is ServerEpochPhase.SIGNATURES:
                     machine.close()
             except RefusedError as error:
+                parties = [error.party] if error.party is not None else list(exchange.evidence.lost)[:1]
+                exchange.evidence.abort(error.cause.name, parties, f"epoch {machine.epoch}: {error}")
                 if machine.phase is ServerEpochPhase.HELLOS:
-                    raise LocalError(f"epoch {machine.epoch}: {error}; {_first_reason(exchange)}") from None
-                exchange.evidence.abort(error.cause.name, [] if error.party is None else [error.party], str(error))
-                silent |= {SiteId(str(one.receiver)) for one in shown} - signed
+                    return None
+                held_up = {SiteId(str(one.receiver)) for one in shown} - signed
+                self._held_up.update(held_up)
+                silent |= held_up
                 continue
             self._unheard = machine.outgoing()
             self._make_heard(exchange)
             return machine.cohort
-        raise LocalError(f"expected one of {_ATTEMPTS} epochs to be ready, got none; {_first_reason(exchange)}")
+        return None
 
     def _make_heard(self, exchange: Exchange) -> None:
         """Send what made the epoch ready to those who have not taken it yet.
@@ -170,9 +187,5 @@ class Masking:
         stored = store.get(key)
         number = 0 if stored is None else int(stored) + 1
         store.put(key, str(number).encode())
+        self._last_epoch = number
         return number
-
-
-def _first_reason(exchange: Exchange) -> str:
-    said = [f"{one.site}: {one.reason}" for one in exchange.absences.values() if one.failed]
-    return said[0] if said else "no site said why"

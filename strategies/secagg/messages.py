@@ -176,15 +176,17 @@ def decode(data: Buffer) -> Record:
 
 def digest_of(message: Record) -> bytes:
     """SHA-256 of the binary form: h of a Descriptor, the roster hash, and so on."""
-    return _kept_digest(message) if isinstance(message, Descriptor | Header) else _digest(message)
+    if isinstance(message, Descriptor | Header):
+        return _kept_digest(message)
+    return _kept_roster(message) if isinstance(message, Roster) else _digest(message)
 
 
 def _digest(message: Record) -> bytes:
     return hashlib.sha256(encode(message)).digest()
 
 
-_kept_digest = lru_cache(maxsize=1024)(_digest)
-"""Of what is asked for again and again in a round: h for every header, each header for its signature and its list."""
+_kept_digest, _kept_roster = lru_cache(maxsize=1024)(_digest), lru_cache(maxsize=2)(_digest)
+"""Of what is asked for again and again: h for every header, each header for its signature and its list, the roster."""
 
 
 def survivors_of(headers: Iterable[Header]) -> SurvivorList:

@@ -38,7 +38,7 @@ class GroupOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbortRecord:
-    """Why an epoch or a committee's round ended without a result, and the parties who are the reason."""
+    """Why an epoch, a committee's round or groups of it ended without a result, and the parties who are the reason."""
 
     cause: str
     parties: tuple[SiteId, ...]

@@ -15,9 +15,9 @@ __all__ = ["Abort", "GroupResult", "RoundSetting"]
 class RoundSetting:
     """What a committee's round is run with: `size` words of 32 bits in a vector, `scalars` of 64 in the scalar lane.
 
-    With updates enough in fewer than `least_groups` groups nothing is opened: a sum that is of no use would still be one
-    over its model, of which there is one for each group. `excluded` members dealt badly before, and are left out. Without `published` nothing of the result is sent, as
-    central differential privacy demands.
+    Where fewer than `least_groups` groups can give a sum nothing is opened: a sum that is of no use would still be one
+    over its model, of which there is one for each group. `excluded` members dealt badly before, and are left out.
+    Without `published` nothing of the result is sent, as central differential privacy demands.
     """
 
     cohort: Cohort
@@ -43,7 +43,9 @@ class GroupResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abort:
-    """Why a round, or a group of it, has no result, and the members who are the reason, by name; nobody where too few came."""
+    """Why a round, or a group of it, has no result, and the members who are the reason, by name: nobody where too few
+    came.
+    """
 
     cause: Cause
     parties: tuple[str, ...]

@@ -19,6 +19,7 @@ h is SHA-256 of the Descriptor. Every SHA-256 of a message is over its whole bin
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from wardround.strategies.secagg.messages import Descriptor, Entry, GroupSum, Header, Report, digest_of
 from wardround.strategies.secagg.wire import U16, U32, Name, Record, written
@@ -85,8 +86,13 @@ def _round_input(domain: _Domain, descriptor: Descriptor, committee: int, body: 
 
 
 def _signing_input(domain: _Domain, run: str, epoch: int, round_: int, committee: int, body: bytes) -> bytes:
+    return _before_body(domain, run, epoch, round_, committee) + body
+
+
+@lru_cache(maxsize=64)
+def _before_body(domain: _Domain, run: str, epoch: int, round_: int, committee: int) -> bytes:
     context = _Context(run=run, epoch=epoch, round=round_, committee=committee)
-    return b"".join((b"wardround secagg 1\0", bytes((len(domain),)), domain.encode(), written(context), body))
+    return b"".join((b"wardround secagg 1\0", bytes((len(domain),)), domain.encode(), written(context)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ A codec's `check` raises ValueError for a value that has no encoding, so that a 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints
 
@@ -242,7 +243,7 @@ class Text:
     least: int = 3
 
     def check(self, value: object) -> None:
-        if not isinstance(value, str) or not value or plain_text(value, self.most) != value:
+        if not isinstance(value, str) or not value or not _is_plain(value, self.most):
             raise ValueError(f"expected 1 to {self.most} printable bytes, got {_shown(value)}")
         if len(value.encode()) > self.most:
             raise ValueError(f"expected at most {self.most} bytes, got {len(value.encode())}")
@@ -434,6 +435,12 @@ def _codecs(kind: type[Record]) -> tuple[tuple[str, Codec], ...]:
         names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a Record is a dataclass
         _known[kind] = tuple((name, codec_of(hints[name])) for name in names)
     return _known[kind]
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_plain(text: str, most: int) -> bool:
+    """Kept, since every message of an epoch names the same run and members."""
+    return plain_text(text, most) == text
 
 
 def _shown(value: object) -> str:

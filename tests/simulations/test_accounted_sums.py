@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.simulations.masked_federation import masked_plan, run
+from wardround.cli import app
 from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.orders import OrderKind
@@ -15,6 +17,10 @@ from wardround.simulations.accounted_sums import AccountedSums, in_clear
 from wardround.simulations.caveat import NO_CRYPTOGRAPHY, caveat
 from wardround.simulations.export_flower import export
 from wardround.simulations.progress import LineProgress
+from wardround.simulations.redteam.red_team import plan_grid, table_of_results
+from wardround.simulations.report.redteam import render_redteam
+from wardround.simulations.report.sweep import render_sweep
+from wardround.simulations.sweep import plan_sweep, table_of_sweep
 from wardround.tally import MeansSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,8 +42,19 @@ def test_every_output_says_that_no_cryptography_ran(tmp_path: Path, capsys: pyte
         assert NO_CRYPTOGRAPHY in (folder / name).read_text(encoding="utf-8").lower(), name
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         assert json.loads(line)["protection"]["accounted"] is True
+    for command in (("compare", folder, folder), ("run", "evidence", folder)):
+        told = CliRunner().invoke(app, [str(part) for part in command], env={"COLUMNS": "300"})
+        assert told.exit_code == 0 and NO_CRYPTOGRAPHY in told.output, command
     card = (folder / "model-card.md").read_text(encoding="utf-8")
     assert "together learn no more" not in card and "sent in clear" not in card
+
+
+def test_tables_of_many_runs_say_so_too() -> None:
+    chosen = masked_plan(ACCOUNTING, "rounds=2", "protection.groups=2", sites=12)
+    swept = table_of_sweep(plan_sweep(chosen, "training.lr=0.1,0.2"), [])
+    attacked = table_of_results(plan_grid(chosen, attackers=1), [])
+    assert swept["note"] == attacked["note"] == caveat(chosen) != ""
+    assert "No cryptography ran" in render_sweep(swept) and "No cryptography ran" in render_redteam(attacked)
 
 
 def test_nothing_is_said_where_masks_are_real_or_nothing_is_protected() -> None:

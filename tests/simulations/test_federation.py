@@ -308,7 +308,14 @@ def test_shipped_plans_build(name: str) -> None:
 
 
 def test_an_unknown_plan_is_refused_with_the_nearest() -> None:
-    assert set(shipped_plans()) == {"breast-cancer", "breast-cancer-private", "diabetes", "digits", "digits-clients", "digits-protected"}
+    assert set(shipped_plans()) == {
+        "breast-cancer",
+        "breast-cancer-private",
+        "diabetes",
+        "digits",
+        "digits-clients",
+        "digits-protected",
+    }
     with pytest.raises(LocalError, match="did you mean 'digits'"):
         find_plan("digit")
 

@@ -57,7 +57,8 @@ def test_without_protection_the_server_sees_every_update() -> None:
     assert "the server alone: nobody needs to collude" in found["rests on"]
     assert "gives away" in text.splitlines()[-1] and "no differential privacy" in text.splitlines()[-1]
     assert found["malicious"].startswith("none is tolerated") and "as far as it likes" in found["malicious"]
-    assert "how many rows each site has" in found["besides"]
+    assert "how many training rows each site has" in found["besides"]
+    assert "sums of each number column and of its squares of each site, once" in found["besides"]
 
 
 def test_under_masking_it_says_what_is_learned_tolerated_and_spent() -> None:
@@ -70,7 +71,8 @@ def test_under_masking_it_says_what_is_learned_tolerated_and_spent() -> None:
     assert "signing keys itself" in found["rests on"] and "digest" in found["rests on"]
     assert found["malicious"].startswith("1 of the 4 group means may be bad (trimmed_mean), no more: that is one")
     assert "one malicious site per bad group, however many sites there are" in found["malicious"]
-    assert "the weight of each group" in found["besides"] and "each site" not in found["besides"]
+    assert "how many training rows each group has" in found["besides"] and "each site" not in found["besides"]
+    assert not {"weight", "column"}.intersection(found["besides"].split())
     assert "noise" not in found
 
 
@@ -96,9 +98,36 @@ def test_noise_of_the_clients_is_explained() -> None:
     assert "this costs much accuracy" in text, "20 clients are too few"
 
 
+def test_besides_the_sums_it_says_what_is_counted_and_no_more() -> None:
+    nothing = "the server learns who took part and who did not"
+    assert facts(run(*MASKED, *SUMS, "privacy.public_sizes=true"))["besides"] == nothing, "the lane is empty"
+    assert facts(run(*MASKED, *ROWS))["besides"] == nothing, "every update weighs the same"
+    capped = ("cohort.weighting=capped", "cohort.weight_cap=20")
+    assert facts(run(*MASKED, *ROWS, *capped))["besides"] == f"{nothing}, the weight of each group"
+    dp = ("privacy.statistics=dp", "privacy.statistics_noise_multiplier=9", "data.standardize=federated")
+    noisy = f"{nothing}, sums of each number column and of its squares of each group, once, with noise"
+    assert facts(run(*MASKED, *ROWS, *dp))["besides"] == noisy
+
+
 def test_accounting_only_is_never_mistaken_for_protection() -> None:
     first = next(iter(facts(run(*MASKED, "simulation.cryptography=accounting")).items()))
     assert first[0] == "simulation" and "no cryptography runs" in first[1]
+    warned = "No cryptography runs in this simulation"
+    assert warned in run(*MASKED, *SUMS, "simulation.cryptography=accounting"), "its claim rests on masks"
+    assert warned not in run(*MASKED, *SUMS)
+
+
+def test_attackers_without_noise_are_told_where_a_claim_does_not_reckon_with_so_many() -> None:
+    attack = ("simulation.attack.name=sign_flip", "simulation.attack.attackers=3")
+    assert "3 sites attack in this simulation and add no noise, more than the 2" in run(*MASKED, *SUMS, *attack)
+    assert "add no noise" not in run(*MASKED, *SUMS, *attack, "protection.colluding=3", "protection.groups=3")
+    assert "add no noise" not in run(*MASKED, *ROWS, *attack), "noise in training does not hang on others"
+
+
+def test_counts_of_held_out_rows_are_said_to_tell_of_a_hidden_hospital() -> None:
+    alone = "A hospital as a whole is covered in training alone."
+    assert alone in run(*MASKED, *SUMS, "privacy.evaluation=clear")
+    assert alone not in run(*MASKED, *SUMS) + run(*MASKED, *ROWS, "privacy.evaluation=clear")
 
 
 def test_as_json_it_has_the_same_and_the_numbers() -> None:

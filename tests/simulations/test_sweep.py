@@ -128,6 +128,22 @@ def test_off_leaves_out_the_whole_section_of_privacy() -> None:
     assert sweep.plan_of("off", 5) == plan_of().override(["simulation.baselines=false"])
 
 
+def test_off_leaves_clients_their_clip_under_masks() -> None:
+    skellam = """
+[privacy]
+unit = "client"
+mechanism = "skellam"
+epsilon = 8
+clip_norm = 0.5
+[protection]
+mode = "masking"
+colluding = 0
+"""
+    six = parse_plan(TOML.replace("sites = 2", "sites = 6") + skellam)
+    sweep = plan_sweep(six, "privacy.epsilon=3,off")
+    assert sweep.plan_of("off", 5).clipping.clip_norm == 0.5 and not sweep.plan_of("off", 5).privacy.on
+
+
 def test_off_is_a_value_where_a_key_knows_it() -> None:
     plan = plan_of(PRIVACY).override(["privacy.evaluation=clear"])
     kept = plan_sweep(plan, "privacy.evaluation=off,clear").plan_of("off", 5).privacy

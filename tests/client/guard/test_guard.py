@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 
 from tests.federation_of_points import point_plan
 from wardround.client.guard.guard import SiteGuard, fit_job, release_weight
+from wardround.client.guard.member import Member
 from wardround.errors import BudgetError, LocalError
 from wardround.frames import decode_frame
 from wardround.orders import EvalJob, LocalResult, Order, OrderKind, SiteId, Split
 from wardround.plan import Plan
+from wardround.plan_source import find_plan
 from wardround.state_store import MemoryStore
 from wardround.strategies.privacy.unit_clip import clip_update
-from wardround.tally import Tally
+from wardround.tally import MeansSpec, Tally, encode_spec
 
 SITE = SiteId("site-0")
 PLAN = point_plan("clipping.clip_norm=1.0")
@@ -199,3 +202,37 @@ def test_a_failure_under_privacy_is_told_without_its_text(caplog: pytest.LogCapt
 def test_an_update_that_is_not_finite_is_zero_where_clients_are_hidden() -> None:
     frame = decode_frame(guard(BANDED).release(order(BANDED), result(math.nan, 1.0)))
     assert frame.vector.tolist() == [0.0, 0.0] and frame.tally.n == 0 and frame.weight == 1
+
+
+@pytest.mark.parametrize("bad", [0.5, math.nan])
+def test_a_clip_that_nobody_asked_for_is_refused_before_training_whatever_comes_of_it(bad: float) -> None:
+    """After training a refusal would tell whether an update was finite, which the zero in its place hides."""
+    asked, budget = replace(order(BANDED), clip_norm=0.5), Counting()
+    here = SiteGuard(BANDED, SITE, MemoryStore(), budget=budget)
+    with pytest.raises(LocalError, match='a clip_norm in the order exactly with "adaptive"'):
+        here.admit(asked)
+    assert budget.begun == []
+    assert np.isfinite(decode_frame(here.release(asked, result(bad, 0.0))).vector).all()
+
+
+def test_without_a_ledger_noisy_statistics_are_released_once_whatever_the_server_calls_them() -> None:
+    settings = ("unit=row", "noise_multiplier=2", "public_sizes=true", "statistics=dp", "statistics_noise_multiplier=9")
+    plan = find_plan("breast-cancer").override([f"privacy.{setting}" for setting in settings])
+    asked, here = order(plan, OrderKind.STATISTICS, number=0), guard(plan)
+    here.admit(asked)
+    for again in (replace(asked, attempt=1), replace(asked, run_id="another")):
+        with pytest.raises(BudgetError, match="all 1 releases of the claim have begun"):
+            here.admit(again)
+
+
+def test_without_a_ledger_no_rows_are_trained_on_where_their_number_says_when_to_stop() -> None:
+    plan = ROWS.override(["privacy.epsilon=3"])
+    with pytest.raises(BudgetError, match="expected a ledger"):
+        guard(plan).admit(order(plan))
+
+
+def test_under_privacy_no_count_of_training_rows_is_masked_and_nothing_is_charged_for_asking() -> None:
+    plan = ROWS.override(["protection.mode=masking", "cohort.weighting=uniform", "clipping.clip_norm=1"])
+    here = SiteGuard(plan, SITE, MemoryStore(), budget=Counting(), member=cast(Member, object()))
+    with pytest.raises(LocalError, match="a training of which nothing is counted"):
+        here.begin(order(plan), b"", encode_spec(MeansSpec(names=("loss",))))

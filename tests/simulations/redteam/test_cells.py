@@ -47,6 +47,13 @@ def test_the_result_has_every_metric_and_the_leading_one() -> None:
     assert found == type(found)(**found.to_json())
 
 
+def test_where_sites_send_no_figures_the_simulation_sees_for_itself() -> None:
+    private = ("privacy.unit=row", "privacy.noise_multiplier=0.5", "privacy.delta=1e-5", "privacy.public_sizes=true")
+    found = result_of(plan("rounds=6", "training.lr=0.5", *private), HONEST)
+    assert found.error == "" and found.value is not None
+    assert found.value == found.metrics["auc"] > 0.8
+
+
 def test_a_run_that_fails_is_a_result() -> None:
     found = result_of(plan("rounds=6", "training.lr=1e30", "training.epochs=9"), HONEST)
     assert found.value is None and found.metrics == {} and found.error.startswith("5 rounds in a row were void; last: ")

@@ -1,5 +1,6 @@
 """What the report says of secure aggregation."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from tests.simulations.report.parsed_page import Page
 from tests.simulations.report.runs import lines_of, names_of, plan_of
 from wardround.simulations.report import ReportedRun, page, render
 from wardround.simulations.report.protection import protection
+from wardround.simulations.report.visibility import visibility
 
-MASKING = {
+MASKING: dict[str, Any] = {
     "clipping": {"clip_norm": 1.0},
     "cohort": {"weighting": "uniform"},
     "protection": {"mode": "masking", "groups": 2, "colluding": 0, "dropout": 0.25, "min_survivors": 3},
@@ -32,7 +34,7 @@ def record(*survivors: int, accounted: bool = False, **more: Any) -> dict[str, A
 
 
 def run_of(*records: dict[str, Any], **sections: Any) -> ReportedRun:
-    plan = plan_of("binary", 8, max(1, len(records)), **MASKING, **sections)
+    plan = plan_of("binary", 8, max(1, len(records)), **MASKING | sections)
     lines = lines_of(names_of(8), len(records), {})
     return ReportedRun(plan=plan, lines=[line | {"protection": one} for line, one in zip(lines, records, strict=True)])
 
@@ -41,6 +43,22 @@ def told(run: ReportedRun) -> str:
     section = protection(run)
     assert section is not None
     return Page(f"<html><body>{section.body}</body></html>").text
+
+
+def test_noise_in_the_sums_that_standardise_columns_is_said() -> None:
+    dp = {"statistics": "dp", "statistics_noise_multiplier": 9.0}
+    noisy = {"unit": "row", "noise_multiplier": 2.0, "public_sizes": True, "sampling": "full"} | dp
+    for privacy, end in ((noisy, "(standardisation), with noise."), ({}, "(standardisation).")):
+        plan = plan_of("binary", 8, 1, **MASKING, privacy=privacy)
+        assert f"per group, before the first round {end}" in visibility(ReportedRun(plan=plan, lines=[])).body
+
+
+def test_what_is_tolerated_is_that_of_the_plans_own_rule() -> None:
+    five = MASKING["protection"] | {"groups": 5, "dropout": 0.0, "min_survivors": 3}
+    plan = plan_of("binary", 15, 1, **(MASKING | {"protection": five}))
+    text = told(ReportedRun(plan=plan, lines=[]))
+    assert "a mean takes everybody's word" in text and "tolerates 2 malicious" not in text
+    assert "noise for distributed" not in text and "not measured here" not in text
 
 
 def test_groups_losses_aborts_and_costs_are_told() -> None:
@@ -87,3 +105,24 @@ def test_what_the_server_could_see_is_told_of_groups() -> None:
     text = Page(render(run_of(record(4, 4)))).text
     assert "In every round, of 2 groups, the sum of the updates of at least 3 hospitals." in text
     assert "Every hospital's update, in the clear" not in text
+
+
+def test_what_was_refused_is_counted_in_sums_of_groups() -> None:
+    run, names = run_of(record(4, 4), record(3, 4)), names_of(8)
+    lines: list[dict[str, Any]] = [dict(line) for line in run.lines]
+    lines[1]["absences"] = [{"site": names[0], "reason": "dropped out"}]
+    for line in lines:
+        line["evidence"] = [
+            {"members": names[:4], "weight": 1.0, "norm": 0.5, "verdict": "accepted", "reason": "", "flags": []},
+            {"members": names[4:], "weight": 0.0, "norm": None, "verdict": "refused", "reason": "long", "flags": []},
+        ]
+    text = Page(render(replace(run, lines=lines))).text
+    assert "Of 4 groups' sums, 2 (50.0 %) refused, none rejected" in text
+    assert "1 update of 16 that were asked for reached no sum. 8 updates stood in a group's sum that had to be" in text
+
+
+def test_a_groups_mean_is_held_against_the_clip_in_words() -> None:
+    plan = plan_of("binary", 12, 1, **MASKING | {"protection": {"mode": "masking", "groups": 3}})
+    plan = plan.override(["data.standardize=none", "robust.rule=median", "robust.num_byzantine=1"])
+    text = Page(render(ReportedRun(plan=plan, lines=lines_of(names_of(12), 1, {})))).text
+    assert "or a group's mean longer than the clip (1) or 100 times as long as the median" in text

@@ -68,6 +68,7 @@ def test_every_option_reaches_the_choice() -> None:
         (("--clients", 20, "--colluding", 2, "--dropout", "nan"), "dropout: expected a share from 0 to below 1"),
         (("--clients", 0, "--colluding", 0), "clients: expected 1 to"),
         ((*ASKED, "--size", 0), "expected at least 1 parameter, got 0"),
+        ((*ASKED, "--tables", "each-round"), "^rounds: expected 1 to"),
     ],
 )
 def test_refusal_is_one_line_for_a_person(arguments: tuple[object, ...], text: str) -> None:

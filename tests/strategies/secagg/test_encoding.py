@@ -376,6 +376,9 @@ def test_a_lane_refuses_what_could_wrap_or_is_no_integer() -> None:
     assert decode_lane(encode_lane([most, -most], 5)).tolist() == [most, -most]
     assert decode_lane(encode_lane([], 5)).tolist() == []
     assert decode_lane(encode_lane(np.array([1, 2]), 5)).tolist() == [1, 2]
+    for wrong in (np.array([0, most + 1]), np.array([-most - 1, 0]), np.array([1.0])):
+        with pytest.raises(ValueError, match="expected integers"):
+            encode_lane(wrong, 5)
     for bad in (most + 1, -most - 1):
         with pytest.raises(ValueError, match="in size for 5 members"):
             encode_lane([bad], 5)

@@ -204,7 +204,7 @@ def test_with_too_few_left_there_is_no_sum_and_the_model_stays(tmp_path: Path, l
     assert strategy.aggregate_train(1, []) == (None, None)
     [abort] = strategy.records[1].aborts
     assert abort.cause == "TOO_FEW_MEMBERS" and set(abort.parties) == {"site-0", "site-1"}
-    assert any("expected 4 updates of a group" in line for line in log)
+    assert any("expected 4 updates each in 1 group" in line for line in log)
     wards.gone = set()
     strategy.configure_train(2, arrays, config, wards.grid)
     assert strategy.aggregate_train(2, [])[0] is not None
@@ -232,6 +232,14 @@ def test_clients_add_noise_and_rounds_are_charged_over_restarts(tmp_path: Path, 
     run(wards.strategy(**PRIVATE), wards.grid, rounds=3)
     assert wards.calls == 12  # the plan's two rounds, each once
     assert sum("the privacy budget is spent" in line for line in log) == 2
+
+
+def test_with_privacy_no_means_of_training_are_asked_for(tmp_path: Path) -> None:
+    settings = PRIVATE | {"privacy": PRIVATE["privacy"] | {"evaluation": "clear"}}
+    wards = Wards(tmp_path / "wards", settings | {"metrics": ["loss"]})
+    wards.strategy(metrics=["loss"], **settings).close()
+    with pytest.raises(ValueError, match="train_metrics: expected none with privacy"):
+        wards.strategy(train_metrics=["loss"], **settings)
 
 
 def test_groups_a_rule_and_noise_go_together(tmp_path: Path) -> None:

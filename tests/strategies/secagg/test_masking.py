@@ -11,7 +11,7 @@ from flwr.app import Message
 from tests.masked_points import LOSS, MaskedPoints, masked_plan, means, silent, with_content
 from wardround import _flower
 from wardround.contribution import Contribution
-from wardround.errors import LocalError, RemoteError
+from wardround.errors import RemoteError
 from wardround.orders import Order, OrderKind, SiteId, Split, Statistics
 from wardround.strategies.privacy.secure_random import SecureRandom
 from wardround.strategies.privacy.unit_clip import clip_update
@@ -192,11 +192,18 @@ def test_who_does_not_sign_the_roster_is_left_out_of_the_next_epoch() -> None:
     assert record.lost[Stage.EPOCH] == ("site-4",)
 
 
-def test_too_few_for_a_roster_end_the_run_with_the_first_reason() -> None:
+def test_too_few_for_a_roster_give_no_sum_and_the_first_reason_until_they_are_back() -> None:
     points = MaskedPoints()
-    points.memberships[points.sites[2]].state.store.advance("secagg/run/epoch", 7)
-    with pytest.raises(LocalError, match=r"at least 5 members, got 4; site-2: .*expected a value above 7, got 0"):
-        points.collect()
+    points.memberships[points.sites[2]].state.store.advance("secagg/run/epoch", 1)
+    for _ in range(2):
+        assert points.collect() == []
+        record = points.server.record
+        assert record is not None
+        assert "at least 5 members, got 4; site-2: " in record.aborts[0].reason
+        assert "expected a value above 1" in record.aborts[0].reason
+        assert len(points.why()) == 5
+    [one] = points.collect()
+    assert len(one.members) == 5
 
 
 def asked_to_train(points: MaskedPoints, site: int) -> list[Message]:
