@@ -6,17 +6,13 @@ Flower's are its own functions for clip, deviation and noise, and its own accoun
 """
 
 import argparse
-import json
-import os
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from kept_runs import Cell, Found, measure
 from ours_privacy import flowers_multiplier
 
 from wardround.orders import EvalJob, FitJob, Order, OrderKind, Split, derive_seed, digest
@@ -73,8 +69,9 @@ TOLD = {
 }
 
 
-def accuracy(name: str, kind: str, epsilon: str, seed: int) -> dict[str, float]:
+def accuracy(cell: Cell) -> dict[str, float]:
     """The released model's metrics on all test rows."""
+    name, kind, epsilon, seed = cell
     setting = SETTINGS[name]
     base = find_plan(setting.plan)
     if kind == "off":
@@ -146,7 +143,7 @@ def _combine(plan: Plan, kind: str, clients: int) -> Callable[[list[F32]], F32]:
     return combine
 
 
-def cells() -> Iterator[tuple[str, str, str, int]]:
+def cells() -> Iterator[Cell]:
     for name in SETTINGS:
         for kind in KINDS:
             for epsilon in ("off",) if kind == "off" else EPSILONS:
@@ -154,34 +151,7 @@ def cells() -> Iterator[tuple[str, str, str, int]]:
                     yield name, kind, epsilon, seed
 
 
-def run(cell: tuple[str, str, str, int]) -> dict[str, object]:
-    import torch
-
-    torch.set_num_threads(1)
-    return {"cell": list(cell), "metrics": accuracy(*cell)}
-
-
-def measure(out: Path) -> dict[tuple[str, ...], dict[str, float]]:
-    """All results; those that are missing in `out` are run."""
-    found: dict[tuple[str, ...], dict[str, float]] = {}
-    if out.exists():
-        for line in out.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            found[tuple(map(str, entry["cell"]))] = entry["metrics"]
-    missing = [cell for cell in cells() if tuple(map(str, cell)) not in found]
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool, out.open("a", encoding="utf-8") as file:
-        for number, entry in enumerate(pool.map(run, missing), start=1):
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            cell = tuple(map(str, entry["cell"]))  # type: ignore[call-overload]
-            found[cell] = entry["metrics"]  # type: ignore[assignment]
-            print(
-                f"{number}/{len(missing)} {' '.join(cell)} {found[cell]['accuracy']:.3f}", file=sys.stderr, flush=True
-            )
-    return found
-
-
-def page(found: dict[tuple[str, ...], dict[str, float]]) -> Iterator[str]:
+def page(found: Found) -> Iterator[str]:
     """The page, Markdown."""
     yield "# Accuracy under privacy\n"
     yield (
@@ -209,7 +179,7 @@ def page(found: dict[tuple[str, ...], dict[str, float]]) -> Iterator[str]:
         yield f"\nWithout privacy: {_shown(found, name, 'off', 'off')}.\n"
 
 
-def _shown(found: dict[tuple[str, ...], dict[str, float]], name: str, kind: str, epsilon: str) -> str:
+def _shown(found: Found, name: str, kind: str, epsilon: str) -> str:
     values = [found[name, kind, epsilon, str(seed)]["accuracy"] for seed in SEEDS]
     return f"{fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
@@ -219,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of results; what is there is not run again")
     parser.add_argument("--page", type=Path, help="write the tables here, not to standard output")
     arguments = parser.parse_args()
-    text = "\n".join(page(measure(arguments.out)))
+    text = "\n".join(page(measure(arguments.out, cells(), accuracy)))
     if arguments.page:
         arguments.page.write_text(text, encoding="utf-8")
     else:

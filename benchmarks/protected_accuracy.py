@@ -6,14 +6,11 @@ line of JSON per run) and writes the page; about a quarter of an hour on two cor
 """
 
 import argparse
-import json
-import os
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
+
+from kept_runs import Cell, Found, measure
 
 from wardround.plan import Plan
 from wardround.plan_source import find_plan
@@ -84,8 +81,6 @@ CLIENTS: dict[str, tuple[str, Settings]] = {
 TABLES = {"hospitals": ("digits-protected", (), HOSPITALS), "clients": ("digits-clients", _MANY, CLIENTS)}
 _UNPROTECTED = {"plain", "attacked", "masked"}
 
-Cell = tuple[str, str, str, int]
-
 
 def plan_of(cell: Cell) -> Plan:
     """The plan of one run."""
@@ -105,36 +100,16 @@ def cells() -> Iterator[Cell]:
                     yield table, kind, epsilon, seed
 
 
-def run(cell: Cell) -> dict[str, object]:
-    import torch
-
-    torch.set_num_threads(1)
+def run(cell: Cell) -> dict[str, float]:
+    """Accuracy of the released model on all test rows, and how many rounds were void."""
     result = simulate(plan_of(cell))
     assert result.comparison is not None
-    void = sum(bool(line["void"]) for line in result.rounds)
-    figures = {"accuracy": result.comparison.overall["federated"]["accuracy"].value, "void": void}
-    return {"cell": list(cell), "figures": figures}
+    accuracy = result.comparison.overall["federated"]["accuracy"].value
+    assert accuracy is not None
+    return {"accuracy": accuracy, "void": sum(bool(line["void"]) for line in result.rounds)}
 
 
-def measure(out: Path) -> dict[tuple[str, ...], dict[str, float]]:
-    """All results; those that are missing in `out` are run."""
-    found: dict[tuple[str, ...], dict[str, float]] = {}
-    if out.exists():
-        for line in out.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            found[tuple(map(str, entry["cell"]))] = entry["figures"]
-    missing = [cell for cell in cells() if tuple(map(str, cell)) not in found]
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool, out.open("a", encoding="utf-8") as file:
-        for number, entry in enumerate(pool.map(run, missing), start=1):
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            cell, figures = tuple(map(str, entry["cell"])), entry["figures"]  # type: ignore[call-overload]
-            found[cell] = figures  # type: ignore[assignment]
-            print(f"{number}/{len(missing)} {' '.join(cell)} {figures}", file=sys.stderr, flush=True)
-    return found
-
-
-def page(found: dict[tuple[str, ...], dict[str, float]]) -> Iterator[str]:
+def page(found: Found) -> Iterator[str]:
     """The page, Markdown."""
     yield "# Accuracy when all protections hold at once\n"
     yield (
@@ -167,7 +142,7 @@ def page(found: dict[tuple[str, ...], dict[str, float]]) -> Iterator[str]:
     yield from _table(found, "clients")
 
 
-def _table(found: dict[tuple[str, ...], dict[str, float]], table: str) -> Iterator[str]:
+def _table(found: Found, table: str) -> Iterator[str]:
     yield "| what is hidden, and what happens | epsilon 8 | epsilon 3 | no privacy |"
     yield "|---|---|---|---|"
     for kind, (told, _) in TABLES[table][2].items():
@@ -175,7 +150,7 @@ def _table(found: dict[tuple[str, ...], dict[str, float]], table: str) -> Iterat
         yield f"| {told} | {' | '.join(shown)} |"
 
 
-def _shown(found: dict[tuple[str, ...], dict[str, float]], table: str, kind: str, epsilon: str) -> str:
+def _shown(found: Found, table: str, kind: str, epsilon: str) -> str:
     cells = [found.get((table, kind, epsilon, str(seed))) for seed in SEEDS]
     values = [cell["accuracy"] for cell in cells if cell is not None]
     if not values:
@@ -190,7 +165,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of results; what is there is not run again")
     parser.add_argument("--page", type=Path, help="write the tables here, not to standard output")
     arguments = parser.parse_args()
-    text = "\n".join(page(measure(arguments.out))) + "\n"
+    text = "\n".join(page(measure(arguments.out, cells(), run))) + "\n"
     if arguments.page:
         arguments.page.write_text(text, encoding="utf-8")
     else:
