@@ -1,7 +1,7 @@
 """A group of five and its server on files, in one process that is killed anywhere and goes on from what it stored.
 
     kill_schedules.py points STEP BROKEN FOLDER              killed before each STEP-th write of any store in turn
-    kill_schedules.py kill SCHEDULES SEED BROKEN FOLDER      killed at random times, until its rounds are done
+    kill_schedules.py kill KILLS SEED BROKEN FOLDER          killed at random times, until its rounds are done
 
 BROKEN is `whole`, or what a member's store forgets: `record`, what it keeps of a round, or `all`, its counter too. What
 members send is written down first, so that the one who reads it sees what a peer would have seen. A program of its own,
@@ -244,13 +244,20 @@ def points(step: int, broken: str, folder: Path) -> Counter[str]:
     return total
 
 
-def kill(schedules: int, seed: int, broken: str, folder: Path) -> Counter[str]:
-    rng, total = random.Random(seed), Counter[str]()  # noqa: S311
-    for schedule in range(schedules):
-        here = folder / str(schedule)
+def kill(kills: int, seed: int, broken: str, folder: Path) -> Counter[str]:
+    """Schedules until there were so many kills, each within the time that an undisturbed process took last."""
+    rng, total, whole_s = random.Random(seed), Counter[str](), 0.0  # noqa: S311
+    while total["kills"] < kills:
+        here = folder / str(total["schedules"])
         here.mkdir(parents=True)
-        while not run(here, None, broken, rng.uniform(0.01, 0.2) if rng.random() < 0.9 else None):
+        while True:
+            delay_s = rng.uniform(0, whole_s) if whole_s and rng.random() < 0.9 else None
+            begun, before = time.perf_counter(), (here / "said").exists()
+            if run(here, None, broken, delay_s):
+                break
             total["kills"] += 1
+        if delay_s is None and not before:
+            whole_s = time.perf_counter() - begun
         total += found_in(here)
         total["schedules"] += 1
     return total
