@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from environments import HERE
 from simulation import Findings, Gate, interleaved, machine, paired_ratios, print_table, progress, spread, values, write
 
-from wardround.strategies.secagg.commitments import share_proofs, share_root
+from wardround.strategies.secagg.commitments import ShareTree, share_root
 from wardround.strategies.secagg.key_agreement import generate, pair_key, pair_seed, share_key
 from wardround.strategies.secagg.keystream import add_masks
 from wardround.strategies.secagg.shamir import combine, split
@@ -73,7 +73,7 @@ def others() -> dict[str, Callable[[], object]]:
     calls["pair_key"] = lambda: pair_key(pair.private, pair.public, h)
     calls["pair_seed and share_key"] = lambda: (pair_seed(prk, h, 1, 2), share_key(prk, h, 1, 2))
     calls["share_root of 100"] = lambda: share_root(h, 1, 2, shares)
-    calls["share_proofs of 30 in 100"] = lambda: share_proofs(shares, range(30))
+    calls["share_proofs of 30 in 100"] = lambda: ShareTree(shares).proofs(range(30))
     return calls
 
 

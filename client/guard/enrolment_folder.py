@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from wardround.client.guard.guard import SiteGuard
 from wardround.client.guard.member import Member
+from wardround.clock import utc_now
 from wardround.errors import LocalError
 from wardround.file_store import FileStore
 from wardround.identity import Authority
@@ -21,10 +22,6 @@ from wardround.strategies.secagg.plan_terms import parameters_of
 from wardround.strategies.secagg.sealed_state import SealedState
 
 __all__ = ["EnrolmentFolder"]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class EnrolmentFolder:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from wardround.client.guard.enrolment_folder import EnrolmentFolder, utc_now
+from wardround.client.guard.enrolment_folder import EnrolmentFolder
+from wardround.clock import utc_now
 from wardround.errors import LocalError
 from wardround.identity import issue_certificate, issue_revocations, make_authority
 from wardround.plan import Plan

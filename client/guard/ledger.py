@@ -13,7 +13,7 @@ for any number of processes.
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,12 @@ from wardround.client.guard.ledger_account import (
 )
 from wardround.client.guard.ledger_anchor import Anchor, AnchorUnavailableError, Grace, Head
 from wardround.client.guard.ledger_file import LedgerError, LedgerFile
+from wardround.clock import utc_now
 from wardround.errors import BudgetError, LocalError
 from wardround.plan_privacy import Relation, Unit
 from wardround.strategies.privacy.books import Books, Cost, JobCharge
 
 __all__ = ["BudgetError", "Disjoint", "Ledger", "LedgerError", "Reservation", "Spending", "Unprotected"]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Ledger:
@@ -68,7 +65,7 @@ class Ledger:
         digest: str,
         anchor: Anchor | None = None,
         grace: Grace | None = None,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
     ) -> "Ledger":
         """A new ledger with these caps, for the population that the administrator calls `name`.
 
@@ -93,7 +90,7 @@ class Ledger:
         *,
         anchor: Anchor | None = None,
         grace: Grace | None = None,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
     ) -> "Ledger":
         """The ledger in `path`, verified from its first line on. Raises LedgerError when it is not as it was left."""
         ledger = cls(Path(path), anchor, grace or Grace(), now)

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 
+from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind
 from wardround.plan import Plan
@@ -39,10 +40,6 @@ __all__ = ["Member"]
 
 _log = logging.getLogger("wardround")
 _NO_WORDS: U32 = np.empty(0, dtype=np.uint32)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Member:

@@ -39,12 +39,7 @@ def _seen(run: ReportedRun) -> Iterator[str]:
         yield f"{rows} it did not answer; no loss on its training rows."
     if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
         yield "Counts of how well the model does on each hospital's held-out rows (errors, histograms of scores)."
-    if plan.data.standardize is Standardize.FEDERATED:
-        noisy = ", with noise" if plan.privacy.on else ""
-        yield (
-            "Sums of each number column and of its squares, per hospital, before the first round "
-            f"(standardisation){noisy}."
-        )
+    yield from _column_sums(plan, "hospital")
     if plan.robust.rule != OFF:
         yield (
             "How long each contribution is and how well it agrees with the others. What follows for a hospital's "
@@ -52,6 +47,14 @@ def _seen(run: ReportedRun) -> Iterator[str]:
         )
     if plan.clipping.clip_norm is not None:
         yield f"No update longer than {plan.clipping.clip_norm:g} (L2 norm): the hospital scales it down."
+
+
+def _column_sums(plan: Plan, of: str) -> Iterator[str]:
+    if plan.data.standardize is Standardize.FEDERATED:
+        noisy = ", with noise" if plan.privacy.on else ""
+        yield (
+            f"Sums of each number column and of its squares, per {of}, before the first round (standardisation){noisy}."
+        )
 
 
 def _seen_of_groups(plan: Plan) -> Iterator[str]:
@@ -68,12 +71,7 @@ def _seen_of_groups(plan: Plan) -> Iterator[str]:
     yield f"{counted}Which hospitals are in a sum, and who did not answer."
     if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
         yield "Counts of how well the model does on held-out rows, as sums of groups only."
-    if plan.data.standardize is Standardize.FEDERATED:
-        noisy = ", with noise" if plan.privacy.on else ""
-        yield (
-            "Sums of each number column and of its squares, per group, before the first round "
-            f"(standardisation){noisy}."
-        )
+    yield from _column_sums(plan, "group")
     if plan.robust.rule != OFF:
         yield "How long each group's mean is and how well it agrees with the others."
 

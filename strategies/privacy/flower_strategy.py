@@ -4,23 +4,9 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import (
-    Bulyan,
-    DifferentialPrivacyClientSideAdaptiveClipping,
-    DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyServerSideAdaptiveClipping,
-    DifferentialPrivacyServerSideFixedClipping,
-    FedMedian,
-    FedTrimmedAvg,
-    FedXgbBagging,
-    FedXgbCyclic,
-    Krum,
-    MultiKrum,
-    QFedAvg,
-    Strategy,
-)
+from flwr.serverapp.strategy import QFedAvg, Strategy
 
 from wardround.contribution import Contribution, Evidence, Report, Verdict
 from wardround.errors import LocalError
@@ -32,8 +18,8 @@ from wardround.strategies.flower_replies import GlobalModel, answers_of, contrib
 from wardround.strategies.privacy.build import build_central
 from wardround.strategies.privacy.claim import Claim, claims_of
 from wardround.strategies.privacy.flower_clip_norm import tell_clip_norm
-from wardround.strategies.robust_strategy import RobustStrategy
 from wardround.strategies.rules.rule import Memory, RoundContext
+from wardround.strategies.wrapped_strategy import PRIVATE, ROBUST, TREES, Kinds, as_reply, check_wrapped
 
 __all__ = ["PrivateStrategy"]
 
@@ -44,20 +30,15 @@ _ROBUST = (
     "client steer which others count, by more than the noise hides; behind it, one reply is left to choose from. A "
     "robust rule goes with noise that the clients add themselves"
 )
-_REFUSED = (
-    ((RobustStrategy, Krum, MultiKrum, Bulyan, FedMedian, FedTrimmedAvg), _ROBUST),
+_REFUSED: tuple[tuple[Kinds, str], ...] = (
+    (ROBUST, _ROBUST),
     (
         (QFedAvg,),
         "it weighs updates by losses, and unequal weights break the bound on what one client adds",
     ),
-    ((FedXgbBagging, FedXgbCyclic), "trees are no arrays that can be clipped and averaged"),
+    (TREES, "trees are no arrays that can be clipped and averaged"),
     (
-        (
-            DifferentialPrivacyServerSideFixedClipping,
-            DifferentialPrivacyServerSideAdaptiveClipping,
-            DifferentialPrivacyClientSideFixedClipping,
-            DifferentialPrivacyClientSideAdaptiveClipping,
-        ),
+        PRIVATE,
         "it would clip and add noise a second time; wrap the strategy inside it",
     ),
 )
@@ -191,7 +172,7 @@ class PrivateStrategy(Strategy):
         if noisy is None:
             _log.warning("\t> Round %d: the global model stays as it was: the next would not be finite", server_round)
             return None, None
-        arrays, _ = self.strategy.aggregate_train(server_round, [self._release(noisy)])
+        arrays, _ = self.strategy.aggregate_train(server_round, [as_reply(self.strategy, noisy)])
         return None if arrays is None else model.with_constants(arrays), None
 
     def configure_evaluate(
@@ -207,13 +188,6 @@ class PrivateStrategy(Strategy):
         if self.plan.privacy.evaluation is Disclosure.OFF:
             return None
         return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def _release(self, arrays: ArrayRecord) -> Message:
-        """The noisy mean as the reply of one client."""
-        weight = getattr(self.strategy, "weighted_by_key", "num-examples")
-        key = getattr(self.strategy, "arrayrecord_key", "arrays")
-        content = RecordDict({key: arrays, "metrics": MetricRecord({weight: 1})})
-        return Message(content, reply_to=Message(RecordDict(), 1, MessageType.TRAIN))
 
 
 def _plan(population: int, rounds: int, num_clients: int | None, privacy: dict[str, Any]) -> Plan:
@@ -242,13 +216,7 @@ def _plan(population: int, rounds: int, num_clients: int | None, privacy: dict[s
 
 def _check(strategy: Strategy, plan: Plan) -> None:
     """Raise ValueError for what the claim would not hold with, or what could not work."""
-    if not isinstance(strategy, Strategy):
-        raise ValueError(f"expected a Flower strategy to wrap, got {type(strategy).__name__}")
-    if isinstance(strategy, PrivateStrategy):
-        raise ValueError("expected a strategy without privacy to wrap, got a PrivateStrategy")
-    for kinds, reason in _REFUSED:
-        if isinstance(strategy, kinds):
-            raise ValueError(f"expected another strategy than {type(strategy).__name__} to wrap: {reason}")
+    check_wrapped(strategy, PrivateStrategy, "privacy", _REFUSED)
     fraction = getattr(strategy, "fraction_train", 1.0)
     if fraction <= 0:
         raise ValueError(f"fraction_train: expected more than 0, got {fraction}: every round would be noise alone")

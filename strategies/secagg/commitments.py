@@ -32,7 +32,6 @@ __all__ = [
     "commit_own_seed",
     "commit_pair_seed",
     "proved_root",
-    "share_proofs",
     "share_root",
 ]
 
@@ -86,11 +85,6 @@ class ShareTree:
 def share_root(h: bytes, dealer: int, receiver: int, shares: Sequence[bytes]) -> bytes:
     """The root of the tree over `shares`."""
     return ShareTree(shares).root(h, dealer, receiver)
-
-
-def share_proofs(shares: Sequence[bytes], opened: Iterable[int]) -> list[tuple[bytes, ...]]:
-    """The proofs of the secrets `opened` in the tree over `shares`."""
-    return ShareTree(shares).proofs(opened)
 
 
 def proved_root(

@@ -4,31 +4,17 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import (
-    Bulyan,
-    DifferentialPrivacyClientSideAdaptiveClipping,
-    DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyServerSideAdaptiveClipping,
-    DifferentialPrivacyServerSideFixedClipping,
-    FedMedian,
-    FedTrimmedAvg,
-    FedXgbBagging,
-    FedXgbCyclic,
-    Krum,
-    MultiKrum,
-    QFedAvg,
-    Result,
-    Strategy,
-)
+from flwr.serverapp.strategy import QFedAvg, Result, Strategy
 
 from wardround import _flower
+from wardround.clock import utc_now
 from wardround.contribution import Contribution, Report
 from wardround.decoding import encode
 from wardround.errors import LocalError, RemoteError
@@ -43,7 +29,6 @@ from wardround.strategies.privacy.build import build_central
 from wardround.strategies.privacy.central import CentralPrivacy
 from wardround.strategies.privacy.claim import Claim, claims_of
 from wardround.strategies.privacy.flower_strategy import PrivateStrategy
-from wardround.strategies.robust_strategy import RobustStrategy
 from wardround.strategies.rules.build import build_rule
 from wardround.strategies.rules.rule import Memory, RoundContext
 from wardround.strategies.secagg.carrying_grid import CarryingGrid
@@ -52,6 +37,7 @@ from wardround.strategies.secagg.identity_folder import IdentityFolder
 from wardround.strategies.secagg.masking import Masking
 from wardround.strategies.secagg.plan_terms import parameters_of
 from wardround.strategies.secagg.round_evidence import ProtectionRecord
+from wardround.strategies.wrapped_strategy import PRIVATE, ROBUST, TREES, Kinds, as_reply, check_wrapped
 from wardround.tally import MeansSpec
 from wardround.vector import F32
 
@@ -59,32 +45,22 @@ __all__ = ["MaskingStrategy"]
 
 _log = logging.getLogger("flwr")
 
-_REFUSED = (
+_REFUSED: tuple[tuple[Kinds, str], ...] = (
     (
-        (RobustStrategy, Krum, MultiKrum, Bulyan, FedMedian, FedTrimmedAvg),
+        ROBUST,
         "a rule over sums of groups, and what it tolerates, is part of the plan that the sites approve; give "
         '`rule="..."` and `num_byzantine` to this strategy, and another strategy inside',
     ),
     ((QFedAvg,), "it weighs updates by each client's loss, which nobody sees here"),
-    ((FedXgbBagging, FedXgbCyclic), "trees are no arrays that can be added up"),
+    (TREES, "trees are no arrays that can be added up"),
     (
-        (
-            PrivateStrategy,
-            DifferentialPrivacyServerSideFixedClipping,
-            DifferentialPrivacyServerSideAdaptiveClipping,
-            DifferentialPrivacyClientSideFixedClipping,
-            DifferentialPrivacyClientSideAdaptiveClipping,
-        ),
+        (PrivateStrategy, *PRIVATE),
         "it would clip a sum of many clients as if one had sent it, and add noise for that; give `privacy={...}` to "
         "this strategy, whose clients add the noise themselves",
     ),
 )
 _ROUNDS = "flower/rounds"
 _POLL_S = 0.5
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class MaskingStrategy(Strategy):
@@ -232,7 +208,9 @@ class MaskingStrategy(Strategy):
         means = [(weight, arrays) for weight, vector in given if (arrays := model.plus(vector)) is not None]
         if not means:
             return None, metrics
-        arrays, _ = self.strategy.aggregate_train(server_round, [self._as_reply(*one) for one in means])
+        arrays, _ = self.strategy.aggregate_train(
+            server_round, [as_reply(self.strategy, arrays, weight) for weight, arrays in means]
+        )
         return None if arrays is None else model.with_constants(arrays), metrics
 
     def configure_evaluate(
@@ -319,23 +297,10 @@ class MaskingStrategy(Strategy):
             del self._sites[other]  # it is connected anew
         self._sites[node] = site
 
-    def _as_reply(self, weight: int, arrays: ArrayRecord) -> Message:
-        """A mean as the reply of one client."""
-        weighted_by = getattr(self.strategy, "weighted_by_key", "num-examples")
-        key = getattr(self.strategy, "arrayrecord_key", "arrays")
-        content = RecordDict({key: arrays, "metrics": MetricRecord({weighted_by: weight})})
-        return Message(content, reply_to=Message(RecordDict(), 1, MessageType.TRAIN))
-
 
 def _check(strategy: Strategy) -> None:
     """Raise ValueError for what would break the guarantee, or could not work."""
-    if not isinstance(strategy, Strategy):
-        raise ValueError(f"expected a Flower strategy to wrap, got {type(strategy).__name__}")
-    if isinstance(strategy, MaskingStrategy):
-        raise ValueError("expected a strategy without secure aggregation to wrap, got a MaskingStrategy")
-    for kinds, reason in _REFUSED:
-        if isinstance(strategy, kinds):
-            raise ValueError(f"expected another strategy than {type(strategy).__name__} to wrap: {reason}")
+    check_wrapped(strategy, MaskingStrategy, "secure aggregation", _REFUSED)
     fraction = getattr(strategy, "fraction_train", 1.0)
     if fraction != 1.0:
         raise ValueError(

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from flwr.serverapp import Grid
 
+from wardround.clock import utc_now
 from wardround.contribution import Contribution
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
@@ -33,10 +34,6 @@ _ACCIDENTS, _MOST_ATTEMPTS = 2, 8
 may be colluders and accidents, but no more draws than members take part in within a day."""
 _FORGIVEN = 3
 """So many epochs a site may hold up before it is left out of all others: a plan's draws are counted."""
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(slots=True, kw_only=True)

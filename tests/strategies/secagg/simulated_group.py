@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from wardround.errors import RemoteError
+from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority, Revocations, issue_certificate, make_authority
 from wardround.pins import ApprovedKeys
 from wardround.signing_key import SigningKey, fingerprint_of
@@ -96,6 +96,27 @@ def certificate(name: str, public: bytes) -> bytes:
         not_after=NOW + YEAR,
         random=stream(f"serial {name}"),
     )
+
+
+class KilledStore(MemoryStore):
+    """What is `stored`; its process is killed at the n-th write from now on."""
+
+    def __init__(self, stored: MemoryStore, writes: int) -> None:
+        super().__init__()
+        self._values, self._counters, self.left = stored._values, stored._counters, writes
+
+    def _write(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise LocalError("killed")
+
+    def put(self, key: str, value: bytes) -> None:
+        self._write()
+        super().put(key, value)
+
+    def advance(self, key: str, to: int) -> None:
+        self._write()
+        super().advance(key, to)
 
 
 @dataclass

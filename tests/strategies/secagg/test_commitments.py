@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from wardround.strategies.secagg.commitments import (
     MAX_SECRETS,
+    ShareTree,
     commit_own_seed,
     commit_pair_seed,
     proved_root,
-    share_proofs,
     share_root,
 )
 
@@ -65,12 +65,12 @@ def test_every_field_changes_a_commitment() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 6, 11, 100, 255, 256])
 def test_each_share_is_proven_by_at_most_8_hashes(number: int) -> None:
     shares = dealt(number)
-    root, proofs = share_root(H, 1, 2, shares), share_proofs(shares, range(number))
+    root, proofs = share_root(H, 1, 2, shares), ShareTree(shares).proofs(range(number))
     assert len(proofs) == number
     for secret, proof in enumerate(proofs):
         assert len(proof) <= 8
         assert proved_root(H, 1, 2, number, secret, shares[secret], proof) == root
-    assert share_proofs(shares, [number - 1, 0]) == [proofs[-1], proofs[0]]
+    assert ShareTree(shares).proofs([number - 1, 0]) == [proofs[-1], proofs[0]]
 
 
 @given(st.data())
@@ -78,7 +78,7 @@ def test_a_proof_fits_nothing_but_its_share(data: st.DataObject) -> None:
     number = data.draw(st.integers(2, 40))
     secret, other = data.draw(st.permutations(range(number)))[:2]
     shares = dealt(number)
-    root, (proof, others) = share_root(H, 1, 2, shares), share_proofs(shares, [secret, other])
+    root, (proof, others) = share_root(H, 1, 2, shares), ShareTree(shares).proofs([secret, other])
 
     def root_of(
         h: bytes = H,
@@ -119,7 +119,7 @@ def test_a_proof_fits_nothing_but_its_share(data: st.DataObject) -> None:
 def test_an_inner_hash_does_not_pass_for_a_share() -> None:
     """A node is of 64 bytes after another tag, so no tree has a leaf that is another tree's node."""
     shares = dealt(4)
-    (proof,) = share_proofs(shares, [0])
+    (proof,) = ShareTree(shares).proofs([0])
     root = share_root(H, 1, 2, shares)
     assert proved_root(H, 1, 2, 4, 0, shares[0], proof) == root
     assert proved_root(H, 1, 2, 2, 0, proof[0], proof[1:]) != root
@@ -127,7 +127,7 @@ def test_an_inner_hash_does_not_pass_for_a_share() -> None:
 
 def test_proofs_of_other_lengths_are_refused() -> None:
     shares = dealt(6)
-    (proof,) = share_proofs(shares, [2])
+    (proof,) = ShareTree(shares).proofs([2])
     assert len(proof) == 3
     with pytest.raises(ValueError, match="expected a SHA-256 digest of 32 bytes, got 0"):
         proved_root(H, 1, 2, 6, 2, shares[2], proof[:2])
@@ -140,7 +140,7 @@ def test_proofs_of_other_lengths_are_refused() -> None:
 def test_secrets_that_are_not_there_are_refused() -> None:
     for secret in (-1, 6):
         with pytest.raises(ValueError, match=f"a secret of 0 to 5, got {secret}"):
-            share_proofs(dealt(6), [0, secret])
+            ShareTree(dealt(6)).proofs([0, secret])
         with pytest.raises(ValueError, match=f"a secret of 0 to 5, got {secret}"):
             proved_root(H, 1, 2, 6, secret, SEED, [])
     too_many = [SEED] * (MAX_SECRETS + 1)
@@ -148,7 +148,7 @@ def test_secrets_that_are_not_there_are_refused() -> None:
         with pytest.raises(ValueError, match=f"shares of 1 to 256 secrets, got {len(shares)}"):
             share_root(H, 1, 2, shares)
         with pytest.raises(ValueError, match=f"shares of 1 to 256 secrets, got {len(shares)}"):
-            share_proofs(shares, [0])
+            ShareTree(shares).proofs([0])
         with pytest.raises(ValueError, match=f"shares of 1 to 256 secrets, got {len(shares)}"):
             proved_root(H, 1, 2, len(shares), 0, SEED, [])
 

@@ -11,6 +11,7 @@ from tests.strategies.secagg.simulated_group import (
     NOW,
     RUN,
     SMALL,
+    KilledStore,
     SimulatedGroup,
     expected_sum,
     name_of,
@@ -179,20 +180,6 @@ def test_the_count_of_a_day_begins_anew_with_a_round_and_with_the_next_day() -> 
 # --- kills
 
 
-class Killed(MemoryStore):
-    """Its process is killed at the n-th write."""
-
-    def __init__(self, stored: MemoryStore, writes: int) -> None:
-        super().__init__()
-        self._values, self._counters, self.left = stored._values, stored._counters, writes
-
-    def put(self, key: str, value: bytes) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise LocalError("killed")
-        super().put(key, value)
-
-
 @pytest.mark.parametrize("writes", [0, 1, 2])
 def test_a_draw_is_counted_once_and_before_its_nonce_is_sent_wherever_a_kill_falls(writes: int) -> None:
     group = SimulatedGroup(GROUPED)
@@ -203,7 +190,7 @@ def test_a_draw_is_counted_once_and_before_its_nonce_is_sent_wherever_a_kill_fal
     roster = group.server._shown()
     site = group.sites[name_of(0)]
     whole = site.store
-    site.membership.state.store = Killed(whole, writes)
+    site.membership.state.store = KilledStore(whole, writes)
     sent = []
     try:
         sent = site.receive(roster, NOW)

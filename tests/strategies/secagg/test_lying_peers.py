@@ -24,6 +24,7 @@ from tests.strategies.secagg.simulated_group import (
     GUARDED,
     NOW,
     SERVER_KEY,
+    KilledStore,
     SimulatedGroup,
     Site,
     expected_sum,
@@ -66,27 +67,6 @@ from wardround.strategies.secagg.wire import Record
 HELPER = 4
 HONEST = range(4)
 THRESHOLD = GUARDED.committee.threshold
-
-
-class Killed(MemoryStore):
-    """Its process is killed at the n-th write."""
-
-    def __init__(self, stored: MemoryStore, writes: int) -> None:
-        super().__init__()
-        self._values, self._counters, self.left = stored._values, stored._counters, writes
-
-    def _write(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise LocalError("killed")
-
-    def put(self, key: str, value: bytes) -> None:
-        self._write()
-        super().put(key, value)
-
-    def advance(self, key: str, to: int) -> None:
-        self._write()
-        super().advance(key, to)
 
 
 class Ledger:
@@ -185,7 +165,7 @@ class LyingServer(RuleBasedStateMachine):
         state, whole = site.membership.state, site.store
         before = (dict(whole._values), dict(whole._counters), self.phase(member))
         if kill is not None:
-            state.store = Killed(whole, kill)
+            state.store = KilledStore(whole, kill)
         try:
             outgoing = do()
         except RemoteError as error:
@@ -374,7 +354,7 @@ class LyingAboutMembers(RuleBasedStateMachine):
         machine = self.machines.get(member)
         before = (dict(whole._values), dict(whole._counters), None if machine is None else machine.phase)
         if kill is not None:
-            state.store = Killed(whole, kill)
+            state.store = KilledStore(whole, kill)
         try:
             outgoing = do()
         except RemoteError as error:

@@ -20,6 +20,7 @@ from tests.strategies.secagg.simulated_group import (
     SERVER_KEY,
     SIZE,
     SMALL,
+    KilledStore,
     SimulatedGroup,
     Site,
     expected_sum,
@@ -325,27 +326,6 @@ def test_a_member_that_is_killed_before_its_update_still_sends_it_or_helps_witho
     assert {one.member for _, _, one in group.sent if isinstance(one, UnmaskAnswer)} == set(range(5))
 
 
-class Failing(MemoryStore):
-    """A store whose process is killed at the n-th write."""
-
-    def __init__(self, stored: MemoryStore, writes: int) -> None:
-        super().__init__()
-        self._values, self._counters, self.left = stored._values, stored._counters, writes
-
-    def _write(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise LocalError("killed")
-
-    def put(self, key: str, value: bytes) -> None:
-        self._write()
-        super().put(key, value)
-
-    def advance(self, key: str, to: int) -> None:
-        self._write()
-        super().advance(key, to)
-
-
 @pytest.mark.parametrize("step", ["mask", "sign", "answer"])
 @pytest.mark.parametrize("writes", range(4))
 def test_killed_at_any_write_a_member_sends_no_second_different_message(step: str, writes: int) -> None:
@@ -361,7 +341,7 @@ def test_killed_at_any_write_a_member_sends_no_second_different_message(step: st
 
     def attempt(do: Callable[[], list[Outgoing]]) -> bool:
         """Whether it was killed; then only the store is left."""
-        state.store = Failing(whole, writes)
+        state.store = KilledStore(whole, writes)
         try:
             messages.extend(one.message for one in do())
             return False

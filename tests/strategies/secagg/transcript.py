@@ -254,7 +254,7 @@ def make() -> Transcript:
             group = next(group for group in GROUPS if i in group)
             secrets = [i, *(j for j in group if j != i)]
             opened = [0, *(at for at, j in enumerate(secrets) if j == DROPPED)]
-            proofs = commitments.share_proofs(dealt[i][holder], opened)
+            proofs = commitments.ShareTree(dealt[i][holder]).proofs(opened)
             openings += [
                 Opening(dealer=i, peer=secrets[at], share=dealt[i][holder][at], proof=proof)
                 for at, proof in zip(opened, proofs, strict=True)
