@@ -21,8 +21,8 @@ from wardround.file_store import FileStore
 from wardround.orders import SiteId
 from wardround.plan import Plan
 from wardround.plan_privacy import Relation, Unit
+from wardround.server.runs.run_directory import RunDirectory
 from wardround.simulations.participants import Participants, data_digest
-from wardround.simulations.run_directory import RunDirectory
 from wardround.state_store import MemoryStore, StateStore
 from wardround.strategies.privacy.accounting import epsilon_of
 from wardround.strategies.privacy.build import build_central

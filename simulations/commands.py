@@ -15,7 +15,7 @@ from wardround.extras import require
 from wardround.plan import Plan, load_plan
 from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_source import find_plan
-from wardround.simulations.caveat import caveat
+from wardround.server.runs.caveat import caveat
 
 if TYPE_CHECKING:
     from wardround.simulations.result import Result
@@ -111,7 +111,7 @@ def run_and_show(
     ledgers: Path | None = None,
 ) -> None:
     """Run `plan` in `folder`, or continue the run there, with progress; print the result."""
-    from wardround.simulations.progress import show_progress
+    from wardround.server.runs.progress import show_progress
     from wardround.simulations.simulate import simulate as run
 
     try:
@@ -144,7 +144,7 @@ def free_folder(name: str) -> Path:
 
 def _interrupted(folder: Path) -> NoReturn:
     """Say what is kept of an interrupted run and how to continue it."""
-    from wardround.simulations.run_directory import RunDirectory
+    from wardround.server.runs.run_directory import RunDirectory
 
     try:
         with RunDirectory.open(folder) as run:
@@ -224,7 +224,7 @@ def predict(
 def report(run: Run) -> None:
     """Write a run's report again."""
     require("simulation")
-    from wardround.simulations.run_directory import RunDirectory
+    from wardround.server.runs.run_directory import RunDirectory
     from wardround.simulations.simulate import simulate as continue_run
 
     with RunDirectory.open(run) as directory:

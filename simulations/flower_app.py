@@ -21,10 +21,10 @@ from wardround.errors import LocalError
 from wardround.orders import Split
 from wardround.plan import Plan, PlanError, load_plan
 from wardround.plan_simulation import Cryptography
+from wardround.server.runs.run_directory import RunDirectory
 from wardround.simulations.executors.calibration import EngineChoice
 from wardround.simulations.federation import build_federation
 from wardround.simulations.participants import Participants, StatefulTrainer, data_digest, gather_app, gather_task
-from wardround.simulations.run_directory import RunDirectory
 from wardround.state_store import MemoryStore
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain

@@ -6,56 +6,19 @@ root mean square over inputs of (site mean − pooled mean) / pooled standard de
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from wardround.client.data.site_data import SiteData
-from wardround.orders import SiteId, Split
+from wardround.orders import Split
 from wardround.plan import Plan
+from wardround.server.runs.site_profiles import Heterogeneity, SiteProfile
 from wardround.vector import F32, F64, I64
 
-__all__ = ["Heterogeneity", "SiteProfile", "describe_sites"]
+__all__ = ["describe_sites"]
 
 _MAX_INPUTS = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteProfile:
-    """One site, all splits together; `mean` and `std` are of each input in its own unit, in the order of `inputs`."""
-
-    site: SiteId
-    n: int
-    train: int
-    validation: int
-    test: int
-    label_counts: tuple[int, ...]
-    label_distance: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_distance: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heterogeneity:
-    """All sites, what is counted and measured, and the pool that they are compared with.
-
-    `labels` are classes, or quarters of the pooled values of a number to predict. `inputs` has one name, `intensity`,
-    for images; `mean` and `std` are the pool's.
-    """
-
-    labels: tuple[str, ...]
-    inputs: tuple[str, ...]
-    label_counts: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sites: tuple[SiteProfile, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Dicts, lists and numbers."""
-        return asdict(self)
 
 
 def describe_sites(plan: Plan, sites: Sequence[SiteData]) -> Heterogeneity:

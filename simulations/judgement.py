@@ -12,9 +12,9 @@ from wardround.client.trainer.workspace import Workspace
 from wardround.orders import SiteId, derive_seed
 from wardround.plan import Plan
 from wardround.plan_sections import Target
+from wardround.server.runs.comparison import Comparison, Predictions, compare
+from wardround.server.runs.metrics import Kind
 from wardround.simulations.baselines import Baselines, TrainedModel, judged_sites
-from wardround.simulations.comparison import Comparison, Predictions, compare
-from wardround.simulations.metrics import Kind
 from wardround.standardization import standardize
 from wardround.task import Task
 from wardround.vector import F64

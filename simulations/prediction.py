@@ -19,9 +19,9 @@ from wardround.client.trainer.torch_trainer import predict as predict_rows
 from wardround.errors import LocalError
 from wardround.plan import Plan
 from wardround.plan_sections import Data
-from wardround.simulations.model_file import ModelFile, read_model
-from wardround.simulations.run_directory import MODEL_FILE
-from wardround.simulations.run_info import read_info, read_stored_plan
+from wardround.server.runs.model_file import ModelFile, read_model
+from wardround.server.runs.run_directory import MODEL_FILE
+from wardround.server.runs.run_info import read_info, read_stored_plan
 from wardround.task import Task
 from wardround.vector import F32, I64
 

@@ -12,7 +12,7 @@ from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan, PlanError
 from wardround.plan_sections import Standardize
-from wardround.simulations.run_directory import GROUPS_FILE, RunDirectory
+from wardround.server.runs.run_directory import GROUPS_FILE, RunDirectory
 from wardround.strategies.composition import check
 from wardround.strategies.reputation import Reputation
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from wardround.errors import LocalError
 from wardround.orders import Statistics
 from wardround.plan import Plan
-from wardround.simulations.caveat import caveat
-from wardround.simulations.comparison import Comparison
+from wardround.server.runs.caveat import caveat
+from wardround.server.runs.comparison import Comparison
 from wardround.task import Task
 from wardround.vector import F32, Layout
 

@@ -5,9 +5,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from wardround.simulations.caveat import caveat
-from wardround.simulations.comparison import Comparison, Estimate, Model, Scores
-from wardround.simulations.metrics import PRIMARY, Kind
+from wardround.server.runs.caveat import caveat
+from wardround.server.runs.comparison import Comparison, Estimate, Model, Scores
+from wardround.server.runs.metrics import PRIMARY, Kind
 from wardround.simulations.run_comparison import RunComparison
 
 __all__ = ["result_table", "runs_table"]

@@ -161,8 +161,8 @@ def evidence(
 ) -> None:
     """Show what was noted about a run's sites: verdicts and flags, suspicion, quarantine."""
     from wardround.plan import load_plan
-    from wardround.simulations.caveat import caveat
-    from wardround.simulations.evidence import evidence_of_site, evidence_of_sites
+    from wardround.server.runs.caveat import caveat
+    from wardround.server.runs.evidence import evidence_of_site, evidence_of_sites
 
     rows: list[dict[str, Any]] = evidence_of_sites(run) if site is None else evidence_of_site(run, site)
     if note := caveat(load_plan(run / "plan.toml")):
@@ -173,7 +173,7 @@ def evidence(
         return
     from rich.console import Console
 
-    from wardround.simulations.evidence import evidence_table
+    from wardround.server.runs.evidence import evidence_table
 
     Console().print(evidence_table(rows))
 
@@ -220,8 +220,8 @@ def replay(
     """Retrain without a site, from the last checkpoint before it was suspicious. This is not certified unlearning."""
     require("simulation")
     from wardround.plan import load_plan
+    from wardround.server.runs.run_info import read_info
     from wardround.simulations.replay import prepare_replay
-    from wardround.simulations.run_info import read_info
 
     read_info(run)
     plan = load_plan(run / "plan.toml")

@@ -7,9 +7,9 @@ from typing import Any
 
 from wardround.errors import LocalError
 from wardround.plan import Plan
-from wardround.simulations.comparison import Comparison, Estimate, Model
-from wardround.simulations.run_directory import read_lines
-from wardround.simulations.run_info import RunInfo, read_info, read_stored_plan
+from wardround.server.runs.comparison import Comparison, Estimate, Model
+from wardround.server.runs.run_directory import read_lines
+from wardround.server.runs.run_info import RunInfo, read_info, read_stored_plan
 
 __all__ = ["RunSummary", "read_summary"]
 

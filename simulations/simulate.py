@@ -19,30 +19,31 @@ from wardround.plan import Plan, PlanError
 from wardround.plan_privacy import Disclosure, PrivateStatistics
 from wardround.plan_robust import AUTO
 from wardround.plan_source import find_plan
+from wardround.server.report.page import render
+from wardround.server.report.run import ReportedRun
+from wardround.server.runs.caveat import caveat
+from wardround.server.runs.checkpoint import SiteArrays
+from wardround.server.runs.model_card import model_card, software_versions
+from wardround.server.runs.record_line import record_table
+from wardround.server.runs.run_directory import RunDirectory, check_free
+from wardround.server.runs.site_profiles import Heterogeneity
 from wardround.simulations.accounts import Accounts, open_accounts
 from wardround.simulations.attacks.adversary import ATTACKERS, Adversary
 from wardround.simulations.attacks.gather import gather_adversary
 from wardround.simulations.attacks.rogue_guard import RogueGuard
 from wardround.simulations.baselines import TrainedModel, train_baselines
-from wardround.simulations.caveat import caveat
-from wardround.simulations.checkpoint import SiteArrays
 from wardround.simulations.executors.calibration import EngineChoice, calibrate, make_executor
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.executors.flat_loop import TrainerOf
 from wardround.simulations.federation import build_federation, server_rows, with_inputs
 from wardround.simulations.grid import LocalGrid, LocalNode
-from wardround.simulations.heterogeneity import Heterogeneity, describe_sites
+from wardround.simulations.heterogeneity import describe_sites
 from wardround.simulations.judgement import judge
-from wardround.simulations.model_card import model_card, software_versions
 from wardround.simulations.participants import Participants, data_digest, gather_app, gather_task
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
-from wardround.simulations.record_line import record_table
 from wardround.simulations.redteam.auto import resolve_auto
 from wardround.simulations.redteam.results_folder import write_table
-from wardround.simulations.report.page import render
-from wardround.simulations.report.run import ReportedRun
 from wardround.simulations.result import Result
-from wardround.simulations.run_directory import RunDirectory, check_free
 from wardround.simulations.server_root import SERVER, ServerRoot
 from wardround.simulations.simulated_protection import SimulatedProtection, simulated_protection
 from wardround.state_store import MemoryStore

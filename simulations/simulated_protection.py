@@ -10,10 +10,10 @@ from wardround.errors import LocalError
 from wardround.orders import OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.plan_simulation import Cryptography
+from wardround.server.runs.run_directory import GROUPS_FILE, RunDirectory
 from wardround.simulations.accounted_sums import AccountedSums, in_clear
 from wardround.simulations.identities import make_identities
 from wardround.simulations.participants import Participants
-from wardround.simulations.run_directory import GROUPS_FILE, RunDirectory
 from wardround.simulations.shared_masking import SharedMasking
 from wardround.standardization import statistics_spec
 from wardround.strategies.plain import Plain

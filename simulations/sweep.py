@@ -12,12 +12,12 @@ from typing import Any
 from wardround.errors import LocalError, WardroundError
 from wardround.plan import Plan
 from wardround.plan_robust import OFF
-from wardround.simulations.caveat import caveat
-from wardround.simulations.comparison import Model
-from wardround.simulations.metrics import PRIMARY, Kind
-from wardround.simulations.report.privacy import claimed
+from wardround.server.report.privacy import claimed
+from wardround.server.runs.caveat import caveat
+from wardround.server.runs.comparison import Model
+from wardround.server.runs.metrics import PRIMARY, Kind
+from wardround.server.runs.run_info import INFO_FILE
 from wardround.simulations.result import Result
-from wardround.simulations.run_info import INFO_FILE
 from wardround.strategies.privacy.claim import stated
 
 __all__ = ["Sweep", "SweepResult", "plan_sweep", "run_sweep", "table_of_sweep"]

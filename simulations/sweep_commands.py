@@ -91,7 +91,7 @@ def sweep_table(table: Mapping[str, Any]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    from wardround.simulations.report.wording import count
+    from wardround.server.report.wording import count
 
     title = (
         f"{escape(table['key'])}: figures on test rows, mean (least to most) of {count(len(table['seeds']), 'seed')}"

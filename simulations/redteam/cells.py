@@ -11,8 +11,8 @@ from wardround.orders import Split
 from wardround.plan import Plan
 from wardround.plan_sections import Select
 from wardround.plan_simulation import Attack
+from wardround.server.runs.comparison import Model
 from wardround.simulations.attacks.adversary import load_attack
-from wardround.simulations.comparison import Model
 from wardround.simulations.federation import build_federation
 from wardround.simulations.redteam.candidates import Candidate
 from wardround.simulations.result import Result

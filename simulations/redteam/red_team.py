@@ -18,9 +18,9 @@ from wardround.plan import Plan
 from wardround.plan_robust import OFF
 from wardround.plan_simulation import ExecutorChoice
 from wardround.registry import load, names, nearest
+from wardround.server.runs.caveat import caveat
+from wardround.server.runs.metrics import Kind
 from wardround.simulations.attacks.attack import GROUP
-from wardround.simulations.caveat import caveat
-from wardround.simulations.metrics import Kind
 from wardround.simulations.redteam.candidates import CANDIDATES, Candidate, why_not
 from wardround.simulations.redteam.cells import HONEST, Cell, CellResult, run_cell
 from wardround.simulations.redteam.choice import choose

@@ -1,6 +1,1 @@
-"""The report of a run: one HTML file."""
-
-from wardround.simulations.report.page import render
-from wardround.simulations.report.run import ReportedRun
-
-__all__ = ["ReportedRun", "render"]
+"""The reports that only a simulation has: of a red team, of a sweep, of an audit of privacy."""

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 
+from wardround.server.report.markup import Section, cards, table, text
+from wardround.server.report.page import document
+from wardround.server.report.privacy import claim_parts
+from wardround.server.report.wording import count, duration
 from wardround.simulations.privacy_audit import PrivacyAudit
-from wardround.simulations.report.markup import Section, cards, table, text
-from wardround.simulations.report.page import document
-from wardround.simulations.report.privacy import claim_parts
-from wardround.simulations.report.wording import count, duration
 from wardround.strategies.privacy.claim import rounded_up
 from wardround.strategies.privacy.one_run_audit import CHANCE
 from wardround.strategies.privacy.self_test import FALSE_ALARM, Check

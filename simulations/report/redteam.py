@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
-from wardround.simulations.comparison import Estimate
-from wardround.simulations.report.markup import Section, cards, details, table, text
-from wardround.simulations.report.page import document
+from wardround.server.report.markup import Section, cards, details, table, text
+from wardround.server.report.page import document
+from wardround.server.report.wording import count, difference, metric, number, sentence
+from wardround.server.runs.comparison import Estimate
 from wardround.simulations.report.redteam_heat import backdoor_map, named, score_map
 from wardround.simulations.report.redteam_table import NO_ATTACK, RedTeam
-from wardround.simulations.report.wording import count, difference, metric, number, sentence
 
 __all__ = ["render_redteam"]
 

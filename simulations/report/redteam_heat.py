@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from wardround.simulations.report.markup import key, text
+from wardround.server.report.markup import key, text
+from wardround.server.report.wording import count, number
 from wardround.simulations.report.redteam_table import NO_ATTACK, Outcome, RedTeam
-from wardround.simulations.report.wording import count, number
 
 __all__ = ["backdoor_map", "named", "score_map"]
 

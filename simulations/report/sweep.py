@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wardround.decoding import decode
-from wardround.simulations.report.markup import Figure, Section, figure, plot_text, short, table, text
-from wardround.simulations.report.page import document
-from wardround.simulations.report.privacy import claim_parts
-from wardround.simulations.report.style import INK, MUTED, plot_layout
-from wardround.simulations.report.wording import LOWER_IS_BETTER, count, metric, number, sentence
+from wardround.server.report.markup import Figure, Section, figure, plot_text, short, table, text
+from wardround.server.report.page import document
+from wardround.server.report.privacy import claim_parts
+from wardround.server.report.style import INK, MUTED, plot_layout
+from wardround.server.report.wording import LOWER_IS_BETTER, count, metric, number, sentence
 from wardround.strategies.privacy.claim import Claim, rounded_up
 
 __all__ = ["render_sweep"]

@@ -13,10 +13,10 @@ from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.orders import OrderKind
 from wardround.plan_simulation import Cryptography
+from wardround.server.runs.caveat import NO_CRYPTOGRAPHY, caveat
+from wardround.server.runs.progress import LineProgress
 from wardround.simulations.accounted_sums import AccountedSums, in_clear
-from wardround.simulations.caveat import NO_CRYPTOGRAPHY, caveat
 from wardround.simulations.export_flower import export
-from wardround.simulations.progress import LineProgress
 from wardround.simulations.redteam.red_team import plan_grid, table_of_results
 from wardround.simulations.report.redteam import render_redteam
 from wardround.simulations.report.sweep import render_sweep

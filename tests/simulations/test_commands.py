@@ -15,8 +15,8 @@ from wardround.cli import app
 from wardround.orders import SiteId
 from wardround.plan import Plan, load_plan
 from wardround.plan_sections import Target
-from wardround.simulations.comparison import Comparison, Predictions, compare
-from wardround.simulations.run_directory import RunDirectory
+from wardround.server.runs.comparison import Comparison, Predictions, compare
+from wardround.server.runs.run_directory import RunDirectory
 
 TOML = """
 name = "a/b ..c"

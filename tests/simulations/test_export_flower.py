@@ -18,8 +18,8 @@ from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.plan import Plan, load_plan, parse_plan
 from wardround.plan_source import find_plan
+from wardround.server.runs.model_file import read_model
 from wardround.simulations.export_flower import export
-from wardround.simulations.model_file import read_model
 from wardround.simulations.simulate import simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

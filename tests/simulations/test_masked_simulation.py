@@ -12,13 +12,13 @@ from tests.simulations.masked_federation import masked_plan, names, round_the_sa
 from wardround.contribution import Contribution
 from wardround.plan import Plan
 from wardround.plan_source import find_plan
+from wardround.server.runs.run_directory import read_lines
 from wardround.simulations.attacks.adversary import attackers_of
 from wardround.simulations.attacks.attack import Crafted, Knowledge
 from wardround.simulations.attacks.ipm import Ipm
 from wardround.simulations.attacks.rogue_guard import words_of_lie
 from wardround.simulations.replay import prepare_replay
 from wardround.simulations.result import Result
-from wardround.simulations.run_directory import read_lines
 from wardround.simulations.simulate import simulate
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain

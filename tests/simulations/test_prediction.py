@@ -13,8 +13,8 @@ import pytest
 from wardround.errors import LocalError
 from wardround.orders import Statistics
 from wardround.plan import Plan, parse_plan
+from wardround.server.runs.run_directory import RunDirectory
 from wardround.simulations.prediction import Prediction, predict
-from wardround.simulations.run_directory import RunDirectory
 from wardround.vector import F32, F64, Layout, TensorSpec
 
 PLAN = """

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from tests.federation_of_points import point_plan
-from tests.simulations.report.parsed_page import Page, check_nothing_is_loaded
+from tests.server.report.parsed_page import Page, check_nothing_is_loaded
 from tests.sites_of_rows import rows_of, rows_plan
 from wardround import cli
 from wardround.client.trainer import private_gradient, private_mode

@@ -14,12 +14,12 @@ from wardround.client.guard.ledger import Ledger
 from wardround.client.trainer.tasks.tabular import TabularClassifier
 from wardround.errors import LocalError
 from wardround.plan import Plan
+from wardround.server.runs.run_directory import RunDirectory
 from wardround.simulations import accounts
 from wardround.simulations.accounts import LEDGERS
 from wardround.simulations.federation import build_federation
 from wardround.simulations.participants import data_digest
 from wardround.simulations.replay import prepare_replay
-from wardround.simulations.run_directory import RunDirectory
 from wardround.simulations.simulate import simulate
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.privacy.claim import rounded_up

@@ -20,13 +20,13 @@ from tests.simulations.attacked_federation import (
 from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan
+from wardround.server.runs.run_directory import RunDirectory, read_lines
+from wardround.server.runs.run_info import read_info
 from wardround.simulations.executors.calibration import EngineChoice, make_executor
 from wardround.simulations.executors.flat_loop import TrainerOf
 from wardround.simulations.federation import build_federation, with_inputs
 from wardround.simulations.participants import gather_task
 from wardround.simulations.replay import prepare_replay, release_site
-from wardround.simulations.run_directory import RunDirectory, read_lines
-from wardround.simulations.run_info import read_info
 from wardround.simulations.simulate import local_grid
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.plain import Plain

@@ -24,14 +24,14 @@ from wardround.client.trainer.tasks.tabular import TabularClassifier
 from wardround.errors import LocalError
 from wardround.orders import Order, OrderKind
 from wardround.plan import Plan, PlanError
+from wardround.server.runs.audit_log import AUDIT_FILE
+from wardround.server.runs.checkpoint import Checkpoint
+from wardround.server.runs.run_directory import RunDirectory, read_lines
 from wardround.simulations.attacks.adversary import ATTACKERS
-from wardround.simulations.audit_log import AUDIT_FILE
-from wardround.simulations.checkpoint import Checkpoint
 from wardround.simulations.federation import build_federation, server_rows, with_inputs
 from wardround.simulations.participants import data_digest, gather_task
 from wardround.simulations.replay import release_site
 from wardround.simulations.result import Result
-from wardround.simulations.run_directory import RunDirectory, read_lines
 from wardround.simulations.server_root import SERVER, ServerRoot
 from wardround.simulations.simulate import simulate
 

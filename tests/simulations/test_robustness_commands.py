@@ -20,9 +20,9 @@ from tests.simulations.attacked_federation import plan as arrays
 from tests.simulations.redteam.inline_pool import InlinePool
 from wardround.cli import app
 from wardround.plan import load_plan
+from wardround.server.runs.run_directory import read_lines
 from wardround.simulations.redteam import auto, red_team
 from wardround.simulations.redteam.candidates import Candidate
-from wardround.simulations.run_directory import read_lines
 from wardround.simulations.simulate import simulate
 
 PLAN = """

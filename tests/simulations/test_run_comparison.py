@@ -10,11 +10,11 @@ from wardround.contribution import Report
 from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import parse_plan
-from wardround.simulations.comparison import Comparison, Estimate, Model
-from wardround.simulations.metrics import Kind
+from wardround.server.runs.comparison import Comparison, Estimate, Model
+from wardround.server.runs.metrics import Kind
+from wardround.server.runs.run_directory import RunDirectory
 from wardround.simulations.result_table import runs_table
 from wardround.simulations.run_comparison import compare_runs
-from wardround.simulations.run_directory import RunDirectory
 from wardround.strategies.records import Absence, EvaluationRecord, RoundRecord, RunState
 from wardround.tally import Tally
 

@@ -13,7 +13,7 @@ from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan, PlanError, parse_plan
 from wardround.plan_source import find_plan
-from wardround.simulations.run_directory import RunDirectory, read_lines
+from wardround.server.runs.run_directory import RunDirectory, read_lines
 from wardround.simulations.simulate import simulate
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.tally import ClassificationSpec

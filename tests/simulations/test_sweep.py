@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.simulations.report.parsed_page import Page, check_nothing_is_loaded
+from tests.server.report.parsed_page import Page, check_nothing_is_loaded
 from wardround.cli import app
 from wardround.errors import LocalError
 from wardround.plan import Plan, parse_plan
-from wardround.simulations.comparison import Estimate, Model
-from wardround.simulations.report import page
+from wardround.server.report import page
+from wardround.server.runs.comparison import Estimate, Model
+from wardround.server.runs.run_directory import RunDirectory, read_lines
 from wardround.simulations.report.sweep import render_sweep
-from wardround.simulations.run_directory import RunDirectory, read_lines
 from wardround.simulations.sweep import Sweep, SweepResult, plan_sweep, run_sweep, table_of_sweep
 from wardround.simulations.sweep_folder import SweepFolder
 from wardround.strategies.privacy.claim import stated

@@ -13,12 +13,12 @@ from wardround.client.trainer.bundle import load_task
 from wardround.client.trainer.tasks.tabular import TabularClassifier
 from wardround.client.trainer.torch_trainer import TorchTrainer
 from wardround.plan import Plan
+from wardround.server.runs.run_directory import RunDirectory
 from wardround.simulations.attacks.adversary import attackers_of, load_attack, poisoned
 from wardround.simulations.attacks.gather import gather_adversary
 from wardround.simulations.attacks.poisoned_trainer import PoisonedTrainer
 from wardround.simulations.federation import build_federation, with_inputs
 from wardround.simulations.participants import data_digest, gather_task
-from wardround.simulations.run_directory import RunDirectory
 from wardround.simulations.simulate import simulate
 from wardround.strategies.rules.build import build_rule
 

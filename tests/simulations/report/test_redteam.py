@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulations.report.parsed_page import Page, check_nothing_is_loaded
+from tests.server.report.parsed_page import Page, check_nothing_is_loaded
 from wardround.simulations.report.redteam import render_redteam
 from wardround.simulations.report.redteam_table import RedTeam
 

@@ -1,0 +1,57 @@
+"""model.safetensors: the released model, its tensors by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.decoding import PlanError, decode, encode
+from wardround.errors import LocalError
+from wardround.orders import Statistics
+from wardround.server.runs.tensor_file import encode_tensors, read_tensors
+from wardround.vector import F32, Layout, TensorSpec
+
+__all__ = ["ModelFile", "encode_model", "read_model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """A model, shape (layout.size,), of round `round`, and what is needed to use it.
+
+    `statistics` standardise the inputs when the plan says `federated`.
+    """
+
+    layout: Layout
+    model: F32
+    round: int
+    run_id: str
+    plan_digest: str
+    statistics: Statistics | None = None
+
+
+def encode_model(model: ModelFile) -> bytes:
+    """The file: one float32 tensor per name of the layout, everything else in the metadata."""
+    metadata = {
+        "run_id": model.run_id,
+        "plan_digest": model.plan_digest,
+        "round": model.round,
+        "layout": [encode(tensor) for tensor in model.layout.tensors],
+        "statistics": None if model.statistics is None else encode(model.statistics),
+    }
+    return encode_tensors(model.layout.split(model.model), metadata)
+
+
+def read_model(path: Path) -> ModelFile:
+    """The inverse of `encode_model`. Raises LocalError when the file is missing or something else."""
+    tensors, metadata = read_tensors(path)
+    try:
+        layout = Layout(tuple(TensorSpec(**entry | {"shape": tuple(entry["shape"])}) for entry in metadata["layout"]))
+        statistics = metadata["statistics"]
+        return ModelFile(
+            layout=layout,
+            model=layout.flatten(tensors),
+            round=metadata["round"],
+            run_id=metadata["run_id"],
+            plan_digest=metadata["plan_digest"],
+            statistics=None if statistics is None else decode(Statistics, statistics),
+        )
+    except (KeyError, TypeError, ValueError, PlanError) as error:
+        raise LocalError(f"{path}: expected a model made by wardround ({error!r})") from None
