@@ -1,4 +1,5 @@
 # make simulate   ten simulated hospitals train on the breast-cancer data; the report lands in runs/
+# make federation a server and three hospitals on this machine, as separate programs; what they make lands in runs/
 # make test       everything that CI checks         make lint    style and types only
 # make bench      speed, beside other frameworks    make clean   remove all but your runs
 #
@@ -9,6 +10,8 @@
 PYTHON ?= python3
 PLAN ?= breast-cancer
 OUT ?=
+# NETWORK=--network gives each party a network of its own; that needs root.
+NETWORK ?=
 PYTEST_ARGS ?=
 BENCHMARKS ?= simulation robust robust_memory privacy secure_noise skellam secagg_primitives secagg
 
@@ -17,14 +20,18 @@ KEY := $(shell { pwd; cat constraints.txt pyproject.toml hatch_build.py; } | cks
 DEV := .venv/ready-dev-$(KEY)
 # What runs simulations; the environment for tests contains it.
 RUN := $(firstword $(wildcard $(DEV)) .venv/ready-simulation-$(KEY))
+PLAY := $(firstword $(wildcard $(DEV)) .venv/ready-federation-$(KEY))
 
-.PHONY: help simulate test lint bench clean
+.PHONY: help simulate federation test lint bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 simulate: $(RUN)
 	@$(BIN)/wardround simulate $(PLAN) $(if $(OUT),--out "$(OUT)")
+
+federation: $(PLAY)
+	@$(BIN)/python examples/federation/play.py $(or $(OUT),runs/federation-$(shell date +%Y%m%d-%H%M%S)) $(NETWORK)
 
 lint: $(DEV)
 	$(BIN)/python -m ruff check

@@ -1,50 +1,31 @@
 """A site as a Flower ClientApp: the guard decides, the trainer works, the guard releases."""
 
-import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from wardround import _flower
+from wardround.client.guard.answering import answer_order
 from wardround.client.guard.guard import Guard
 from wardround.client.trainer.trainer import Trainer
 from wardround.errors import RemoteError, WardroundError
-from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, digest
-from wardround.tally import Tally
-from wardround.vector import F32
 
-__all__ = ["client_app", "model_vector"]
-
-
-def model_vector(message: Message, order: Order) -> F32:
-    """The model in `message`, a read-only view of shape (d,).
-
-    Raises RemoteError when it is not the one that the order names.
-    """
-    data = _flower.read_model(message)
-    if len(data) % 4 or digest(data) != order.model_digest:
-        raise RemoteError("model: expected the bytes whose SHA-256 is in the order")
-    return np.frombuffer(data, dtype="<f4")
+__all__ = ["client_app"]
 
 
 def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
     """A ClientApp that answers hello, statistics, train, evaluate and messages of secure aggregation for one site."""
     app = ClientApp()
 
-    def work(message: Message, order: Order, job: FitJob | EvalJob) -> LocalResult | Tally:
-        model = None if order.kind is OrderKind.STATISTICS else model_vector(message, order)
-        try:
-            if model is None:
-                return trainer.statistics()
-            return trainer.fit(job, model) if isinstance(job, FitJob) else trainer.evaluate(job, model)
-        except WardroundError as error:
-            raise guard.failure(error) from error
-
     def answer(message: Message) -> Message:
         try:
-            order, spec = Order.decode(_flower.read_order(message)), _flower.read_spec(message)
-            sent = guard.begin(order, _flower.read_protocol(message), spec)
-            if sent is None:
-                sent = guard.release(order, work(message, order, guard.admit(order)), spec)
+            sent = answer_order(
+                guard,
+                trainer,
+                _flower.read_order(message),
+                _flower.read_protocol(message),
+                _flower.read_spec(message),
+                _model(message),
+            )
             return _flower.reply(message, sent)
         except WardroundError as error:
             return _flower.error_reply(message, error)
@@ -73,3 +54,10 @@ def client_app(trainer: Trainer, guard: Guard) -> ClientApp:
         return answer(message)
 
     return app
+
+
+def _model(message: Message) -> bytes | None:
+    try:
+        return _flower.read_model(message)
+    except RemoteError:
+        return None  # an order that needs one is refused by who reads it

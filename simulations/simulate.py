@@ -1,7 +1,6 @@
 """A whole federation on this machine: data dealt out, rounds run, the result judged and written down."""
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -12,15 +11,15 @@ from numpy.typing import NDArray
 
 from wardround.client.app import client_app
 from wardround.client.guard.guard import Budget, Guard, SiteGuard
-from wardround.decoding import decode, encode
 from wardround.errors import LocalError
-from wardround.orders import SiteId, Split, Statistics
+from wardround.orders import SiteId, Split
 from wardround.plan import Plan, PlanError
 from wardround.plan_privacy import Disclosure, PrivateStatistics
 from wardround.plan_robust import AUTO
 from wardround.plan_source import find_plan
 from wardround.server.report.page import render
 from wardround.server.report.run import ReportedRun
+from wardround.server.runs.agreed_statistics import agreed
 from wardround.server.runs.caveat import caveat
 from wardround.server.runs.checkpoint import SiteArrays
 from wardround.server.runs.model_card import model_card, software_versions
@@ -56,7 +55,6 @@ from wardround.task import Task
 
 __all__ = ["local_grid", "settled_engine", "simulate"]
 
-_STATISTICS = "statistics.json"
 _PROTECTION = "protection"
 _DRAWN_AFRESH = "rounding and masks are drawn afresh, so a run that is continued or repeated has other bits"
 
@@ -311,20 +309,13 @@ class _Run:
         self._participants.restore(states)
         state = checkpoint.state
         self._resumed = (state.round + 1,)
-        for site in () if self._directory is None else self._directory.audit.out_of_quarantine(state.round):
-            state = replace(state, reputation=state.reputation.release(site))
-        return state
+        return state if self._directory is None else self._directory.audit.applied(state)
 
     def _agreed(self, strategy: FederatedStrategy, state: RunState) -> RunState:
         """The state with statistics that were paid for: they are released once, whatever happens to the first round."""
-        if self._directory is None or self._plan.privacy.statistics is PrivateStatistics.OFF or state.statistics:
+        if self._directory is None or self._plan.privacy.statistics is PrivateStatistics.OFF:
             return state
-        path = self._directory.path / _STATISTICS
-        if path.exists():
-            return replace(state, statistics=decode(Statistics, json.loads(path.read_text(encoding="utf-8"))))
-        state = strategy.agree_on_statistics(self._grid, state)
-        self._directory.write_text(_STATISTICS, json.dumps(encode(state.statistics)))
-        return state
+        return agreed(self._directory, strategy, self._grid, state)
 
     def _kept(self) -> SiteArrays:
         """What sites, attackers and the server's own training keep between rounds."""

@@ -10,35 +10,27 @@ from wardround.errors import LocalError
 from wardround.orders import OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.plan_simulation import Cryptography
+from wardround.server.runs.counted_specs import counted_specs
 from wardround.server.runs.run_directory import GROUPS_FILE, RunDirectory
 from wardround.simulations.accounted_sums import AccountedSums, in_clear
 from wardround.simulations.identities import make_identities
 from wardround.simulations.participants import Participants
 from wardround.simulations.shared_masking import SharedMasking
-from wardround.standardization import statistics_spec
 from wardround.strategies.plain import Plain
-from wardround.strategies.privacy.statistics_noise import statistics_noise_std
 from wardround.strategies.protection import Protection
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.strategies.secagg.masking import Masking
 from wardround.strategies.secagg.messages import Group, GroupTable, decode
 from wardround.strategies.secagg.parameters import MAX_COMMITTEE
 from wardround.strategies.secagg.server_epoch import Federation
-from wardround.tally import MeansSpec, TallySpec
+from wardround.tally import TallySpec
 
 __all__ = ["SimulatedProtection", "counted", "simulated_protection"]
 
 
 def counted(plan: Plan, participants: Participants) -> dict[OrderKind, TallySpec]:
-    """What sites count in answer to each kind of order. Of a Flower app's metrics, those of its evaluations."""
-    task = participants.task
-    loss = ("loss",) if task is not None and not plan.privacy.on else ()
-    noisy = statistics_noise_std(plan.data, plan.privacy) > 0
-    return {
-        OrderKind.FIT: MeansSpec(names=loss),
-        OrderKind.EVALUATE: MeansSpec(names=plan.protection.metrics) if task is None else task.tally_spec,
-        OrderKind.STATISTICS: statistics_spec(plan.data, noisy=noisy),
-    }
+    """What sites count in answer to each kind of order."""
+    return counted_specs(plan, None if participants.task is None else participants.task.tally_spec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

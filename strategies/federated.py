@@ -49,7 +49,11 @@ _MAX_SITES_IN_DETAIL = 200
 
 
 class FederatedStrategy(Strategy):
-    """Runs a plan over any Flower Grid. Whole rounds are run by `start` (or `advance`, one by one)."""
+    """Runs a plan over any Flower Grid. Whole rounds are run by `start` (or `advance`, one by one).
+
+    `attempts` says, from 0 and durably, which try at a round begins, where sites must not answer an order twice: under
+    secure aggregation a round that was broken off cannot go on. A plan that hides its clients counts for itself.
+    """
 
     def __init__(
         self,
@@ -65,8 +69,10 @@ class FederatedStrategy(Strategy):
         root: RootUpdate | None = None,
         central: CentralPrivacy | None = None,
         meter: PrivacyMeter | None = None,
+        attempts: Callable[[int], int] | None = None,
     ) -> None:
         self._plan, self._run_id, self._root = plan, run_id, root
+        self._attempts = attempts
         if plan.privacy.per_client and central is None:
             raise LocalError("privacy.unit: expected the account of a plan that hides its clients, got none")
         self._central, self._meter = central, meter
@@ -135,7 +141,9 @@ class FederatedStrategy(Strategy):
             self._central.check(state.round)
             if obstacle := self._central.obstacle():
                 return self._ended(state, obstacle)
-        index = number - 1 if self._central is None else self._central.begin()
+        index = self._begin(number)
+        if self._plan.privacy.per_example and index >= self._plan.rounds:
+            return self._ended(state, f"round {number} was broken off, and the claim has no room for another try")
         cohort = self._cohort(grid, state, index)
         model = state.model.astype("<f4", copy=False).tobytes()
         order = self._order(OrderKind.FIT, number, state, model, attempt=index - (number - 1))
@@ -194,6 +202,12 @@ class FederatedStrategy(Strategy):
         if after.void_rounds >= _MAX_VOID_ROUNDS and not after.stopped:
             raise LocalError(f"{after.void_rounds} rounds in a row were void; last: {_why_void(record)}")
         return after
+
+    def _begin(self, number: int) -> int:
+        """The index, from 0, of a try at round `number` among all that may have been begun."""
+        if self._central is not None:
+            return self._central.begin()
+        return number - 1 + (0 if self._attempts is None else self._attempts(number))
 
     @property
     def _noises(self) -> bool:

@@ -100,9 +100,13 @@ def test_an_import_that_points_the_right_way_is_not_reported(role: str, source: 
     assert not wrong_way(role, source)
 
 
-def test_the_agent_side_names_neither_flower_nor_torch() -> None:
+OF_THE_AGENT = ("client/guard", "client/agent", "client/link", "client/enrolment", "wardround/link")
+
+
+@pytest.mark.parametrize("folder", OF_THE_AGENT)
+def test_the_agent_side_names_neither_flower_nor_torch(folder: str) -> None:
     """Not even lazily: the agent process is the one that holds the keys."""
-    found = modules("client/guard")
+    found = modules(folder)
     assert found
     heavy = {
         str(path.relative_to(ROOT)): names
@@ -124,7 +128,8 @@ def test_loading_the_agent_side_loads_neither_flower_nor_torch() -> None:
     """Nor through anything that it imports."""
     names = [
         ".".join(("wardround", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
-        for path in modules("client/guard")
+        for folder in OF_THE_AGENT
+        for path in modules(folder)
     ]
     loaded = loaded_by("\n".join(f"import {name}" for name in names))
     assert "wardround.client.guard" in loaded

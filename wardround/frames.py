@@ -73,10 +73,10 @@ def encode_frame(frame: Frame) -> bytes:
     return b"".join((header, vector, counts, site, spec))
 
 
-def decode_frame(data: bytes) -> Frame:
+def decode_frame(data: bytes | memoryview) -> Frame:
     """The frame in `data`; its arrays are read-only views. Raises RemoteError for anything malformed."""
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
-        raise RemoteError(f"frame: expected {_MAGIC!r} and a header of {_HEADER.size} bytes, got {data[:4]!r}")
+        raise RemoteError(f"frame: expected {_MAGIC!r} and a header of {_HEADER.size} bytes, got {bytes(data[:4])!r}")
     _, round_, attempt, site_len, weight, vector_len, tally_len, spec_len = _HEADER.unpack_from(data)
     expected = _HEADER.size + 4 * vector_len + 8 * tally_len + site_len + spec_len
     if expected != len(data):
@@ -90,8 +90,8 @@ def decode_frame(data: bytes) -> Frame:
     counts = np.frombuffer(data, dtype="<i8", count=tally_len, offset=at)
     at += 8 * tally_len
     try:
-        site = SiteId(data[at : at + site_len].decode())
-        tally = Tally(decode_spec(data[at + site_len :]), counts)
+        site = SiteId(bytes(data[at : at + site_len]).decode())
+        tally = Tally(decode_spec(bytes(data[at + site_len :])), counts)
     except ValueError as error:
         raise RemoteError(f"frame: expected a UTF-8 site and counts that fit their spec ({error})") from None
     return Frame(round=round_, attempt=attempt, site=site, weight=weight, vector=vector, tally=tally)

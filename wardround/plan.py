@@ -176,10 +176,16 @@ def _decode_plan(table: Mapping[str, Any]) -> Plan:
 PLAN_KEYS = tuple(name for name in fields_of(Plan) if name not in ("code_files", "folder"))
 
 
-def parse_plan(text: str | Mapping[str, Any], *, folder: Path | None = None) -> Plan:
+def parse_plan(
+    text: str | Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    code_files: tuple[tuple[str, str], ...] | None = None,
+) -> Plan:
     """The plan in TOML `text` (or an already parsed table); `folder` is where its relative paths start.
 
-    Raises `PlanError` for anything that is not understood.
+    `code_files` is the code bundle, as `Plan.code_files`, where it is not in `folder`. Raises `PlanError` for anything
+    that is not understood.
     """
     if isinstance(text, str):
         try:
@@ -190,7 +196,8 @@ def parse_plan(text: str | Mapping[str, Any], *, folder: Path | None = None) -> 
         table = text
     folder = folder or Path()
     plan = _decode_plan(table)
-    plan = replace(plan, folder=folder, code_files=_code_files(plan.task.code, folder))
+    files = _code_files(plan.task.code, folder) if code_files is None else code_files
+    plan = replace(plan, folder=folder, code_files=files)
     for check in names(CHECKS):
         load(CHECKS, check)(plan)
     return plan

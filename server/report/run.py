@@ -21,6 +21,8 @@ class ReportedRun:
     `lines` are those of metrics.jsonl (see `record_line`), `differences` is `Heterogeneity.to_json()`, `stopped` says
     why the run ended before its last planned round, `resumed` the rounds before which it was continued. `info` is
     absent when nothing was written to disk. `attackers` are the sites that attacked, which only a simulation knows.
+    `deployed`: the hospitals were real. `tested` is what they counted on their test rows, `{"n", "metrics"}`, where
+    there is no comparison.
     """
 
     plan: Plan
@@ -33,6 +35,8 @@ class ReportedRun:
     resumed: Sequence[int] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     attackers: Sequence[str] = ()
+    deployed: bool = False
+    tested: Json | None = None
 
     @property
     def sites(self) -> list[str]:

@@ -20,6 +20,11 @@ from wardround.server.runs.comparison import Comparison, Estimate, Model
 
 __all__ = ["summary"]
 
+_TESTED = (
+    "Each hospital counted on its own test rows, on which nothing was trained, and the counts were added up. No rows "
+    "were in one place, so there is no comparison with each hospital alone or with pooled data."
+)
+
 
 def summary(run: ReportedRun) -> str:
     """HTML: the headline, a line on how it was judged, and the cards."""
@@ -85,11 +90,13 @@ def _judged(found: Comparison) -> str:
 def _without_scores(run: ReportedRun) -> tuple[str, str]:
     hospitals = count(run.num_sites, "hospital", spelled=True)
     trained = f"{hospitals} trained together for {count(len(run.lines), 'round')}"
+    if run.tested is not None and run.tested["metrics"]:
+        reached, rows = _reached(run.tested), count(run.tested["n"], "test row")
+        return f"{text(trained)}; on {text(rows)} of theirs, the model reaches {text(reached)}.", _TESTED
     validation = last_validation(run)
     if validation is None:
         return f"{text(trained)}.", "This run has neither test rows nor an evaluation, so nothing is said of quality."
-    names = [name for name in METRICS if name in validation["metrics"]] or sorted(validation["metrics"])
-    reached = ", ".join(f"{metric(name)} {number(name, validation['metrics'][name])}" for name in names[:3])
+    reached = _reached(validation)
     reason = (
         "A Flower app keeps its data to itself: there is no comparison with each hospital alone or with pooled data."
         if run.plan.task.flower_app is not None
@@ -97,6 +104,12 @@ def _without_scores(run: ReportedRun) -> tuple[str, str]:
     )
     rows = count(validation["n"], "row")
     return f"{text(trained)}; the last evaluation, on {text(rows)}, found {text(reached)}.", reason
+
+
+def _reached(counted: Json) -> str:
+    found = counted["metrics"]
+    names = [name for name in METRICS if name in found] or sorted(found)
+    return ", ".join(f"{metric(name)} {number(name, found[name])}" for name in names[:3])
 
 
 def _scores(run: ReportedRun) -> Iterator[tuple[str, str, str, str]]:
@@ -126,7 +139,8 @@ def _effort(run: ReportedRun) -> Iterator[tuple[str, str, str, str]]:
     rows = "" if run.differences is None else count(sum(site["n"] for site in run.differences["sites"]), "row")
     yield "", "Hospitals", f"{run.num_sites:,}".replace(",", "\u2009"), rows
     seconds, cpu = (sum(line[key] or 0 for line in run.lines) for key in ("seconds", "cpu_seconds"))
-    yield "", "Training time", duration(seconds), f"{duration(cpu)} of CPU, on one machine"
+    where = "at the server" if run.deployed else "on one machine"
+    yield "", "Training time", duration(seconds), f"{duration(cpu)} of CPU, {where}"
 
 
 def scores_table_rows(found: Comparison, unit: str) -> Iterator[list[str]]:

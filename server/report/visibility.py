@@ -16,7 +16,7 @@ __all__ = ["visibility"]
 
 
 def visibility(run: ReportedRun) -> Section:
-    """Plain words, from the plan's sections and from what a simulation is."""
+    """Plain words, from the plan's sections and from whether it was simulated."""
     body = "<h3>What the server of such a run can see</h3>" + _items(_seen(run))
     body += "<h3>What this run does not claim</h3>" + _items(_not_claimed(run))
     return Section(anchor="limits", title="What the server could see, and what is not claimed", body=body)
@@ -118,10 +118,16 @@ def _not_claimed(run: ReportedRun) -> Iterator[str]:
             "whom, and what it does not cover."
         )
     yield from _robust(plan)
-    yield (
-        "A network: this was a simulation. One process on one machine held all rows and played every hospital and the "
-        "server; nothing was sent, so nothing is shown about transport, identity or access."
-    )
+    if run.deployed:
+        yield (
+            "That hospitals' rows are what they say: each checks its own, and the server sees none. A hospital that "
+            "trains on something else is found only where a rule finds its updates."
+        )
+    else:
+        yield (
+            "A network: this was a simulation. One process on one machine held all rows and played every hospital and "
+            "the server; nothing was sent, so nothing is shown about transport, identity or access."
+        )
     if run.comparison is not None:
         yield (
             "That a federation could draw this report: the comparison with pooled data, and the per-hospital curves, "

@@ -8,6 +8,7 @@ run is opened, and written again when the round is done again.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from wardround.durable_file import extend_file
 from wardround.errors import LocalError
 from wardround.orders import SiteId
+from wardround.strategies.records import RunState
 from wardround.strategies.reputation import Reputation
 
 __all__ = ["AUDIT_FILE", "AuditLog"]
@@ -41,6 +43,12 @@ class AuditLog:
             for event in self.events()
             if event["event"] == "release" and event["round"] == round_number
         ]
+
+    def applied(self, state: RunState) -> RunState:
+        """`state`, in which the sites that a person has released since its round are in quarantine no longer."""
+        for site in self.out_of_quarantine(state.round):
+            state = replace(state, reputation=state.reputation.release(site))
+        return state
 
     def quarantined(self, reputation: Reputation, round_number: int) -> None:
         """Note the sites whose quarantine began in `round_number`, each once however often the round is tried."""

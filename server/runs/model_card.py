@@ -55,19 +55,22 @@ def model_card(
     sites: Heterogeneity | None = None,
     untested: Sequence[str] = (),
     versions: Mapping[str, str],
+    deployed: bool = False,
+    tested: Mapping[str, Any] | None = None,
 ) -> str:
     """The card of the model as it was after `released_round`, Markdown.
 
     `lines` are the run's metrics.jsonl, `stopped` says why it ended early (empty: it did not). Without a
-    `comparison` the figures are those of the validation.
+    `comparison` the figures are those that real sites counted on their test rows (`tested`: `{"n", "metrics"}`), or
+    else of the validation. `deployed`: the sites were real.
     """
     sections = {
         "Model": _model(plan, released_round),
-        "Results": _results(plan, lines, released_round, comparison),
-        "Data": _data(plan, sites),
+        "Results": _results(plan, lines, released_round, comparison, tested),
+        "Data": _data(plan, sites, deployed=deployed),
         "Training": _training(plan, lines, stopped),
         "Intended use": _INTENDED_USE,
-        "Limits": _limits(plan, comparison, untested),
+        "Limits": _limits(plan, comparison, untested, deployed=deployed, tested=tested is not None),
         "Privacy and security": _claims(plan, lines),
         "Provenance": _provenance(info, versions),
     }
@@ -100,7 +103,11 @@ def _model(plan: Plan, released_round: int) -> Iterator[str]:
 
 
 def _results(
-    plan: Plan, lines: Sequence[Mapping[str, Any]], released_round: int, comparison: Comparison | None
+    plan: Plan,
+    lines: Sequence[Mapping[str, Any]],
+    released_round: int,
+    comparison: Comparison | None,
+    tested: Mapping[str, Any] | None,
 ) -> Iterator[str]:
     if comparison is not None:
         shown = {label: comparison.overall[model] for model, label in _MODELS.items() if model in comparison.overall}
@@ -115,6 +122,11 @@ def _results(
             ),
         )
         return
+    if tested is not None:
+        yield f"On the {tested['n']} test rows of all sites, which no training used; every site counted its own:"
+        yield ""
+        yield from _values_of(tested["metrics"])
+        return
     judged = [line for line in lines if line["validation"] and line["round"] <= released_round]
     if not judged:
         yield "This run was not evaluated: nothing is known about how good the model is."
@@ -123,14 +135,21 @@ def _results(
     choice = ", which also steered the training" if _steered(plan) else ""
     yield f"On the {last['validation']['n']} validation rows of the sites{choice}, after round {last['round']}:"
     yield ""
-    metrics = last["validation"]["metrics"].items()
-    yield from _table(("metric", "value"), ((name, f"{value:.4g}") for name, value in metrics if value is not None))
+    yield from _values_of(last["validation"]["metrics"])
 
 
-def _data(plan: Plan, sites: Heterogeneity | None) -> Iterator[str]:
+def _values_of(metrics: Mapping[str, float | None]) -> Iterator[str]:
+    found = ((name, f"{value:.4g}") for name, value in metrics.items() if value is not None)
+    yield from _table(("metric", "value"), found)
+
+
+def _data(plan: Plan, sites: Heterogeneity | None, *, deployed: bool) -> Iterator[str]:
     data, simulation = plan.data, plan.simulation
-    yield f"- Source: {_plain(data.source)}"
-    yield f"- Sites: {simulation.sites}, simulated on one machine (partition {_plain(simulation.partition.kind)})"
+    if deployed:
+        yield f"- Sites: {simulation.sites}, each with a data set of its own that did not leave it"
+    else:
+        yield f"- Source: {_plain(data.source)}"
+        yield f"- Sites: {simulation.sites}, simulated on one machine (partition {_plain(simulation.partition.kind)})"
     if sites is not None:
         counts = {split: sum(getattr(site, split.value) for site in sites.sites) for split in Split}
         sizes = [site.n for site in sites.sites]
@@ -190,14 +209,19 @@ def _training(plan: Plan, lines: Sequence[Mapping[str, Any]], stopped: str) -> I
     yield f"- Seed: {plan.seed}"
 
 
-def _limits(plan: Plan, comparison: Comparison | None, untested: Sequence[str]) -> Iterator[str]:
-    yield "- All sites were simulated on one machine; real hospitals differ in more ways."
+def _limits(
+    plan: Plan, comparison: Comparison | None, untested: Sequence[str], *, deployed: bool, tested: bool
+) -> Iterator[str]:
+    if not deployed:
+        yield "- All sites were simulated on one machine; real hospitals differ in more ways."
     yield "- The figures hold for rows like those it was judged on; nothing is known about others, or about subgroups."
     for site in untested:
         yield f"- Not tested by {_plain(site)}"
     if comparison is not None and not comparison.resamples:
         yield "- The figures have no intervals."
-    if comparison is None and _steered(plan):
+    if tested:
+        yield "- The figures are counts that sites made and that nobody else can check; they have no intervals."
+    elif comparison is None and _steered(plan):
         yield "- Figures on rows that steered the training are too good."
     if plan.data.columns:
         yield "- Inputs must have the units above; values that are not valid are refused, never corrected."

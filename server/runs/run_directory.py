@@ -9,6 +9,11 @@
     model.safetensors, model-card.md, results.json, report.html
     .wardround-lock                   held by the process that writes
 
+With a vault, as at a server, checkpoints and the model are sealed for their path in the server's state folder, and
+plan.toml is the plan as it was given; its code, which a server never runs, is not here. What stays readable are figures
+about rounds: norms and verdicts of contributions, counts of evaluations, who took part. The folder is for its owner
+alone.
+
 The stored plan is the given one, except that its code bundle is `code` and a relative data path is
 rewritten to be relative to the run directory (as plan.toml's relative paths always are). So a run uses
 the plan in `RunDirectory.plan`; run.json has both digests.
@@ -46,7 +51,16 @@ from wardround.server.runs.audit_log import AUDIT_FILE, AuditLog
 from wardround.server.runs.checkpoint import Checkpoint, SiteArrays, decode_checkpoint, encode_checkpoint
 from wardround.server.runs.model_file import ModelFile, encode_model
 from wardround.server.runs.record_line import decode_lines, encode_line
-from wardround.server.runs.run_info import INFO_FILE, PLAN_FILE, RunInfo, encode_info, read_info, read_stored_plan
+from wardround.server.runs.run_info import (
+    INFO_FILE,
+    PLAN_FILE,
+    RunInfo,
+    check_stored_plan,
+    encode_info,
+    read_info,
+    read_stored_plan,
+)
+from wardround.server.state.vault import Vault
 from wardround.strategies.records import RoundRecord, RunState
 from wardround.vector import F32, Layout
 
@@ -54,6 +68,7 @@ __all__ = [
     "GROUPS_FILE",
     "METRICS_FILE",
     "MODEL_FILE",
+    "BusyError",
     "RunDirectory",
     "check_free",
     "first_suspicions",
@@ -96,6 +111,10 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
         raise LocalError(f"{folder / METRICS_FILE}: cannot be read ({error.strerror})") from None
 
 
+class BusyError(LocalError):
+    """Another process holds the run directory."""
+
+
 class RunDirectory:
     """An open run directory, locked until `close`. An `Observer`: it keeps what each round made.
 
@@ -103,8 +122,17 @@ class RunDirectory:
     how many are durable. `site_arrays`, when set, is asked after every round for what stays at the sites.
     """
 
-    def __init__(self, path: Path, plan: Plan, info: RunInfo, lock: int, *, keep_every: int | None = None) -> None:
-        self.path, self.plan, self.info = path, plan, info
+    def __init__(
+        self,
+        path: Path,
+        plan: Plan,
+        info: RunInfo,
+        lock: int,
+        *,
+        keep_every: int | None = None,
+        vault: Vault | None = None,
+    ) -> None:
+        self.path, self.plan, self.info, self._vault = path, plan, info, vault
         self.rounds, self._length = 0, 0
         self.suspicions: dict[str, int] = {}
         """Site → the first round in which it was suspicious; the checkpoint before is kept for `run replay`."""
@@ -123,17 +151,19 @@ class RunDirectory:
         created: datetime | None = None,
         keep_every: int | None = None,
         origin: Mapping[str, Any] | None = None,
+        vault: Vault | None = None,
     ) -> "RunDirectory":
         """Start a run in `path`, a new or empty folder; its parents are made.
 
-        `run_id` and `created` are drawn and read from the clock when absent. Raises LocalError when the
-        folder has content or cannot be written; what was there stays, and nothing of ours is left.
+        `run_id` and `created` are drawn and read from the clock when absent. With a `vault` the folder is called by
+        the run's id. Raises LocalError when the folder has content or cannot be written; what was there stays, and
+        nothing of ours is left.
         """
         path = Path(path)
         fresh = not path.exists()
         check_free(path)
         with _writing(path, "nothing was kept"):
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True, mode=0o777 if vault is None else 0o700)
         lock = _lock(path)
         try:
             check_free(path)  # another process may have been first
@@ -142,7 +172,7 @@ class RunDirectory:
             raise
         try:
             with _writing(path, "nothing was kept"):
-                stored = _store_plan(path, plan)
+                stored = _store_plan(path, plan) if vault is None else plan
                 info = RunInfo(
                     run_id=run_id or secrets.token_hex(16),
                     plan_digest=stored.digest,
@@ -153,25 +183,37 @@ class RunDirectory:
                     origin=None if origin is None else dict(origin),
                 )
                 (path / _CHECKPOINTS).mkdir(exist_ok=True)
-                read_stored_plan(path, info)
+                if vault is None:
+                    read_stored_plan(path, info)
+                else:
+                    replace_file(path / PLAN_FILE, plan.to_toml().encode())
                 replace_file(path / INFO_FILE, encode_info(info))
         except BaseException:
             _discard(path, whole=fresh)
             os.close(lock)
             raise
-        return cls(path, stored, info, lock, keep_every=keep_every)
+        return cls(path, stored, info, lock, keep_every=keep_every, vault=vault)
 
     @classmethod
-    def open(cls, path: str | Path, *, keep_every: int | None = None) -> "RunDirectory":
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        keep_every: int | None = None,
+        vault: Vault | None = None,
+        plan: Plan | None = None,
+    ) -> "RunDirectory":
         """Continue the run in `path`: lock it, check its plan, repair what a kill left behind.
 
-        Raises LocalError when there is no run, another process holds it, or a file was changed from outside.
+        `plan` is the run's where its code is not in the folder. Raises LocalError when there is no run, another
+        process holds it, or a file was changed from outside.
         """
         path = Path(path)
         info = read_info(path)
         lock = _lock(path)
         try:
-            run = cls(path, read_stored_plan(path, info), info, lock, keep_every=keep_every)
+            stored = read_stored_plan(path, info) if plan is None else check_stored_plan(path, info, plan)
+            run = cls(path, stored, info, lock, keep_every=keep_every, vault=vault)
             with _writing(path, "what it holds was kept"):
                 run._repair()
         except BaseException:
@@ -204,6 +246,8 @@ class RunDirectory:
             data = path.read_bytes()
         except OSError as error:
             raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
+        if self._vault is not None:
+            data = self._vault.open(self._label(f"{_CHECKPOINTS}/{path.name}"), data)
         checkpoint = decode_checkpoint(data, str(path))
         if (checkpoint.run_id, checkpoint.plan_digest) != (self.info.run_id, self.info.plan_digest):
             raise LocalError(f"{path}: expected a checkpoint of run {self.info.run_id}, got one of another run")
@@ -225,7 +269,7 @@ class RunDirectory:
         with self._writing():
             self.audit.quarantined(record.reputation, record.round)
             length = extend_file(self.path / METRICS_FILE, self._length, encode_line(record))
-            replace_file(self._checkpoint_path(state.round), encode_checkpoint(checkpoint))
+            self._store(f"{_CHECKPOINTS}/{_checkpoint_name(state.round)}", encode_checkpoint(checkpoint))
             self._length = length
             self.rounds = state.round
             suspicious = (site for line in record.report.lines if line.suspicious for site in line.members)
@@ -244,7 +288,7 @@ class RunDirectory:
         text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
         with self._writing():
             self._length = extend_file(self.path / METRICS_FILE, 0, text.encode())
-            replace_file(self._checkpoint_path(len(lines)), encode_checkpoint(own))
+            self._store(f"{_CHECKPOINTS}/{_checkpoint_name(len(lines))}", encode_checkpoint(own))
         self.rounds, self.suspicions = len(lines), first_suspicions(lines)
 
     def kept(self) -> list[int]:
@@ -268,7 +312,10 @@ class RunDirectory:
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file of the run directory; whole or not at all. Raises LocalError when it cannot be written."""
+        """Write a file of the run directory; whole or not at all. Raises LocalError when it cannot be written.
+
+        With a vault the model is sealed, and nothing else.
+        """
         if (
             not name
             or name != Path(name).name
@@ -276,10 +323,23 @@ class RunDirectory:
         ):
             raise ValueError(f"expected the plain name of a file that is not the run's own, got {name!r}")
         with self._writing():
+            if name == MODEL_FILE:
+                self._store(name, data)
+            else:
+                replace_file(self.path / name, data)
+
+    def _store(self, name: str, data: bytes) -> None:
+        """Write what holds a model."""
+        if self._vault is None:
             replace_file(self.path / name, data)
+        else:
+            self._vault.seal_file(self._label(name), data, self.path / name)
+
+    def _label(self, name: str) -> str:
+        return f"runs/{self.info.run_id}/{name}"
 
     def _checkpoint_path(self, round_number: int) -> Path:
-        return self.path / _CHECKPOINTS / f"round-{round_number:06d}.safetensors"
+        return self.path / _CHECKPOINTS / _checkpoint_name(round_number)
 
     def _checkpoint_rounds(self) -> list[int]:
         matches = (_CHECKPOINT_NAME.fullmatch(name) for name in os.listdir(self.path / _CHECKPOINTS))
@@ -334,6 +394,10 @@ def check_free(path: Path) -> None:
         raise LocalError(f"{path}: exists; use --resume to continue it, or another --out")
 
 
+def _checkpoint_name(round_number: int) -> str:
+    return f"round-{round_number:06d}.safetensors"
+
+
 def _lock(path: Path) -> int:
     with _writing(path, "nothing was changed"):
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -342,7 +406,7 @@ def _lock(path: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise LocalError(f"{path}: another process is writing this run; wait for it or stop it") from None
+            raise BusyError(f"{path}: another process is writing this run; wait for it or stop it") from None
         raise LocalError(f"{path}: cannot be locked ({error.strerror}); use a file system with locks") from None
     return descriptor
 

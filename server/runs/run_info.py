@@ -9,7 +9,7 @@ from typing import Any
 from wardround.errors import LocalError
 from wardround.plan import Plan, load_plan
 
-__all__ = ["RunInfo", "encode_info", "read_info", "read_stored_plan"]
+__all__ = ["RunInfo", "check_stored_plan", "encode_info", "read_info", "read_stored_plan"]
 
 INFO_FILE = "run.json"
 PLAN_FILE = "plan.toml"
@@ -66,7 +66,11 @@ def read_info(folder: Path) -> RunInfo:
 
 def read_stored_plan(folder: Path, info: RunInfo) -> Plan:
     """The plan stored in `folder`. Raises LocalError when it or its code is not what the run was started with."""
-    plan = load_plan(folder / PLAN_FILE)
+    return check_stored_plan(folder, info, load_plan(folder / PLAN_FILE))
+
+
+def check_stored_plan(folder: Path, info: RunInfo, plan: Plan) -> Plan:
+    """`plan`. Raises LocalError unless it is what the run in `folder` was started with."""
     if plan.digest != info.plan_digest:
         raise LocalError(
             f"{folder}: expected the plan and code with digest {info.plan_digest[:12]} that the run was started with, "

@@ -1,14 +1,17 @@
 """The server's side of secure aggregation over any Flower Grid: epochs, rounds, and sums of groups as contributions."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from flwr.serverapp import Grid
 
 from wardround.clock import utc_now
 from wardround.contribution import Contribution
+from wardround.errors import LocalError
+from wardround.identity import Revocations
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.signing_key import SigningKey
@@ -54,7 +57,8 @@ class Masking:
     needed: at first, when the cohort changes, after 100 rounds or half a day, and before each training where a plan
     draws groups for each round. Committees of more than 255 sites run their rounds one after another, so that the
     messages of one are in memory at a time. Where no epoch becomes ready there is no sum, and the record says why: a
-    site that is away for a while ends no run.
+    site that is away for a while ends no run. Who was proven a bad dealer, and who held epochs up, is kept in the
+    federation's store, under `secagg-server/<run>/conduct`: a server that was started again does not forget it.
     """
 
     def __init__(
@@ -71,9 +75,8 @@ class Masking:
         self._nodes: dict[SiteId, int] = {}
         self._epoch: _Epoch | None = None
         self._absences: tuple[Absence, ...] = ()
-        self._bad_dealers: set[SiteId] = set()
+        self._bad_dealers, self._held_up = self._conduct()
         self._unheard: list[Outgoing] = []
-        self._held_up: Counter[SiteId] = Counter()
         self._last_epoch = 0
         self._record: ProtectionRecord | None = None
 
@@ -114,8 +117,11 @@ class Masking:
             bad_dealers=self._bad_dealers,
             now=self._now,
         )
+        known = len(self._bad_dealers)
         for committee in epoch.cohort.committees:
             yield from work.contributions(exchange, committee)
+        if len(self._bad_dealers) > known:
+            self._keep_conduct()
         self._absences = tuple(exchange.absences.values())
         self._record = exchange.evidence.record(epoch=epoch.cohort.epoch, round=number)
 
@@ -156,6 +162,7 @@ class Masking:
                 held_up = {SiteId(str(one.receiver)) for one in shown} - signed
                 self._held_up.update(held_up)
                 silent |= held_up
+                self._keep_conduct()
                 continue
             self._unheard = machine.outgoing()
             self._make_heard(exchange)
@@ -177,6 +184,30 @@ class Masking:
             return machine.receive(site, message, self._now())
 
         return exchange.send(Stage.EPOCH, outgoing, "epoch", take)
+
+    def renew(self, revocations: Revocations) -> None:
+        """Hold members of the next epochs to this list."""
+        self._federation = replace(self._federation, revocations=revocations)
+
+    @property
+    def _conduct_key(self) -> str:
+        return f"secagg-server/{self._federation.run}/conduct"
+
+    def _conduct(self) -> tuple[set[SiteId], Counter[SiteId]]:
+        """Bad dealers, and how often each site held an epoch up, as the store knows them."""
+        stored = self._federation.store.get(self._conduct_key)
+        if stored is None:
+            return set(), Counter()
+        try:
+            kept = json.loads(stored)
+            held_up = {SiteId(site): int(times) for site, times in kept["held_up"].items()}
+            return {SiteId(site) for site in kept["bad_dealers"]}, Counter(held_up)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LocalError(f"{self._conduct_key}: expected what this server kept ({error}); restore it") from None
+
+    def _keep_conduct(self) -> None:
+        kept = {"bad_dealers": sorted(self._bad_dealers), "held_up": dict(sorted(self._held_up.items()))}
+        self._federation.store.put(self._conduct_key, json.dumps(kept).encode())
 
     def next_epoch(self) -> int:
         """A number above all before, durably."""

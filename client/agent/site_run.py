@@ -1,0 +1,239 @@
+"""One run at a site: what the server asks in it is checked, done, kept and signed here."""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from wardround.client.agent.admission import Admission, OnceGuard
+from wardround.client.agent.data_registry import DataRegistry, DataSet
+from wardround.client.agent.kept_state import KeepingTrainer
+from wardround.client.agent.member_pins import MemberPins
+from wardround.client.agent.outbox import Outbox
+from wardround.client.agent.plan_store import Decision, Outcome, PlanStore, RunState, Verdict
+from wardround.client.agent.revocation_list import RevocationList
+from wardround.client.agent.run_budget import close_account, run_budget, units_of
+from wardround.client.agent.signed_call import error_reply, signed_reply
+from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_job import JobMaker, SiteJob
+from wardround.client.guard.answering import answer_order
+from wardround.client.guard.guard import SiteGuard
+from wardround.client.guard.member import Member
+from wardround.clock import utc_now
+from wardround.errors import BudgetError, LocalError, RemoteError, WardroundError
+from wardround.file_store import FileStore
+from wardround.link.messages import Call, Reply
+from wardround.orders import Order, OrderKind, SiteId
+from wardround.plan import Plan
+from wardround.strategies.secagg.membership import Membership
+from wardround.strategies.secagg.plan_terms import parameters_of
+from wardround.strategies.secagg.sealed_state import SealedState
+
+__all__ = ["SiteRun", "finish_run"]
+
+_PROTOCOL = "query.secagg"
+_KINDS = {"train": OrderKind.FIT, "evaluate": OrderKind.EVALUATE, "query.statistics": OrderKind.STATISTICS}
+_log = logging.getLogger("wardround")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Open:
+    """What a run has open: closed together, opened again from what is durable."""
+
+    store: FileStore
+    guard: OnceGuard
+    admission: Admission
+    trainer: KeepingTrainer
+    outbox: Outbox | None
+    """None under secure aggregation: what a member has sent, it keeps and sends again itself."""
+
+
+class SiteRun:
+    """The approved run `run` at the site of `folder`. Threads may share it: it does one thing after another.
+
+    Whatever it answers is durable before, so that the process may be killed at any time and the next one goes on.
+    """
+
+    def __init__(self, folder: SiteFolder, run: str, jobs: JobMaker, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._folder, self._run, self._jobs, self._now = folder, run, jobs, now
+        self._plans, self._registry = PlanStore(folder), DataRegistry(folder)
+        self._key = folder.signing_key
+        self._lock = threading.RLock()
+        self._plan: Plan | None = None
+        self._job: SiteJob | None = None
+        self._units: int | None = None
+        self._open: _Open | None = None
+        self._closed = False
+
+    # -- before the first order -----------------------------------------------------------------------
+
+    def prepare(self) -> int | None:
+        """Read the data with the plan, and open the run; how many rows or patients it hides, where it hides those.
+
+        Raises WardroundError where plan, data and budget do not go together.
+        """
+        with self._lock:
+            if self._closed:
+                raise LocalError(f"run {self._run}: has ended at this site")
+            plan, decision, data = self._approved()
+            if self._job is None:
+                data.check_unchanged()
+                job = self._jobs(self._run, plan, data)
+                try:
+                    self._units = units_of(plan, job.describe())
+                except BaseException:
+                    job.close()
+                    raise
+                self._job = job
+            if self._open is None:
+                self._open = self._opened(plan, decision, data, self._job)
+            return self._units
+
+    def _approved(self) -> tuple[Plan, Decision, DataSet]:
+        """The plan, the decision on it, and the data that it is bound to, all as they were approved."""
+        decision = self._plans.decision(self._run)
+        if decision is None or decision.verdict is not Verdict.APPROVED:
+            raise LocalError(f"run {self._run}: expected an approval of this site, got none")
+        if self._plan is None:
+            self._plan = self._plans.plan(self._run)
+        if self._plan.digest != decision.plan_digest:
+            raise LocalError(
+                f"run {self._run}: plan digest differs from the approved one: needs a new approval (approved "
+                f"{decision.plan_digest[:12]}, offered {self._plan.digest[:12]})"
+            )
+        data = self._registry.find(decision.data)
+        if data.digest != decision.data_digest:
+            raise LocalError(f"data {data.name}: have changed since the run was approved; a new run is needed")
+        return self._plan, decision, data
+
+    def _opened(self, plan: Plan, decision: Decision, data: DataSet, job: SiteJob) -> _Open:
+        offer, folder = self._plans.offer(self._run), self._folder
+        budget = run_budget(
+            plan,
+            self._run,
+            self._registry.ledger(data.name, data),
+            units=self._units,
+            size=offer.size,
+            unprotected=decision.unprotected,
+        )
+        store = FileStore(folder.folder("runs", self._run) / "state")
+        try:
+            admission = Admission(store, budget)
+            guard = SiteGuard(
+                plan,
+                SiteId(folder.name),
+                admission,
+                tensors=offer.tensors,
+                budget=admission.budget,
+                member=self._member(plan, store) if plan.protection.on else None,
+            )
+            outbox = None
+            if not plan.protection.on:
+                outbox = Outbox(folder.folder("runs", self._run, "outbox"), folder.state_key)
+        except BaseException:
+            store.close()
+            raise
+        return _Open(
+            store=store,
+            guard=OnceGuard(plan, guard, admission),
+            admission=admission,
+            trainer=KeepingTrainer(job, SealedState(store, folder.state_key, os.urandom)),
+            outbox=outbox,
+        )
+
+    def _member(self, plan: Plan, store: FileStore) -> Member:
+        folder = self._folder
+        membership = Membership(
+            run=self._run,
+            plan=bytes.fromhex(plan.digest),
+            parameters=parameters_of(plan),
+            name=folder.name,
+            signing_key=self._key,
+            certificate=folder.read("identity.der"),
+            authority=folder.authority,
+            revocations=RevocationList(folder).current(self._now()),
+            accepted=MemberPins(folder),
+            server=folder.server,
+            state=SealedState(store, folder.state_key, os.urandom),
+            random=os.urandom,
+            noised=plan.privacy.on,
+        )
+        return Member(plan, membership, now=self._now)
+
+    # -- orders ---------------------------------------------------------------------------------------
+
+    def answer(self, call: Call, digest: bytes) -> Reply:
+        """The signed reply to a call with this digest, whose signature was checked."""
+        with self._lock:
+            try:
+                return signed_reply(self._key, digest, self._frame(call, digest))
+            except WardroundError as error:
+                _log.warning("%s: %s", call.kind, error, extra={"run": self._run})
+                if not isinstance(error, BudgetError | RemoteError):
+                    self._forget()  # as after a restart: what is open may be half changed, what is stored is not
+                return error_reply(self._key, digest, error)
+
+    def _frame(self, call: Call, digest: bytes) -> bytes:
+        if self._closed:
+            raise LocalError(f"run {self._run}: has ended at this site")
+        if self._open is None:
+            self.prepare()
+        opened, plan = self._open, self._plan
+        if opened is None or plan is None:
+            raise RuntimeError("a run is prepared before it answers")
+        if call.kind == _PROTOCOL:
+            return opened.guard.answer(call.protocol)
+        if call.kind not in _KINDS:
+            raise RemoteError(f"expected a call of {', '.join((*_KINDS, _PROTOCOL))}, got another kind")
+        kept = None if opened.outbox is None else opened.outbox.get(digest)
+        if kept is not None:
+            return kept
+        order = Order.decode(call.order)
+        if order.run_id != self._run or order.kind is not _KINDS[call.kind]:
+            raise RemoteError(f"expected an order of run {self._run} and of the kind of its call, got another")
+        size = self._plans.offer(self._run).size
+        if call.model is not None and len(call.model) != 4 * size:
+            raise RemoteError(f"model: expected {size} parameters, as were offered, got {len(call.model) / 4:g}")
+        frame = answer_order(opened.guard, opened.trainer, call.order, call.protocol, call.spec, call.model)
+        if opened.outbox is not None:
+            opened.outbox.put(digest, frame)
+        opened.admission.answered()
+        return frame
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Go by the newest revocation list from the next message on."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._open is not None:
+            self._open.store.close()
+            self._open = None
+
+    def close(self) -> None:
+        """End the job's process and close the run's files; it can be gone on with later."""
+        with self._lock:
+            self._closed = True
+            self._forget()
+            if self._job is not None:
+                self._job.close()
+                self._job = None
+
+
+def finish_run(folder: SiteFolder, run: str, reason: str) -> None:
+    """End a run at the site: its account is closed, its keys and replies are deleted. Twice is once.
+
+    A SiteRun of it must be closed before.
+    """
+    plans = PlanStore(folder)
+    known, decision = plans.outcome(run), plans.decision(run)
+    if known is None or known.state is not RunState.ENDED:
+        plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=None if known is None else known.units))
+    if decision is not None and decision.data:
+        close_account(DataRegistry(folder).ledger(decision.data), run)
+    shutil.rmtree(folder.path / "runs" / run, ignore_errors=True)

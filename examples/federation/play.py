@@ -1,0 +1,81 @@
+"""A federation of three hospitals on this machine, from an empty disk to a model: `play.py FOLDER [--network]`.
+
+Every party is a process of its own with a folder of its own, and everything is done by the commands that people use.
+One hospital is killed in the middle of the training, and comes back. With `--network` each party is in a network of its
+own, and nothing gets into a hospital's; this needs root. FOLDER gets the model, the report and the timeline.
+"""
+
+import argparse
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from data import deal
+from network import Network
+from stage import SERVER, Stage
+
+PLAN = Path(__file__).parent / "plan.toml"
+HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
+KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 8
+"""Who is killed, after which round, and for how long it is away."""
+
+
+def play(stage: Stage) -> None:
+    """The whole journey; raises SystemExit where a command fails."""
+    stage.say("# The coordinator makes a federation and starts its server.\n")
+    stage.make_server("cardio")
+    stage.start_server()
+
+    stage.say("# It invites three hospitals. Each joins with one command, and has a table of its own.\n")
+    deal(stage.folder / "data", HOSPITALS)
+    for hospital in HOSPITALS:
+        stage.join(hospital)
+        stage.run(hospital, "client", "data", "add", str(stage.folder / "data" / f"{hospital}.csv"), "--name", "ehr")
+        stage.start_client(hospital)
+    stage.run(SERVER, "server", "clients")
+
+    stage.say("# The coordinator starts a run. Nothing happens until every hospital has approved it.\n")
+    watched = stage.watch(SERVER, "run", "start", str(PLAN), "--watch")
+    for hospital in HOSPITALS:
+        run = stage.wait_for_offer(hospital)
+        if hospital == HOSPITALS[0]:
+            stage.run(hospital, "client", "plan", "show", run)
+        stage.run(hospital, "client", "members", "accept", "--all")
+        stage.run(hospital, "client", "plan", "approve", run, "--data", "ehr")
+
+    watched.wait_for(f"round {KILLED_AFTER}/")
+    stage.say(f"\n# {KILLED} loses its power, and comes back {AWAY_S} seconds later.\n")
+    stage.kill(KILLED)
+    time.sleep(AWAY_S)
+    stage.start_client(KILLED)
+    watched.finish()
+
+    stage.say("# What is left of it.\n")
+    run = json.loads(stage.run(SERVER, "run", "list", "--json", show=False))["runs"][0]["id"]
+    stage.run(SERVER, "run", "show", run)
+    stage.run(SERVER, "run", "report", run, "--out", str(stage.folder / "report.html"))
+    stage.run(SERVER, "model", "list")
+    stage.run(SERVER, "model", "export", "breast-cancer@1", "--out", str(stage.folder / "model.safetensors"))
+    timeline = stage.run(SERVER, "run", "show", run, "--timeline", show=False)
+    (stage.folder / "timeline.txt").write_text(timeline, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--network", action="store_true", help="a network for each party; needs root")
+    chosen = parser.parse_args()
+    folder = chosen.folder.resolve()
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        network = stack.enter_context(Network(SERVER, HOSPITALS)) if chosen.network else None
+        stage = Stage(folder, network)
+        stack.callback(stage.stop_all)
+        play(stage)
+    for what, name in (("report", "report.html"), ("model", "model.safetensors"), ("timeline", "timeline.txt")):
+        print(f"{what:9}{folder / name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The parties of a federation on this machine: a folder, a network and processes for each, and what they say."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from network import Network
+
+__all__ = ["PATIENCE_S", "SERVER", "Stage", "Watched"]
+
+SERVER = "server"
+PATIENCE_S = 300.0
+"""Whatever takes longer is taken for broken."""
+
+
+class Stage:
+    """Where the parties act: their folders, their networks, and what they say."""
+
+    def __init__(self, folder: Path, network: Network | None) -> None:
+        self.folder, self._network = folder, network
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._talking = threading.Lock()
+
+    def host(self) -> str:
+        return "localhost" if self._network is None else self._network.address(SERVER)
+
+    def say(self, text: str) -> None:
+        with self._talking:
+            print(text, flush=True)
+
+    def run(self, party: str, *arguments: str, show: bool = True) -> str:
+        """Run a command of `party`; what it prints. A command that fails ends the play."""
+        if show:
+            self.say(f"{party} $ wardround {shlex.join(arguments)}")
+        done = self.try_run(party, *arguments)
+        if show or done.returncode:
+            self.say("".join(f"    {line}\n" for line in done.stdout.splitlines()))
+        if done.returncode:
+            raise SystemExit(f"{party}: `wardround {shlex.join(arguments)}` failed with code {done.returncode}")
+        return done.stdout
+
+    def try_run(self, party: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of `party`, whatever becomes of it."""
+        return subprocess.run(
+            self._command(party, arguments),
+            env=self._environment(party),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def start(self, party: str, *arguments: str) -> None:
+        """Start a program of `party`; what it logs goes to a file of its own."""
+        self.say(f"{party} $ wardround {shlex.join(arguments)} &\n")
+        log = self._log(party)
+        self._processes[party] = subprocess.Popen(
+            self._command(party, arguments), env=self._environment(party), stdout=log, stderr=log, text=True
+        )
+
+    def kill(self, party: str) -> None:
+        """SIGKILL, as a power cut would."""
+        self._processes.pop(party).kill()
+
+    def make_server(self, name: str) -> None:
+        """A new federation, with secrets that were drawn for it."""
+        own = self.folder / SERVER
+        own.mkdir(mode=0o700, exist_ok=True)
+        for secret in ("passphrase", "password"):
+            path = own / secret
+            path.touch(mode=0o600)
+            path.write_text(os.urandom(16).hex(), encoding="ascii")
+        https, grpc = _free_ports(2)
+        self.run(
+            SERVER, "server", "init", name, "--host", self.host(), "--bind", self.host(),
+            "--https-port", str(https), "--grpc-port", str(grpc), "--owner", "coordinator",
+            "--password-file", str(own / "password"), "--passphrase-file", str(own / "passphrase"),
+        )  # fmt: skip
+
+    def start_server(self) -> None:
+        """Start it, and return when it answers."""
+        self.start(SERVER, "server", "start", "--passphrase-file", str(self.folder / SERVER / "passphrase"))
+        deadline = time.monotonic() + PATIENCE_S
+        while self.try_run(SERVER, "server", "status").returncode:
+            if time.monotonic() > deadline or self._processes[SERVER].poll() is not None:
+                raise SystemExit(f"the server did not start; see {self.folder / SERVER / 'log.jsonl'}")
+            time.sleep(0.2)
+
+    def join(self, hospital: str) -> None:
+        """Invite it, and let it join with what the invitation says."""
+        invited = json.loads(self.run(SERVER, "server", "invite", hospital, "--json"))
+        self.run(hospital, "client", "join", invited["url"])
+
+    def start_client(self, hospital: str) -> None:
+        self.start(hospital, "client", "start")
+
+    def wait_for_offer(self, hospital: str) -> str:
+        """The id of the run that waits for the hospital's decision."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            listed = json.loads(self.run(hospital, "client", "plan", "list", "--json", show=False))
+            for one in listed["plans"]:
+                if one["verdict"] == "waiting":
+                    return str(one["run"])
+            time.sleep(0.2)
+        raise SystemExit(f"{hospital} was offered no plan")
+
+    def stop_all(self) -> None:
+        for party, process in reversed(self._processes.items()):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                self.say(f"{party} did not stop in time")
+        self._processes.clear()
+
+    def watch(self, party: str, *arguments: str) -> "Watched":
+        """A command that goes on, whose lines are shown as they come."""
+        self.say(f"{party} $ wardround {shlex.join(arguments)}")
+        process = subprocess.Popen(
+            self._command(party, arguments),
+            env=self._environment(party),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return Watched(process, self.say)
+
+    def _command(self, party: str, arguments: Sequence[str]) -> list[str]:
+        command = [sys.executable, "-m", "wardround.cli", *arguments]
+        return command if self._network is None else self._network.command(party, command)
+
+    def _environment(self, party: str) -> dict[str, str]:
+        own = self.folder / party
+        own.mkdir(exist_ok=True, mode=0o700)
+        return {
+            **os.environ,
+            "WARDROUND_SERVER_STATE": str(own / "state"),
+            "WARDROUND_CLIENT_STATE": str(own / "state"),
+            "WARDROUND_LOGIN": str(own / "login.json"),
+            "COLUMNS": "110",
+        }
+
+    def _log(self, party: str) -> TextIO:
+        return (self.folder / party / "log.jsonl").open("a", encoding="utf-8")
+
+
+class Watched:
+    """A command at work: its lines, and that a line with some words came."""
+
+    def __init__(self, process: "subprocess.Popen[str]", say: Callable[[str], None]) -> None:
+        self._process, self._lines = process, list[str]()
+        self._came = threading.Condition()
+        self._say = say
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._say(f"    {line.rstrip()}")
+            with self._came:
+                self._lines.append(line)
+                self._came.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        """Return once a line contains `words`; the end of the play when it does not come."""
+
+        def there() -> bool:
+            return any(words in line for line in self._lines) or self._process.poll() is not None
+
+        with self._came:
+            if not self._came.wait_for(there, PATIENCE_S) or not any(words in line for line in self._lines):
+                self._process.kill()
+                raise SystemExit(f"expected a line with {words!r} within {PATIENCE_S:.0f} s")
+
+    def finish(self) -> None:
+        code = self._process.wait(PATIENCE_S)
+        self._reader.join()
+        self._say("")
+        if code:
+            raise SystemExit(f"the run ended with code {code}")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

@@ -1,0 +1,1 @@
+"""The server's end of the link: the sites that are attached, and what they are asked."""

@@ -1,0 +1,1 @@
+"""The server's two authorities, and who is let into the federation and out of it."""

@@ -1,0 +1,1 @@
+"""What the server keeps: its folder and keys, its database, and sealed files."""

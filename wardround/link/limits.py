@@ -1,0 +1,36 @@
+"""The bounds of a link. Both ends have their own; neither believes the other's."""
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one end takes from the other at most, and how long it waits."""
+
+    most_frame_bytes: int = (1 << 20) + (1 << 16)
+    """A message of the stream: a chunk of 1 MiB, and what goes with it."""
+    chunk_bytes: int = 1 << 20
+    window_bytes: int = 16 << 20
+    """How much of a transfer may be on its way: what a receiver allows beyond what it has."""
+    most_calls: int = 64
+    """Calls of a site that are not answered yet."""
+    most_call_bytes: int = 1 << 32
+    most_notices: int = 1024
+    """Notices that wait to be sent."""
+    most_streams: int = 4096
+    """Connections that the server holds at the same time, strangers' included."""
+    hello_s: float = 10.0
+    """Within this a peer has finished its handshake and, once more, said what it is."""
+    stall_s: float = 60.0
+    """A transfer that stands still for so long is cut, with its stream."""
+    keepalive_s: float = 30.0
+    keepalive_answer_s: float = 20.0
+    most_clock_skew_s: float = 300.0
+    first_retry_s: float = 0.5
+    most_retry_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chunk_bytes <= min(self.window_bytes, self.most_frame_bytes - 1024):
+            raise ValueError("expected chunks that fit into a frame and into the window")

@@ -1,0 +1,54 @@
+"""What is signed of calls and replies: inputs that no two domains, runs or kinds share.
+
+`wardround link 1` and a zero byte, the domain (one byte for its length, ASCII), and then the fields, each with 4 bytes
+for its length (little-endian). Of what may be large, the field is its SHA-256; an absent model is an empty field.
+
+    domain    fields
+    call      run, kind, SHA-256 of the order, of the protocol message, of the spec, of the model
+    reply     SHA-256 of the call's input, fault (1 byte), SHA-256 of the frame
+    approval  run, plan digest, verdict
+"""
+
+import hashlib
+
+from wardround.link.messages import Fault
+
+__all__ = ["approval_bytes", "call_bytes", "call_digest", "reply_bytes"]
+
+_START = b"wardround link 1\0"
+
+
+def call_bytes(run: str, kind: str, order: bytes, protocol: bytes, spec: bytes, model_digest: bytes | None) -> bytes:
+    """What the server signs of a call; `model_digest` is None where there is no model."""
+    _check_digest(model_digest)
+    parts = (hashlib.sha256(part).digest() for part in (order, protocol, spec))
+    return _input(b"call", run.encode(), kind.encode(), *parts, model_digest or b"")
+
+
+def call_digest(run: str, kind: str, order: bytes, protocol: bytes, spec: bytes, model_digest: bytes | None) -> bytes:
+    """SHA-256 of `call_bytes`: what a reply belongs to."""
+    return hashlib.sha256(call_bytes(run, kind, order, protocol, spec, model_digest)).digest()
+
+
+def reply_bytes(call_digest: bytes, fault: Fault, frame_digest: bytes) -> bytes:
+    """What a site signs of its reply to the call with this digest; a reply without a frame has that of no bytes."""
+    _check_digest(call_digest)
+    _check_digest(frame_digest)
+    return _input(b"reply", call_digest, bytes((fault,)), frame_digest)
+
+
+def approval_bytes(run: str, plan_digest: str, verdict: str) -> bytes:
+    """What a site signs of its decision on a run's plan."""
+    return _input(b"approval", run.encode(), plan_digest.encode(), verdict.encode())
+
+
+def _input(domain: bytes, *fields: bytes) -> bytes:
+    pieces = [_START, bytes((len(domain),)), domain]
+    for field in fields:
+        pieces += (len(field).to_bytes(4, "little"), field)
+    return b"".join(pieces)
+
+
+def _check_digest(digest: bytes | None) -> None:
+    if digest is not None and len(digest) != hashlib.sha256().digest_size:
+        raise ValueError(f"expected a SHA-256, got {len(digest)} bytes")
