@@ -20,7 +20,15 @@ from urllib.parse import urlsplit
 from wardround.errors import LocalError
 from wardround.plain_text import plain_text
 
-__all__ = ["TOKEN_BYTES", "Invitation", "InvitationError", "check_host", "host_and_port", "read_invitation", "token_hash"]
+__all__ = [
+    "TOKEN_BYTES",
+    "Invitation",
+    "InvitationError",
+    "check_host",
+    "host_and_port",
+    "read_invitation",
+    "token_hash",
+]
 
 TOKEN_BYTES = 16
 _DIGEST_BYTES, _CHECK_BYTES = 32, 4

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
     load_pem_private_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import site_name
@@ -206,7 +207,8 @@ class TlsAuthority:
         if not found.not_before <= now <= found.not_after:
             raise RemoteError(
                 f"{found.name}: expected a certificate that is valid on {now:%Y-%m-%d %H:%M}, got one from "
-                f"{found.not_before:%Y-%m-%d %H:%M} to {found.not_after:%Y-%m-%d %H:%M}; renew it, or set the clock right"
+                f"{found.not_before:%Y-%m-%d %H:%M} to {found.not_after:%Y-%m-%d %H:%M}; renew it, or set the clock "
+                "right"
             )
         return found
 
@@ -284,12 +286,12 @@ def authority_extensions(certificate: x509.Certificate) -> Extensions:
 
 def site_extensions(authority: x509.Certificate) -> Extensions:
     """Those of a site whose certificate is of `authority`."""
-    return [*_member(p256_in(authority)), (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), False)]
+    return [*_member(p256_in(authority)), (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)]
 
 
 def server_extensions(authority: x509.Certificate, names: x509.SubjectAlternativeName) -> Extensions:
     """Those of the server under `names`."""
-    server = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    server = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     return [*_member(p256_in(authority)), (server, False), (names, False)]
 
 

@@ -6,10 +6,11 @@ order without a reply in the outbox works it out, charged as it is: nothing of i
 """
 
 import json
+import logging
 from typing import Any, Protocol
 
 from wardround.client.guard.guard import Guard, fit_job
-from wardround.errors import LocalError, WardroundError
+from wardround.errors import BudgetError, LocalError, WardroundError
 from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.state_store import StateStore
@@ -18,6 +19,7 @@ from wardround.tally import Tally
 __all__ = ["Admission", "Charged", "OnceGuard"]
 
 _KEY = "agent/admission"
+_log = logging.getLogger("wardround")
 
 
 class Charged(Protocol):
@@ -141,7 +143,11 @@ class OnceGuard:
         return self._guard.release(order, result, spec)
 
     def failure(self, error: WardroundError) -> WardroundError:
-        return self._guard.failure(error)
+        """Nothing but that there was one: what the plan's code says of an error may hold anything. The log has it."""
+        if isinstance(error, BudgetError):
+            return error
+        _log.warning("%s", error)
+        return LocalError(f"{self.site}: the job failed; the site's own log says why")
 
     def answer(self, frame: bytes) -> bytes:
         return self._guard.answer(frame)

@@ -79,7 +79,7 @@ class DataRegistry:
         for other in self.all():
             if other.name != name and (other.digest == digest or other.path == str(path)):
                 raise LocalError(f"{path}: is registered as {other.name!r} already, with its budget")
-        for other_name, budget in self._ledgers().items():
+        for other_name, budget in self.ledgers().items():
             if other_name != name and digest in budget.account().digests:
                 raise LocalError(f"{path}: belongs to {other_name!r}, with the budget that was spent there")
         known = self.get(name)
@@ -116,7 +116,7 @@ class DataRegistry:
         from wardround.client.guard.ledger_anchor import FileAnchor
         from wardround.plan_privacy import Relation
 
-        others = self._ledgers()
+        others = self.ledgers()
         if data.name in others:
             raise LocalError(f"data {data.name}: has a budget already; its caps stay as they are")
         if others and not disjoint:

@@ -135,13 +135,17 @@ class PlanStore:
             raise LocalError(f"{target}: cannot be written ({error.strerror}); the offer is not kept") from None
         return True
 
+    def knows(self, run: str) -> bool:
+        """Whether it was offered."""
+        return self._path(run).exists()
+
     def runs(self) -> list[str]:
         """The runs that were offered, the oldest first."""
         found = []
         for entry in os.scandir(self._folder.folder("plans")):
             if not entry.name.startswith(TEMPORARY) and entry.is_dir(follow_symlinks=False):
-                found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
-        received = {name: self.offer(name).received for _, name in found}
+                found.append(entry.name)
+        received = {name: self.offer(name).received for name in found}
         return sorted(received, key=lambda name: (received[name], name))
 
     def open_runs(self) -> Iterator[str]:
@@ -204,6 +208,8 @@ class PlanStore:
             raise LocalError(f"run {run}: has ended; nothing is left to decide")
         if known is not None and known.verdict is Verdict.DENIED:
             raise LocalError(f"run {run}: was denied on {known.at[:10]}; the coordinator must start another run")
+        if outcome is not None and outcome.state is RunState.UNFIT:
+            raise LocalError(f"run {run}: could not be run here ({outcome.reason}); the coordinator must start another")
         if known is not None and decision.verdict is Verdict.APPROVED:
             raise LocalError(f"run {run}: is approved already, with data {known.data!r}; deny it to take that back")
         self._write(run, "decision.json", {**asdict(decision), "verdict": decision.verdict.value})

@@ -47,6 +47,8 @@ class _Open:
     guard: OnceGuard
     admission: Admission
     trainer: KeepingTrainer
+    size: int
+    """Parameters of the model, as were offered."""
     outbox: Outbox | None
     """None under secure aggregation: what a member has sent, it keeps and sends again itself."""
 
@@ -141,6 +143,7 @@ class SiteRun:
             guard=OnceGuard(plan, guard, admission),
             admission=admission,
             trainer=KeepingTrainer(job, SealedState(store, folder.state_key, os.urandom)),
+            size=offer.size,
             outbox=outbox,
         )
 
@@ -174,13 +177,25 @@ class SiteRun:
                 _log.warning("%s: %s", call.kind, error, extra={"run": self._run})
                 if not isinstance(error, BudgetError | RemoteError):
                     self._forget()  # as after a restart: what is open may be half changed, what is stored is not
-                return error_reply(self._key, digest, error)
+                return error_reply(self._key, digest, self._told(error))
+
+    def _told(self, error: WardroundError) -> WardroundError:
+        """What the server is told: nothing of this machine."""
+        if str(self._folder.path) not in str(error):
+            return error
+        return LocalError(f"{self._folder.name}: the site failed; its own log says why")
 
     def _frame(self, call: Call, digest: bytes) -> bytes:
         if self._closed:
             raise LocalError(f"run {self._run}: has ended at this site")
         if self._open is None:
-            self.prepare()
+            try:
+                self.prepare()
+            except WardroundError as error:  # its text may tell of the data
+                _log.warning("%s", error, extra={"run": self._run})
+                raise LocalError(
+                    f"{self._folder.name}: the run cannot be prepared; the site's own log says why"
+                ) from None
         opened, plan = self._open, self._plan
         if opened is None or plan is None:
             raise RuntimeError("a run is prepared before it answers")
@@ -194,7 +209,7 @@ class SiteRun:
         order = Order.decode(call.order)
         if order.run_id != self._run or order.kind is not _KINDS[call.kind]:
             raise RemoteError(f"expected an order of run {self._run} and of the kind of its call, got another")
-        size = self._plans.offer(self._run).size
+        size = opened.size
         if call.model is not None and len(call.model) != 4 * size:
             raise RemoteError(f"model: expected {size} parameters, as were offered, got {len(call.model) / 4:g}")
         frame = answer_order(opened.guard, opened.trainer, call.order, call.protocol, call.spec, call.model)

@@ -20,6 +20,7 @@ from wardround.clock import utc_now
 from wardround.errors import RemoteError, WardroundError
 from wardround.link import link_pb2 as pb
 from wardround.link.errors import RefusedError
+from wardround.link.freed_memory import keep_freed_memory
 from wardround.link.handshake import check_welcome, farewell_error, hello
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Fault, Notice, Reply
@@ -72,11 +73,11 @@ class Connection:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         split_target(target)
-        if __import__('os').environ.get('WR_MALLOC'): bytearray(int(__import__('os').environ['WR_MALLOC'])<<20)
+        keep_freed_memory(4 << 20)
         self._target, self._tls, self._handler, self._software = target, tls, handler, software
         self._limits, self._clock, self._sleep = limits or Limits(), clock, sleep
         self._random = random or secrets.SystemRandom().random
-        self._session = Session(self._limits, allocate or _in_memory, lambda: secrets.randbits(64))
+        self._session = Session(self._limits, allocate or _in_memory, os.urandom)
         self._changed = threading.Condition()
         """Guards all below and the session, and says that there may be something to send."""
         self._stream: grpc.Call | None = None
@@ -227,7 +228,6 @@ class Connection:
             ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(limits.keepalive_answer_s * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
-            *[(k, int(v)) for k, v in (o.split(":") for o in __import__("os").environ.get("WR_OPT","").split(",") if o)],
             ("grpc.enable_retries", 0),
             ("grpc.use_local_subchannel_pool", 1),  # a new connection for a new stream, with the certificate of now
             ("grpc.enable_http_proxy", int(proxy is not None)),

@@ -14,6 +14,7 @@ from wardround.link.headings import INLINE_BYTES, inline_payload, read_call, rep
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Fault, Notice, Reply
 from wardround.link.outbox import Outbox
+from wardround.link.payload_digest import KEY_BYTES
 from wardround.link.transfer import Inbound, Outbound
 from wardround.link.wire import Chunk, Message
 
@@ -48,6 +49,8 @@ class _Open:
     inbound: Inbound | None = None
     parts: list[memoryview]
     making: int = 0
+    key: bytes = b""
+    """Of the reply."""
     reply: Reply | None = None
 
 
@@ -56,7 +59,9 @@ class Session:
 
     __slots__ = ("_allocate", "_calls", "_forgotten", "_limits", "_noted", "_noticing", "_outbox", "_random")
 
-    def __init__(self, limits: Limits, allocate: Callable[[str, int], memoryview], random: Callable[[], int]) -> None:
+    def __init__(
+        self, limits: Limits, allocate: Callable[[str, int], memoryview], random: Callable[[int], bytes]
+    ) -> None:
         self._limits, self._allocate, self._random = limits, allocate, random
         self._calls: dict[int, _Open] = {}
         self._outbox = Outbox(limits.most_notices)
@@ -66,13 +71,13 @@ class Session:
 
     def tell(self, notice: Notice) -> None:
         """Send `notice` until the server has it. Raises LocalError where too many wait."""
-        self._outbox.tell(self._random(), notice)
+        self._outbox.tell(self._number(), notice)
 
     def answer(self, id: int, reply: Reply) -> None:
         """The reply to a call. It is dropped where the server does not wait for it any longer."""
         one = self._calls.get(id)
         if one is not None and one.reply is None:
-            one.reply, one.making, one.parts = reply, self._random(), []
+            one.reply, one.making, one.key, one.parts = reply, self._number(), self._random(KEY_BYTES), []
             self._send_reply(id, one, reply)
 
     def noted(self, id: int) -> None:
@@ -119,10 +124,13 @@ class Session:
         """What is to be sent now."""
         return self._outbox.next(self._limits.chunk_bytes)
 
+    def _number(self) -> int:
+        return int.from_bytes(self._random(8), "little")
+
     def _send_reply(self, id: int, one: _Open, reply: Reply) -> None:
-        self._outbox.say(reply_heading(id, one.making, reply))
+        self._outbox.say(reply_heading(id, one.making, reply, one.key))
         if reply.frame.nbytes > INLINE_BYTES and self._outbox.transfer(id) is None:
-            self._outbox.carry(Outbound(pb.TO_SERVER, id, [reply.frame], [reply.frame_digest]))
+            self._outbox.carry(Outbound(pb.TO_SERVER, id, [reply.frame], one.key))
 
     def _call(self, heading: pb.Call) -> list[Event]:
         id, one = heading.id, self._calls.get(heading.id)
@@ -134,14 +142,14 @@ class Session:
         if one is None:
             if len(self._calls) >= self._limits.most_calls:
                 raise RemoteError(f"link: expected at most {self._limits.most_calls} open calls, got one more")
-            read_call(heading, [memoryview(b"")] * len(sizes), None)  # whether it is one, before anything is allocated
+            read_call(heading, [memoryview(b"")] * len(sizes))  # whether it is one, before anything is allocated
             one = self._calls[id] = _Open(heading=heading, parts=[])
             try:
                 self._make_room(one, sizes)
             except WardroundError as error:
                 self.answer(id, Reply(fault=Fault.REFUSED, reason=str(error)))
                 return []
-            inbound = one.inbound = Inbound(pb.TO_SITE, id, one.parts, self._limits.window_bytes)
+            inbound = one.inbound = Inbound(pb.TO_SITE, id, one.parts, heading.key, lambda: self._limits.window_bytes)
         elif one.heading != heading:
             raise RemoteError("link: expected a call as it was sent before, got another of its number")
         elif one.inbound is None or one.inbound.under_way:
@@ -151,7 +159,8 @@ class Session:
         if payload is None:
             self._outbox.grant(inbound.grant())
             return []
-        return self._called(one, inbound.fill(payload))
+        inbound.fill(payload)
+        return self._called(one)
 
     def _make_room(self, one: _Open, sizes: list[int]) -> None:
         """Raises LocalError where all calls together would be too large, and what `allocate` raises."""
@@ -162,9 +171,9 @@ class Session:
         one.parts = [memoryview(bytearray(size)) for size in sizes[:3]]
         one.parts += [self._allocate(one.heading.run, size) if size else memoryview(b"") for size in sizes[3:]]
 
-    def _called(self, one: _Open, digests: list[bytes]) -> list[Event]:
+    def _called(self, one: _Open) -> list[Event]:
         one.inbound = None
-        return [Called(read_call(one.heading, one.parts, digests[3] if len(digests) > 3 else None))]
+        return [Called(read_call(one.heading, one.parts))]
 
     def _chunk(self, chunk: Chunk) -> None:
         inbound = self._inbound(chunk)
@@ -177,11 +186,11 @@ class Session:
             return []
         one = self._calls[end.id]
         try:
-            digests = inbound.finish(end)
+            inbound.finish(end)
         except RemoteError:
             del self._calls[end.id]  # from the start, if it comes again
             raise
-        return self._called(one, digests)
+        return self._called(one)
 
     def _inbound(self, message: Chunk | pb.End) -> Inbound | None:
         """The transfer of a chunk or end; None for one that was cancelled."""

@@ -14,13 +14,14 @@ from wardround.link import link_pb2 as pb
 from wardround.link.headings import (
     INLINE_BYTES,
     call_heading,
-    call_outbound_parts,
+    call_parts,
     inline_payload,
     read_reply,
 )
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Notice, Reply
 from wardround.link.outbox import Outbox
+from wardround.link.payload_digest import KEY_BYTES
 from wardround.link.transfer import Inbound, Outbound
 from wardround.link.wire import Chunk, Message
 
@@ -68,6 +69,7 @@ class _Open:
     """A call that is not answered."""
 
     call: Call
+    key: bytes
     allocate: Callable[[int], memoryview]
     most_bytes: int
     heading: pb.Reply | None = None
@@ -78,10 +80,12 @@ class _Open:
 class Attachment:
     """What a site is asked and told. Whoever makes one gives the numbers of calls and notices, each of them once."""
 
-    __slots__ = ("_calls", "_forgotten", "_limits", "_noted", "_noticing", "_outbox")
+    __slots__ = ("_calls", "_forgotten", "_limits", "_noted", "_noticing", "_outbox", "_random", "_window")
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, random: Callable[[int], bytes], window: Callable[[], int] | None = None) -> None:
+        """`window()` is how much of a transfer may be on its way now, where that depends on other sites."""
+        self._limits, self._random = limits, random
+        self._window = window or (lambda: limits.window_bytes)
         self._calls: dict[int, _Open] = {}
         self._outbox = Outbox(limits.most_notices)
         self._noticing: int | None = None
@@ -102,9 +106,12 @@ class Attachment:
     @property
     def under_way(self) -> bool:
         """Whether something that has begun is to go on: if then nothing moves, the peer stalls."""
-        return self._outbox.under_way or any(
-            one.inbound is not None and one.inbound.under_way for one in self._calls.values()
-        )
+        return self._outbox.under_way or self.receiving > 0
+
+    @property
+    def receiving(self) -> int:
+        """How many replies are on their way."""
+        return sum(one.inbound is not None and one.inbound.under_way for one in self._calls.values())
 
     def ask(self, id: int, call: Call, allocate: Callable[[int], memoryview], most_bytes: int) -> None:
         """Send `call`; its reply's frame goes into what `allocate` gives, once a size of `most_bytes` at most is known.
@@ -113,9 +120,8 @@ class Attachment:
         """
         if len(self._calls) >= self._limits.most_calls:
             raise LocalError(f"link: expected at most {self._limits.most_calls} open calls of a site, got one more")
-        heading = call_heading(id, call)
-        self._calls[id] = _Open(call=call, allocate=allocate, most_bytes=most_bytes)
-        self._send_call(id, heading)
+        self._calls[id] = _Open(call=call, key=self._random(KEY_BYTES), allocate=allocate, most_bytes=most_bytes)
+        self._send_call(id)
 
     def cancel(self, id: int) -> None:
         """The call is not waited for any longer."""
@@ -142,8 +148,8 @@ class Attachment:
         """A new stream: the headings of all open calls are sent."""
         self.detach()
         self._forgotten.clear()
-        for id, one in self._calls.items():
-            self._send_call(id, call_heading(id, one.call))
+        for id in self._calls:
+            self._send_call(id)
 
     def detach(self) -> None:
         """The stream ended: nothing is under way."""
@@ -175,11 +181,12 @@ class Attachment:
         """What is to be sent now."""
         return self._outbox.next(self._limits.chunk_bytes)
 
-    def _send_call(self, id: int, heading: pb.Call) -> None:
-        self._outbox.say(heading)
-        parts, digests = call_outbound_parts(self._calls[id].call)
+    def _send_call(self, id: int) -> None:
+        one = self._calls[id]
+        self._outbox.say(call_heading(id, one.call, one.key))
+        parts = call_parts(one.call)
         if sum(part.nbytes for part in parts) > INLINE_BYTES and self._outbox.transfer(id) is None:
-            self._outbox.carry(Outbound(pb.TO_SITE, id, parts, digests))
+            self._outbox.carry(Outbound(pb.TO_SITE, id, parts, one.key))
 
     def _granted(self, grant: pb.Grant) -> None:
         if grant.direction != pb.TO_SITE:
@@ -203,8 +210,8 @@ class Attachment:
             if payload is None:
                 self._outbox.grant(inbound.grant())
                 return []
-            (digest,) = inbound.fill(payload)
-            return [self._replied(id, read_reply(heading, buffer, digest))]
+            inbound.fill(payload)
+            return [self._replied(id, read_reply(heading, buffer))]
         except WardroundError as error:
             self._finish(id)
             return [Failed(id, error)]
@@ -219,13 +226,13 @@ class Attachment:
         if size > one.most_bytes:
             raise RemoteError(f"reply: expected a frame of at most {one.most_bytes} bytes, got one of {size}")
         heading.payload = b""
-        read_reply(heading, memoryview(b""), bytes(32))  # whether it is one, before its frame comes
+        read_reply(heading, memoryview(b""))  # whether it is one, before its frame comes
         buffer, inbound = one.buffer, one.inbound
         if buffer is None or buffer.nbytes != size:
             buffer = inbound = one.buffer = one.inbound = None  # given back before another is taken
             buffer = one.buffer = _allocated(one.allocate, size)
         if inbound is None or payload is not None or one.heading is None or one.heading.making != heading.making:
-            inbound = one.inbound = Inbound(pb.TO_SERVER, heading.id, [buffer], self._limits.window_bytes)
+            inbound = one.inbound = Inbound(pb.TO_SERVER, heading.id, [buffer], heading.key, self._window)
         one.heading = heading
         return buffer, inbound, payload
 
@@ -248,11 +255,11 @@ class Attachment:
                 raise RemoteError("link: expected the end of a reply that is open, got another")
             return []
         try:
-            (digest,) = one.inbound.finish(end)
+            one.inbound.finish(end)
         except RemoteError:
             one.inbound = one.heading = None  # from the start, if it comes again
             raise
-        return [self._replied(end.id, read_reply(one.heading, one.buffer, digest))]
+        return [self._replied(end.id, read_reply(one.heading, one.buffer))]
 
     def _replied(self, id: int, reply: Reply) -> Event:
         self._finish(id)

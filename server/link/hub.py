@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError, WardroundError
 from wardround.link import link_pb2 as pb
 from wardround.link.errors import Farewell
+from wardround.link.freed_memory import keep_freed_memory
 from wardround.link.handshake import welcome
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Notice, Reply
@@ -59,8 +61,8 @@ class _EndedError(Exception):
 class _Site:
     """What the hub has of a site, attached or not."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.attachment = Attachment(limits)
+    def __init__(self, limits: Limits, window: Callable[[], int]) -> None:
+        self.attachment = Attachment(limits, os.urandom, window)
         self.room = asyncio.Semaphore(limits.most_calls)
         self.replies: dict[int, asyncio.Future[Reply]] = {}
         self.told: dict[int, asyncio.Future[None]] = {}
@@ -116,7 +118,7 @@ class Hub:
         `tls` is asked at each handshake, from any thread, so that a renewed certificate is used: it must be quick.
         """
         limits = self._limits
-        if __import__('os').environ.get('WR_MALLOC'): bytearray(int(__import__('os').environ['WR_MALLOC'])<<20)
+        keep_freed_memory(8 << 20)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.most_frame_bytes),
@@ -129,7 +131,6 @@ class Hub:
                 ("grpc.keepalive_timeout_ms", int(limits.keepalive_answer_s * 1000)),
                 ("grpc.http2.min_ping_interval_without_data_ms", int(limits.keepalive_s * 500)),
                 ("grpc.http2.max_pings_without_data", 0),
-            *[(k, int(v)) for k, v in (o.split(":") for o in __import__("os").environ.get("WR_OPT","").split(",") if o)],
                 ("grpc.so_reuseport", 0),  # a second server on this port is an error
             ],
         )
@@ -213,10 +214,16 @@ class Hub:
                 found.stream.end(Farewell.REFUSED, reason)
             self._fail_all(found, RemoteError(f"{site}: {plain_text(reason)}"))
 
+    def _window(self) -> int:
+        """How much of one reply may be on its way, so that all together stay within their bound."""
+        receiving = sum(site.attachment.receiving for site in self._sites.values())
+        shared = self._limits.most_windows_bytes // max(1, receiving)
+        return max(self._limits.chunk_bytes, min(self._limits.window_bytes, shared))
+
     def _site(self, site: SiteId) -> _Site:
         if self._stopping:
             raise LocalError("the server stops")
-        return self._sites.setdefault(site, _Site(self._limits))
+        return self._sites.setdefault(site, _Site(self._limits, self._window))
 
     def _fail_all(self, site: _Site, error: WardroundError) -> None:
         pending: list[asyncio.Future[Any]] = [*site.replies.values(), *site.told.values()]
@@ -231,7 +238,7 @@ class Hub:
             name, certificate = self._admit(context)
             answer_to = await self._first_word(context)
             stream = _Stream(name, certificate, context)
-            site = self._sites.setdefault(name, _Site(self._limits))
+            site = self._sites.setdefault(name, _Site(self._limits, self._window))
             while site.stream is not None:
                 site.stream.end(Farewell.REPLACED, "this site has attached again, from another agent or connection")
                 await site.stream.gone.wait()

@@ -1,7 +1,7 @@
 """The authority for connections: it issues the certificates of the server and of the sites.
 
-Its key and all others are P-256: see `wardround.tls_identity`, which checks what is issued here. The serial number comes
-from the `random` argument; what ECDSA draws for a signature comes from the library.
+Its key and all others are P-256: see `wardround.tls_identity`, which checks what is issued here. Serial numbers come from
+the `random` argument; what ECDSA draws for a signature, the library takes from the operating system.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from wardround.errors import LocalError
 from wardround.identity import site_name

@@ -38,7 +38,8 @@ def render(run: ReportedRun) -> str:
     )
     return document(
         title=f"{run.plan.name}: federation report",
-        kind=("Federation" if run.deployed else "Simulated federation") + (f", {run.info.created[:10]}" if run.info is not None else ""),
+        kind=("Federation" if run.deployed else "Simulated federation")
+        + (f", {run.info.created[:10]}" if run.info is not None else ""),
         heading=run.plan.name,
         lead=summary(run),
         sections=[section for make in makers if (section := make(run)) is not None],

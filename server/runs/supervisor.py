@@ -1,18 +1,57 @@
-"""The runs of the server: who is asked, who has approved, and the worker process of each (skeleton, being filled)."""
+"""The runs of the server: who is asked, who has approved, and the worker process of each run.
 
-from collections.abc import Awaitable, Callable
+What is decided is in the database before anything is done about it, so that a server that was killed goes on with
+`open`: it asks again who has not decided, starts the workers of what was running, and tells sites of ends that they
+have not acknowledged.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import sys
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from wardround.clock import utc_now
-from wardround.link.messages import Call, Notice, Reply
+from wardround.errors import LocalError, RemoteError, WardroundError
+from wardround.link.messages import MAX_NOTICE_BYTES, Call, Notice, Reply
+from wardround.link.signing_inputs import approval_bytes
 from wardround.orders import SiteId
+from wardround.plain_text import plain_text
+from wardround.plan import Plan, parse_plan
+from wardround.server.runs.deployable import check_deployable, check_sites
+from wardround.server.runs.round_event import round_event
+from wardround.server.runs.run_state import ENDED, RunEvent, RunState, after
+from wardround.server.runs.worker_messages import Ended, RunPart, Start, unb64
+from wardround.server.runs.worker_process import WorkerProcess
 from wardround.server.state.database import Database
+from wardround.server.state.events import Events
+from wardround.server.state.first_models import FirstModels
 from wardround.server.state.folder import StateFolder
 from wardround.server.state.keyring import Keyring
+from wardround.server.state.models import Models
+from wardround.server.state.plans import Plans
+from wardround.server.state.run_sites import RunSites, Verdict
+from wardround.server.state.runs import Run, Runs
+from wardround.server.state.settings import Settings
+from wardround.server.state.sites import Sites, SiteState
+from wardround.server.state.vault import Vault
+from wardround.signing_key import check_signature, fingerprint_of
 
 __all__ = ["Progress", "SiteCalls", "Supervisor"]
+
+_MOST_CRASHES = 5
+"""In a row, without a round between them: then a run has failed."""
+_FIRST_RETRY_S, _MOST_RETRY_S = 0.5, 30.0
+_UNTOLD = "runs.untold"
+"""Ends of runs that sites have not acknowledged: JSON, [run, site, state] each."""
+_MOST_REASON = 500
+_log = logging.getLogger("wardround")
 
 
 class SiteCalls(Protocol):
@@ -33,7 +72,10 @@ class SiteCalls(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What a run is doing now. `doing` is what its sites were asked last ("" where nobody is asked)."""
+    """What a run is doing now. `doing` is what its sites were asked last ("" where nobody is asked).
+
+    `pid` is that of its worker, 0 where it is about to be started; `restarts` how often one has crashed in a row.
+    """
 
     run_id: str
     round: int
@@ -43,10 +85,25 @@ class Progress:
     answered: tuple[SiteId, ...] = ()
     since: datetime | None = None
     restarts: int = 0
+    pid: int = 0
+
+
+@dataclass(slots=True)
+class _Work:
+    """A run at work."""
+
+    task: asyncio.Task[None]
+    rounds: int
+    round: int
+    worker: WorkerProcess | None = None
+    crashes: int = 0
 
 
 class Supervisor:
-    """Everything is called in the server's loop. `open` goes on with what was running when the server ended."""
+    """Everything is called in the server's loop. `open` goes on with what was running when the server ended.
+
+    `revocations` gives the newest revocation list of the identity authority, DER. `python` runs the workers.
+    """
 
     def __init__(
         self,
@@ -57,40 +114,477 @@ class Supervisor:
         *,
         revocations: Callable[[], bytes],
         clock: Callable[[], datetime] = utc_now,
-        python: str | None = None,
-        sleep: Callable[[float], Awaitable[None]] | None = None,
+        python: str = sys.executable,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        raise NotImplementedError
+        self._hub, self._folder, self._keyring, self._database = hub, folder, keyring, database
+        self._newest, self._clock, self._python, self._sleep = revocations, clock, python, sleep
+        self._runs, self._run_sites, self._sites = Runs(database), RunSites(database), Sites(database)
+        self._plans = Plans(database, Vault(keyring.data_key))
+        self._first, self._models = FirstModels(database), Models(database)
+        self._events, self._settings = Events(database), Settings(database)
+        self._work: dict[str, _Work] = {}
+        self._telling: dict[tuple[str, SiteId, str], asyncio.Task[None]] = {}
+        self._closing = False
+
+    # -- the server's life ------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Go on with the runs that were running, ask again who has not decided."""
-        raise NotImplementedError
+        """Go on with the runs that were at work, ask again who has not decided, and tell who was not told."""
+        for run in self._runs.list({RunState.WAITING, RunState.READY, RunState.RUNNING, RunState.STOPPING}):
+            if run.state == RunState.WAITING:
+                if self._was_offered(run):
+                    await self._ask(run)
+                    await self._settle(run.id)
+            elif run.state == RunState.STOPPING:
+                await self._end(run.id, RunEvent.HALTED, "stopped by a person")
+            else:
+                await self._begin(run.id)
+        for run_id, site, state in self._untold():
+            self._tell_end(run_id, site, state)
 
     async def close(self) -> None:
-        """End every worker; their runs stay `running` and go on with the next `open`."""
-        raise NotImplementedError
+        """End every worker; their runs stay as they are and go on with the next `open`."""
+        self._closing = True
+        works = list(self._work.values())
+        for work in works:
+            if work.worker is not None:
+                work.worker.cut()
+            else:
+                work.task.cancel()
+        for task in self._telling.values():
+            task.cancel()
+        await asyncio.gather(*(work.task for work in works), *self._telling.values(), return_exceptions=True)
+        self._work.clear()
+        self._telling.clear()
+
+    # -- what people want -------------------------------------------------------------------------
 
     async def start(self, run_id: str) -> None:
-        """Offer a `waiting` run to its sites; it starts once all have approved."""
-        raise NotImplementedError
+        """Offer a waiting run to its sites; it starts once all of them have approved.
+
+        Raises LocalError for a plan that hospitals cannot run, another number of sites than the plan is for, a site
+        that is not a member any more, and a plan without a first model.
+        """
+        run = self._run(run_id)
+        if run.state != RunState.WAITING:
+            raise LocalError(f"run {run.number}: expected one that is waiting, got one that is {run.state}")
+        plan, sites = self._plan(run), [one.site for one in self._run_sites.list(run_id)]
+        check_deployable(plan)
+        check_sites(plan, len(sites))
+        for site in sites:
+            if refused := self._refused(site):
+                raise LocalError(f"run {run.number}: {site} {refused}; name other sites")
+        if self._first.get(run.plan_digest) is None:
+            raise LocalError(f"run {run.number}: expected a first model of its plan, got none; upload it with the plan")
+        self._offer(run)  # raises for one that is too large
+        if not self._was_offered(run):
+            await self._note("run-offered", run_id, detail={"sites": sites})
+        await self._ask(run)
 
     async def pause(self, run_id: str) -> None:
-        raise NotImplementedError
+        """Pause a run after the round at work. Raises LocalError for one that is not running."""
+        await self._move(run_id, RunEvent.PAUSED, "by a person; a round at work is finished")
+        if (work := self._work.get(run_id)) is not None and work.worker is not None:
+            await work.worker.pause(on=True)
 
     async def resume(self, run_id: str) -> None:
-        raise NotImplementedError
+        """Go on with a run that is paused. Raises LocalError for another."""
+        await self._move(run_id, RunEvent.RESUMED, "")
+        work = self._work.get(run_id)
+        if work is None:
+            await self._begin(run_id)
+        elif work.worker is not None:
+            await work.worker.pause(on=False)
 
     async def stop(self, run_id: str) -> None:
-        raise NotImplementedError
+        """End a run for good, in the middle of a round. Raises LocalError for one that has ended."""
+        reason = "stopped by a person"
+        if self._run(run_id).state in (RunState.WAITING, RunState.READY):
+            await self._end(run_id, RunEvent.STOP, reason)
+            return
+        await self._move(run_id, RunEvent.STOP, reason)
+        work = self._work.get(run_id)
+        if work is None or work.worker is None:
+            await self._end(run_id, RunEvent.HALTED, reason)
+        else:
+            await work.worker.stop()
 
     def progress(self, run_id: str) -> Progress | None:
-        """What a run is doing; None for one that has no worker."""
-        raise NotImplementedError
+        """What a run is doing; None for one that is not at work."""
+        work = self._work.get(run_id)
+        if work is None:
+            return None
+        worker = work.worker
+        return Progress(
+            run_id=run_id,
+            round=work.round,
+            rounds=work.rounds,
+            doing="" if worker is None else worker.doing,
+            asked=() if worker is None else tuple(sorted(worker.asked)),
+            answered=() if worker is None else tuple(sorted(worker.answered)),
+            since=None if worker is None else worker.since,
+            restarts=work.crashes,
+            pid=0 if worker is None else worker.pid,
+        )
+
+    # -- what sites say ---------------------------------------------------------------------------
 
     async def noticed(self, site: SiteId, notice: Notice) -> None:
-        """Take an `approval` notice of a site; RemoteError for one that is malformed or not signed by the site."""
-        raise NotImplementedError
+        """Take an `approval` notice of a site. Raises RemoteError for one that is malformed or not signed by it.
+
+        A site decides once about a run: the same again, and anything later, changes nothing.
+        """
+        body = _approval(notice)
+        run_id, verdict = body["run"], body["verdict"]
+        run, known, asked = self._runs.get(run_id), self._sites.get(site), self._run_sites.get(run_id, site)
+        if run is None or known is None or asked is None:
+            raise RemoteError(f"{site}: expected a decision about a run that it was asked about, got one of another")
+        if body["plan_digest"] != run.plan_digest:
+            raise RemoteError(
+                f"{site}: expected a decision about run {run.number} and its plan, got one of another plan"
+            )
+        signed = approval_bytes(run_id, run.plan_digest, verdict.value)
+        check_signature(known.signing_public, body["signature"], signed, site)
+        if run.state != RunState.WAITING:
+            return
+        await asyncio.to_thread(self._decide, run, site, body)
+        if (task := self._telling.pop((run_id, site, "offer"), None)) is not None:
+            task.cancel()
+        await self._settle(run_id)
 
     async def renewed(self, revocations: bytes) -> None:
-        """Hand a newer revocation list (DER) to the workers."""
-        raise NotImplementedError
+        """Hand a newer revocation list, DER, to the workers."""
+        for work in list(self._work.values()):
+            if work.worker is not None:
+                await work.worker.renew(revocations)
+
+    def _decide(self, run: Run, site: SiteId, body: Mapping[str, Any]) -> None:
+        verdict, now = body["verdict"], self._clock()
+        with self._database.transaction():
+            new = self._run_sites.decide(
+                run.id,
+                site,
+                verdict,
+                reason=body["reason"],
+                units=body["units"],
+                signature=body["signature"],
+                now=now,
+            )
+            if new:
+                detail = {"reason": body["reason"], "units": body["units"]}
+                self._events.add(f"run-{verdict}", now=now, subject=site, run_id=run.id, who=site, detail=detail)
+
+    async def _settle(self, run_id: str) -> None:
+        """Start a run that all have approved; end one that somebody has denied."""
+        decisions = self._run_sites.list(run_id)
+        denied = [one for one in decisions if one.verdict is Verdict.DENIED]
+        if denied:
+            why = f": {denied[0].reason}" if denied[0].reason else ""
+            await self._end(run_id, RunEvent.DENIED, f"denied by {denied[0].site}{why}")
+        elif decisions and all(one.verdict is Verdict.APPROVED for one in decisions):
+            await self._move(run_id, RunEvent.APPROVED, "")
+            await self._begin(run_id)
+
+    # -- a run at work ----------------------------------------------------------------------------
+
+    async def _begin(self, run_id: str) -> None:
+        """Put a run to work."""
+        run = self._run(run_id)
+        if self._closing or run_id in self._work:
+            return
+        if run.state == RunState.READY:
+            await self._move(run_id, RunEvent.STARTED, "")
+        try:
+            rounds = self._plan(run).rounds
+        except WardroundError as error:
+            await self._end(run_id, RunEvent.FAILED, str(error))
+            return
+        task = asyncio.create_task(self._tend(run_id), name=f"run {run.number}")
+        self._work[run_id] = _Work(task, rounds=rounds, round=run.round)
+
+    async def _tend(self, run_id: str) -> None:
+        """One worker after another, until the run is paused or has ended."""
+        work = self._work[run_id]
+        try:
+            while not self._closing and self._run(run_id).state == RunState.RUNNING:
+                if not await self._worked(run_id, work):
+                    return
+        except WardroundError as error:
+            _log.error("run %s: %s; it goes on when the server is started again", run_id, error)
+        finally:
+            self._work.pop(run_id, None)
+
+    async def _worked(self, run_id: str, work: _Work) -> bool:
+        """Run one worker; whether another may have to follow."""
+        try:
+            start = await asyncio.to_thread(self._start_of, run_id)
+        except WardroundError as error:
+            await self._end(run_id, RunEvent.FAILED, str(error))
+            return False
+
+        async def durable(line: Mapping[str, Any]) -> None:
+            work.round, work.crashes = line["round"], 0
+            await asyncio.to_thread(self._keep_round, run_id, line)
+
+        work.worker = WorkerProcess(
+            start,
+            python=self._python,
+            call=self._hub.call,
+            refused=self._refused,
+            rounds=durable,
+            clock=self._clock,
+        )
+        try:
+            ended = await work.worker.run()
+        finally:
+            work.worker = None
+        if self._closing:
+            return False
+        if ended is not None:
+            return await self._ended(run_id, ended)
+        return await self._crashed(run_id, work)
+
+    async def _ended(self, run_id: str, ended: Ended) -> bool:
+        if ended.state == "paused":
+            if ended.reason and self._run(run_id).state == RunState.RUNNING:
+                await self._move(run_id, RunEvent.PAUSED, ended.reason)
+            return True  # a person may have resumed it in the meantime
+        if ended.state == "finished" and ended.blob is not None and ended.sha256 is not None:
+            await asyncio.to_thread(self._keep_model, run_id, ended)
+        event = {"finished": RunEvent.FINISHED, "stopped": RunEvent.HALTED}.get(ended.state, RunEvent.FAILED)
+        await self._end(run_id, event, ended.reason)
+        return False
+
+    async def _crashed(self, run_id: str, work: _Work) -> bool:
+        state = self._run(run_id).state
+        if state == RunState.STOPPING:
+            await self._end(run_id, RunEvent.HALTED, "stopped by a person")
+            return False
+        work.crashes += 1
+        detail = {"crashes": work.crashes, "round": work.round}
+        await self._note("worker-crashed", run_id, detail=detail)
+        _log.warning("run %s: its worker ended after round %d, %d in a row", run_id, work.round, work.crashes)
+        if state == RunState.RUNNING and work.crashes >= _MOST_CRASHES:
+            reason = f"its worker crashed {work.crashes} times in a row after round {work.round}; see the server's log"
+            await self._end(run_id, RunEvent.FAILED, reason)
+            return False
+        await self._sleep(min(_MOST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (work.crashes - 1)))
+        return True
+
+    def _keep_round(self, run_id: str, line: Mapping[str, Any]) -> None:
+        """Note a durable round; a failing database ends no run, since the next worker tells of it again."""
+        try:
+            with self._database.transaction():
+                if self._runs.set_round(run_id, line["round"]):
+                    detail = round_event(line)
+                    self._events.add("run-round", now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
+        except WardroundError as error:
+            _log.warning("run %s: round %d is not noted yet: %s", run_id, line["round"], error)
+
+    def _keep_model(self, run_id: str, ended: Ended) -> None:
+        run = self._run(run_id)
+        if ended.blob is None or ended.sha256 is None:
+            return
+        with self._database.transaction():
+            model = self._models.add(
+                name=run.name,
+                run_id=run_id,
+                plan_digest=run.plan_digest,
+                blob=ended.blob,
+                sha256=ended.sha256,
+                now=self._clock(),
+            )
+            detail = {"version": model.version, "round": ended.released_round, "metrics": dict(ended.metrics)}
+            self._events.add("model-made", now=self._clock(), subject=model.name, run_id=run_id, detail=detail)
+
+    def _start_of(self, run_id: str) -> Start:
+        """What a worker of this run is given."""
+        run = self._run(run_id)
+        plan, first = self._plans.get(run.plan_digest), self._first.get(run.plan_digest)
+        if plan is None or first is None:
+            raise LocalError(f"run {run.number}: expected its plan and a first model, got none")
+        parts = []
+        for one in self._run_sites.list(run_id):
+            site = self._sites.get(one.site)
+            if site is None:
+                raise LocalError(f"run {run.number}: expected {one.site} to be known, got no such site")
+            parts.append(RunPart(name=one.site, public=site.signing_public, units=one.units))
+        return Start(
+            run_id=run_id,
+            plan_toml=plan.toml,
+            code_files=self._code_files(run.plan_digest),
+            plan_digest=run.plan_digest,
+            created=run.created.isoformat(timespec="seconds"),
+            folder=str(self._folder.runs / run_id),
+            models=str(self._folder.models),
+            first_blob=first.blob,
+            layout=first.layout,
+            spec=first.spec,
+            sites=tuple(parts),
+            identity_authority=self._folder.identity_authority(),
+            revocations=self._newest(),
+            known_round=run.round,
+            signing_secret=self._keyring.signing._secret,
+            data_key=self._keyring.data_key,
+        )
+
+    # -- telling sites ----------------------------------------------------------------------------
+
+    def _offer(self, run: Run) -> Notice:
+        """What a site is asked to approve. Raises LocalError where that is too large to be sent."""
+        plan, first = self._plans.get(run.plan_digest), self._first.get(run.plan_digest)
+        if plan is None or first is None:
+            raise LocalError(f"run {run.number}: expected its plan and a first model, got none")
+        members = []
+        for one in self._run_sites.list(run.id):
+            site = self._sites.get(one.site)
+            members.append({"name": one.site, "fingerprint": "" if site is None else site.fingerprint})
+        code = {path: b64encode(data).decode() for path, data in self._plans.files(run.plan_digest).items()}
+        table = {
+            "run": run.id,
+            "plan_digest": run.plan_digest,
+            "plan": plan.toml,
+            "code": code,
+            "size": first.size,
+            "tensors": [_product(shape) for _, shape in first.layout],
+            "sites": members,
+            "server": fingerprint_of(self._keyring.signing.public),
+        }
+        body = json.dumps(table, ensure_ascii=False).encode()
+        if len(body) > MAX_NOTICE_BYTES:
+            raise LocalError(
+                f"run {run.number}: expected a plan and code of at most {MAX_NOTICE_BYTES} bytes as a message, got "
+                f"{len(body)}; leave out of the code bundle what training does not need"
+            )
+        return Notice(kind="offer", body=body)
+
+    async def _ask(self, run: Run) -> None:
+        """Send the offer to every site that has not decided; it waits for those that are away."""
+        notice = self._offer(run)
+        for one in self._run_sites.list(run.id):
+            if one.verdict is Verdict.WAITING:
+                self._send(run.id, one.site, notice, self._nothing)
+
+    def _tell_end(self, run_id: str, site: SiteId, state: str) -> None:
+        body = json.dumps({"run": run_id, "state": state}).encode()
+
+        async def told() -> None:
+            await asyncio.to_thread(self._note_told, run_id, site)
+
+        self._send(run_id, site, Notice(kind="ended", body=body), told)
+
+    @staticmethod
+    async def _nothing() -> None:
+        pass
+
+    def _send(self, run_id: str, site: SiteId, notice: Notice, then: Callable[[], Awaitable[None]]) -> None:
+        key = run_id, site, notice.kind
+        if key in self._telling or self._closing:
+            return
+
+        async def send() -> None:
+            try:
+                await self._hub.notify(site, notice)
+                await then()
+            except WardroundError as error:
+                _log.warning("%s: it was not told of run %s (%s): %s", site, run_id, notice.kind, error)
+            finally:
+                self._telling.pop(key, None)
+
+        self._telling[key] = asyncio.create_task(send())
+
+    def _untold(self) -> list[tuple[str, SiteId, str]]:
+        return [(run, SiteId(site), state) for run, site, state in json.loads(self._settings.get(_UNTOLD) or "[]")]
+
+    def _note_told(self, run_id: str, site: SiteId) -> None:
+        with self._database.transaction():
+            left = [one for one in self._untold() if one[:2] != (run_id, site)]
+            self._settings.put(_UNTOLD, json.dumps(left))
+
+    # -- the database -----------------------------------------------------------------------------
+
+    def _run(self, run_id: str) -> Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise LocalError(f"expected a run that exists, got {plain_text(run_id)!r}")
+        return run
+
+    def _plan(self, run: Run) -> Plan:
+        stored = self._plans.get(run.plan_digest)
+        if stored is None:
+            raise LocalError(f"run {run.number}: expected its plan, got none")
+        return parse_plan(stored.toml, folder=Path(), code_files=self._code_files(run.plan_digest))
+
+    def _code_files(self, plan_digest: str) -> tuple[tuple[str, str], ...]:
+        files = self._plans.files(plan_digest)
+        return tuple((path, hashlib.sha256(data).hexdigest()) for path, data in sorted(files.items()))
+
+    def _refused(self, site: SiteId) -> str:
+        """Why a site is not called; empty where it is."""
+        known = self._sites.get(site)
+        if known is None:
+            return "is not known"
+        return "is revoked" if known.state is SiteState.REVOKED else ""
+
+    def _was_offered(self, run: Run) -> bool:
+        return any(one.kind == "run-offered" for one in self._events.list(run_id=run.id, most=100))
+
+    async def _note(self, kind: str, run_id: str, *, detail: Mapping[str, Any] | None = None) -> None:
+        await asyncio.to_thread(
+            lambda: self._events.add(kind, now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
+        )
+
+    async def _move(self, run_id: str, event: RunEvent, reason: str) -> None:
+        """Let `event` happen to a run. Raises LocalError where it cannot."""
+        await asyncio.to_thread(self._moved, run_id, event, reason)
+
+    async def _end(self, run_id: str, event: RunEvent, reason: str) -> None:
+        """Let a run end, if it has not, and tell its sites."""
+        state = await asyncio.to_thread(self._moved, run_id, event, reason)
+        for key, task in list(self._telling.items()):
+            if key[0] == run_id and key[2] == "offer":
+                task.cancel()
+        for one in self._run_sites.list(run_id):
+            self._tell_end(run_id, one.site, state.value)
+
+    def _moved(self, run_id: str, event: RunEvent, reason: str) -> RunState:
+        """The state after `event`, in the database with its line in the timeline and, of an end, who is to be told."""
+        now, reason = self._clock(), plain_text(reason, _MOST_REASON)
+        with self._database.transaction():
+            run = self._run(run_id)
+            state = after(RunState(run.state), event)
+            if not self._runs.move(run_id, {run.state}, state, reason=reason, now=now):
+                raise LocalError(f"run {run.number}: was changed by somebody else at the same time; look at it again")
+            if state in ENDED:
+                ends = [(run_id, one.site, state.value) for one in self._run_sites.list(run_id)]
+                self._settings.put(_UNTOLD, json.dumps([*self._untold(), *ends]))
+            detail = {"state": state.value, "reason": reason}
+            self._events.add(f"run-{event}", now=now, subject=run_id, run_id=run_id, detail=detail)
+        return state
+
+
+def _approval(notice: Notice) -> dict[str, Any]:
+    """The fields of an approval notice, checked."""
+    try:
+        table = json.loads(notice.body)
+        body = {name: table[name] for name in ("run", "plan_digest", "reason", "units")}
+        if notice.kind != "approval" or not all(isinstance(body[name], str) for name in ("run", "plan_digest")):
+            raise ValueError
+        units = body["units"]
+        if units is not None and (not isinstance(units, int) or isinstance(units, bool) or not 0 < units < 1 << 40):
+            raise ValueError
+        verdict = Verdict(table["verdict"])
+        if verdict is Verdict.WAITING or len(body["run"]) > 64 or not isinstance(body["reason"], str):
+            raise ValueError
+        reason = plain_text(body["reason"], _MOST_REASON)
+        return {**body, "reason": reason, "verdict": verdict, "signature": unb64(table["signature"])}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RemoteError("approval: expected a run, the digest of its plan, a verdict, and a signature") from None
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total

@@ -25,14 +25,24 @@ from wardround.plain_text import plain_text
 from wardround.server.state.database import checked_url, sqlite_url
 from wardround.server.state.keyring import Keyring, open_keyring
 
-__all__ = ["DATABASE_FILE", "FILES", "StateFolder", "StateSettings", "default_state"]
+__all__ = [
+    "DATABASE_FILE",
+    "FILES",
+    "STATE_FILE",
+    "StateFolder",
+    "StateSettings",
+    "decode_settings",
+    "default_state",
+    "encode_settings",
+]
 
 _FORMAT = 1
-_STATE, _KEYRING, _LOCK = "state.json", "keyring", "lock"
+STATE_FILE = "state.json"
+_KEYRING, _LOCK = "keyring", "lock"
 _TLS, _IDENTITY = "tls-authority.der", "identity-authority.der"
 _RUNS, _MODELS = "runs", "models"
 DATABASE_FILE = "server.db"
-FILES = (_STATE, _KEYRING, _TLS, _IDENTITY)
+FILES = (STATE_FILE, _KEYRING, _TLS, _IDENTITY)
 """The files that are written once, when the folder is made."""
 _DATABASE_FILES = (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm")
 _MOST_BYTES = 1 << 20
@@ -96,8 +106,7 @@ class StateFolder:
                 for name, data in ((_KEYRING, keyring), (_TLS, tls_authority), (_IDENTITY, identity_authority)):
                     replace_file(path / name, data, mode=0o600)
                 prepare(folder)
-                text = json.dumps({"format": _FORMAT, **asdict(settings)}, indent=2, ensure_ascii=False)
-                replace_file(path / _STATE, (text + "\n").encode(), mode=0o600)
+                replace_file(path / STATE_FILE, encode_settings(settings), mode=0o600)
                 sync_folder(path.parent)
         except OSError as error:
             raise LocalError(f"{path}: cannot be made ({error.strerror}); it is no state folder yet") from None
@@ -113,14 +122,14 @@ class StateFolder:
             for name in _DATABASE_FILES:
                 if (path / name).exists():
                     _check_private(path / name)
-            data = (path / _STATE).read_bytes()
+            data = (path / STATE_FILE).read_bytes()
         except FileNotFoundError:
             raise LocalError(
                 f"{path}: expected the state of a server, got none; make it: wardround server init"
             ) from None
         except OSError as error:
             raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
-        return cls(path, decode_settings(data, str(path / _STATE)))
+        return cls(path, decode_settings(data, str(path / STATE_FILE)))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -188,7 +197,7 @@ class StateFolder:
         """Take away what an interrupted `make` left; LocalError where there is anything else."""
         ours = {*FILES, *_DATABASE_FILES, _LOCK, _RUNS, _MODELS}
         names = {name for name in os.listdir(self.path) if not name.startswith(TEMPORARY)}
-        if _STATE in names:
+        if STATE_FILE in names:
             raise LocalError(f"{self.path}: is the state of a server already; use it, or name another folder")
         if strangers := sorted(names - ours):
             raise LocalError(f"{self.path}: expected a new or empty folder, got one with {strangers[0]!r}")
@@ -198,6 +207,12 @@ class StateFolder:
         for name in (*FILES, *_DATABASE_FILES):
             (self.path / name).unlink(missing_ok=True)
         remove_leftovers(self.path)
+
+
+def encode_settings(settings: StateSettings) -> bytes:
+    """The bytes of state.json."""
+    text = json.dumps({"format": _FORMAT, **asdict(settings)}, indent=2, ensure_ascii=False)
+    return (text + "\n").encode()
 
 
 def decode_settings(data: bytes, where: str) -> StateSettings:

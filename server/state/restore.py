@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from wardround.durable_file import sync_folder
+from wardround.durable_file import replace_file, sync_folder
 from wardround.errors import LocalError
 from wardround.plain_text import plain_text
 from wardround.server.state.archive import Member, read_archive
@@ -27,7 +27,7 @@ from wardround.server.state.certificates import CertificateKind, Certificates
 from wardround.server.state.database import Database, sqlite_url
 from wardround.server.state.dump import copy_rows, load
 from wardround.server.state.events import Events
-from wardround.server.state.folder import DATABASE_FILE, FILES, StateFolder
+from wardround.server.state.folder import DATABASE_FILE, FILES, STATE_FILE, StateFolder, encode_settings
 from wardround.server.state.invitations import Invitations
 from wardround.server.state.runs import Runs
 from wardround.server.state.sessions import Sessions
@@ -81,9 +81,10 @@ def check_backup(archive: Path, secret: bytes) -> Restored:
         return _unpacked(archive, Path(temporary) / "state", secret)
 
 
-def restore(archive: Path, into: Path, secret: bytes, *, now: datetime) -> Restored:
+def restore(archive: Path, into: Path, secret: bytes, *, now: datetime, database: str | None = None) -> Restored:
     """Check the backup, and then make it the state folder `into`, and its PostgreSQL where it names one.
 
+    With `database`, the URL of a PostgreSQL, rows go there, wherever they were, and the new folder says so.
     Until everything was checked nothing is changed; what was there is kept beside it, in the folder `replaced`.
     LocalError for what `check_backup` refuses, where a server runs on `into` or on the PostgreSQL, and where `into` is
     something else than a state folder, or empty.
@@ -102,17 +103,20 @@ def restore(archive: Path, into: Path, secret: bytes, *, now: datetime) -> Resto
                 shutil.rmtree(staging)  # of a restore that was interrupted
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
             restored = _unpacked(archive, staging, secret)
-            folder = StateFolder.open(staging)
-            known = _known_before(old.database_url if old is not None else folder.settings.database)
+            settings = StateFolder.open(staging).settings
+            if database is not None:
+                settings = replace(settings, database=database)
+                replace_file(staging / STATE_FILE, encode_settings(settings), mode=0o600)
+            known = _known_before(old.database_url if old is not None else settings.database)
             restored = _brought_forward(staging, known, restored, now)
-            if folder.settings.database is None:
+            if settings.database is None:
                 try:
                     _swap(staging, into, aside)
                 except BaseException:
                     _swap_back(staging, into, aside)
                     raise
             else:
-                _replace_with_database(staging, into, aside, folder.settings.database)
+                _replace_with_database(staging, into, aside, settings.database)
         except OSError as error:
             raise LocalError(f"{error.filename or into}: cannot be written ({error.strerror})") from None
     return replace(restored, replaced=aside if aside.exists() else None)

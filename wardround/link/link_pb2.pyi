@@ -75,7 +75,7 @@ class Farewell(_message.Message):
     def __init__(self, reason: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("id", "run", "kind", "signature", "order_bytes", "protocol_bytes", "spec_bytes", "model_bytes", "payload")
+    __slots__ = ("id", "run", "kind", "signature", "order_bytes", "protocol_bytes", "spec_bytes", "model_bytes", "payload", "key")
     ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class Call(_message.Message):
     SPEC_BYTES_FIELD_NUMBER: _ClassVar[int]
     MODEL_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     id: int
     run: str
     kind: str
@@ -94,10 +95,11 @@ class Call(_message.Message):
     spec_bytes: int
     model_bytes: int
     payload: bytes
-    def __init__(self, id: _Optional[int] = ..., run: _Optional[str] = ..., kind: _Optional[str] = ..., signature: _Optional[bytes] = ..., order_bytes: _Optional[int] = ..., protocol_bytes: _Optional[int] = ..., spec_bytes: _Optional[int] = ..., model_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    key: bytes
+    def __init__(self, id: _Optional[int] = ..., run: _Optional[str] = ..., kind: _Optional[str] = ..., signature: _Optional[bytes] = ..., order_bytes: _Optional[int] = ..., protocol_bytes: _Optional[int] = ..., spec_bytes: _Optional[int] = ..., model_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("id", "making", "fault", "reason", "signature", "frame_bytes", "payload")
+    __slots__ = ("id", "making", "fault", "reason", "signature", "frame_bytes", "payload", "key")
     ID_FIELD_NUMBER: _ClassVar[int]
     MAKING_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +107,7 @@ class Reply(_message.Message):
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     id: int
     making: int
     fault: int
@@ -112,7 +115,8 @@ class Reply(_message.Message):
     signature: bytes
     frame_bytes: int
     payload: bytes
-    def __init__(self, id: _Optional[int] = ..., making: _Optional[int] = ..., fault: _Optional[int] = ..., reason: _Optional[str] = ..., signature: _Optional[bytes] = ..., frame_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    key: bytes
+    def __init__(self, id: _Optional[int] = ..., making: _Optional[int] = ..., fault: _Optional[int] = ..., reason: _Optional[str] = ..., signature: _Optional[bytes] = ..., frame_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("direction", "id", "offset", "until")
@@ -139,14 +143,14 @@ class Chunk(_message.Message):
     def __init__(self, direction: _Optional[_Union[Direction, str]] = ..., id: _Optional[int] = ..., offset: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
 
 class End(_message.Message):
-    __slots__ = ("direction", "id", "digests")
+    __slots__ = ("direction", "id", "digest")
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
-    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     direction: Direction
     id: int
-    digests: bytes
-    def __init__(self, direction: _Optional[_Union[Direction, str]] = ..., id: _Optional[int] = ..., digests: _Optional[bytes] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, direction: _Optional[_Union[Direction, str]] = ..., id: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("id",)

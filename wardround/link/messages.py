@@ -28,7 +28,8 @@ class Call:
     """What the server asks of a site in a run; `kind` is Flower's message type.
 
     `signature` is the server's over `call_bytes`. The link itself believes none of this: both ends check. The link
-    numbers calls by `id`; whoever makes one leaves it 0. `model_digest` is the SHA-256 of the model, where it is known.
+    numbers calls by `id`; whoever makes one leaves it 0. `model_digest` is the SHA-256 of the model where this process
+    knows it: it is not sent.
     """
 
     run: str
@@ -54,7 +55,7 @@ class Call:
 class Reply:
     """A site's answer to a call. `signature` is the site's over `reply_bytes`.
 
-    `frame_digest` is the SHA-256 of the frame, where it is known: a receiver's has been checked.
+    `frame_digest` is the SHA-256 of the frame where this process knows it: it is not sent.
     """
 
     fault: Fault = Fault.NONE

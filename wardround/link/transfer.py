@@ -2,34 +2,29 @@
 
 Pure state machines. A payload is one or more parts, one after another. The receiver says where it is and how far the
 sender may go (`Grant`), so a slow one stops the sender and holds nothing beyond its buffers; after a reconnect the
-sender goes on from there. Each chunk has its checksum (`wire`), each part its SHA-256 at the end.
+sender goes on from there. Each chunk has its checksum (`wire`), the payload its digest at the end (`payload_digest`).
 """
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wardround.errors import RemoteError
 from wardround.link import link_pb2 as pb
+from wardround.link.payload_digest import PayloadDigest
 from wardround.link.wire import Chunk
 
 __all__ = ["Inbound", "Outbound"]
 
-_DIGEST_BYTES = hashlib.sha256().digest_size
-
 
 class Outbound:
-    """A payload on its way out. `digests` holds the SHA-256 of each part, or None where it is to be computed."""
+    """A payload on its way out. `key` is that of its digest, used for no other."""
 
-    __slots__ = ("_at", "_digests", "_ended", "_granted", "_hashes", "_parts", "_until", "direction", "id", "size")
+    __slots__ = ("_at", "_digest", "_digested", "_ended", "_granted", "_parts", "_until", "direction", "id", "size")
 
-    def __init__(
-        self, direction: pb.Direction, id: int, parts: Sequence[memoryview], digests: Sequence[bytes | None]
-    ) -> None:
+    def __init__(self, direction: pb.Direction, id: int, parts: Sequence[memoryview], key: bytes) -> None:
         self.direction, self.id = direction, id
         self._parts = [(end - part.nbytes, end, part) for end, part in _placed(parts)]
         self.size = sum(part.nbytes for _, _, part in self._parts)
-        self._digests = list(digests)
-        self._hashes = [(hashlib.sha256(), 0) for _ in self._parts]
+        self._digest, self._digested = PayloadDigest(key), 0
         self.rewind()
 
     def rewind(self) -> None:
@@ -42,6 +37,8 @@ class Outbound:
         if not offset <= until <= self.size or self._ended or (self._granted and not offset <= self._at):
             raise RemoteError(f"link: expected a grant within {self.size} bytes, got one from {offset} to {until}")
         if not self._granted:
+            if offset > self._digested:
+                raise RemoteError(f"link: expected a grant from {self._digested} at most, got one from {offset}")
             self._granted, self._at = True, offset
         elif until < self._until:
             raise RemoteError(f"link: expected a grant up to {self._until} or more, got {until}")
@@ -63,41 +60,37 @@ class Outbound:
             raise ValueError("expected a transfer that may go on")
         if self._at == self.size:
             self._ended = True
-            digests = b"".join(self._digest(index) for index in range(len(self._parts)))
-            return pb.End(direction=self.direction, id=self.id, digests=digests)
-        for index, (start, end, part) in enumerate(self._parts):
+            return pb.End(direction=self.direction, id=self.id, digest=self._digest.digest())
+        for start, end, part in self._parts:
             if self._at < end:  # a chunk ends with its part, so that it is one piece of memory
                 stop = min(end, self._until, self._at + most_bytes)
-                chunk = Chunk(self.direction, self.id, self._at, part[self._at - start : stop - start])
-                self._hash(index, stop - start)
+                piece = part[self._at - start : stop - start]
+                chunk = Chunk(self.direction, self.id, self._at, piece)
+                if self._digested < stop:  # the rest was sent before, on a stream that broke
+                    self._digest.update(piece[max(0, self._digested - self._at) :])
+                    self._digested = stop
                 self._at = stop
                 return chunk
         raise AssertionError("parts cover the payload")
 
-    def _hash(self, index: int, end: int) -> None:
-        """Hash a part up to `end` while it is in the processor's cache; what was sent before is not hashed again."""
-        if self._digests[index] is None:
-            hashed, at = self._hashes[index]
-            if at < end:
-                hashed.update(self._parts[index][2][at:end])
-                self._hashes[index] = hashed, end
-
-    def _digest(self, index: int) -> bytes:
-        self._hash(index, self._parts[index][2].nbytes)
-        known = self._digests[index]
-        return self._hashes[index][0].digest() if known is None else known
-
 
 class Inbound:
-    """A payload on its way in, into `targets`, one for each part. `window` is how far ahead the sender may go."""
+    """A payload on its way in, into `targets`, one for each part. `window()` is how far ahead the sender may go now."""
 
-    __slots__ = ("_at", "_hashes", "_open", "_targets", "_until", "_window", "direction", "id", "size")
+    __slots__ = ("_at", "_digest", "_open", "_targets", "_until", "_window", "direction", "id", "size")
 
-    def __init__(self, direction: pb.Direction, id: int, targets: Sequence[memoryview], window: int) -> None:
+    def __init__(
+        self,
+        direction: pb.Direction,
+        id: int,
+        targets: Sequence[memoryview],
+        key: bytes,
+        window: Callable[[], int],
+    ) -> None:
         self.direction, self.id, self._window = direction, id, window
         self._targets = [(end - part.nbytes, end, part) for end, part in _placed(targets)]
         self.size = sum(part.nbytes for _, _, part in self._targets)
-        self._hashes = [hashlib.sha256() for _ in self._targets]
+        self._digest = PayloadDigest(key)
         self._at = self._until = 0
         self._open = False
 
@@ -108,7 +101,8 @@ class Inbound:
     def grant(self) -> pb.Grant:
         """Where it is, and how far the sender may go."""
         self._open = True
-        self._until = min(self.size, self._at + self._window)
+        # never back: the sender may be there already
+        self._until = max(self._until, min(self.size, self._at + self._window()))
         return pb.Grant(direction=self.direction, id=self.id, offset=self._at, until=self._until)
 
     @property
@@ -125,39 +119,33 @@ class Inbound:
                 f"link: expected a chunk from {self._at} to {until} at most, got one from {chunk.offset} to {end}"
             )
         at, data = self._at, chunk.data
-        for hashed, (start, stop, target) in zip(self._hashes, self._targets, strict=True):
+        for start, stop, target in self._targets:
             if start <= at < stop:
                 piece = data[: stop - at]
                 target[at - start : at - start + len(piece)] = piece
-                hashed.update(piece)
                 at, data = at + len(piece), data[len(piece) :]
+        self._digest.update(chunk.data)
         self._at = end
-        if self._until < self.size and self._until - self._at <= self._window // 2:
+        if self._until < self.size and 2 * (self._until - self._at) <= self._window():
             return self.grant()
         return None
 
-    def finish(self, end: pb.End) -> list[bytes]:
-        """The SHA-256 of each part, which are those of the sender. Raises RemoteError where they or the size differ."""
+    def finish(self, end: pb.End) -> None:
+        """The payload is whole. Raises RemoteError where it is not, or its digest is not that of the sender."""
         if not self._open or self._at != self.size:
             raise RemoteError(f"link: expected {self.size} bytes before the end, got {self._at}")
-        digests = self._digests()
-        if end.digests != b"".join(digests):
-            raise RemoteError("link: expected a payload with the digests that its sender gives, got another")
         self._open = False
-        return digests
+        if end.digest != self._digest.digest():
+            raise RemoteError("link: expected a payload with the digest that its sender gives, got another")
 
-    def fill(self, payload: bytes) -> list[bytes]:
-        """Take a payload that came in one piece; the SHA-256 of each part."""
+    def fill(self, payload: bytes) -> None:
+        """Take a payload that came in its heading, in one piece."""
         if len(payload) != self.size or self._at:
             raise ValueError(f"expected {self.size} bytes at the start, got {len(payload)} at {self._at}")
         self._open, self._until = True, self.size
         if payload:
             self.take(Chunk(self.direction, self.id, 0, memoryview(payload)))
         self._open = False
-        return self._digests()
-
-    def _digests(self) -> list[bytes]:
-        return [hashed.digest() for hashed in self._hashes]
 
 
 def _placed(parts: Sequence[memoryview]) -> list[tuple[int, memoryview]]:

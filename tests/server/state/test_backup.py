@@ -234,6 +234,22 @@ def test_a_swap_that_fails_leaves_folder_and_postgresql(
         server.close()
 
 
+def test_a_backup_of_sqlite_may_become_a_postgresql(postgresql: Cluster, local: KeptServer, tmp_path: Path) -> None:
+    """Rows are the same lines from either."""
+    expected = rows(local.database)
+    backup(local.folder, local.database, tmp_path / "backup", SECRET)
+    with postgresql.database() as url:
+        with pytest.raises(LocalError, match="no password"):
+            restore(tmp_path / "backup", tmp_path / "elsewhere", SECRET, now=THEN, database="postgresql://w:x@/w")
+        assert not (tmp_path / "elsewhere").exists()
+        restore(tmp_path / "backup", tmp_path / "elsewhere", SECRET, now=THEN, database=url)
+        _, database = reopened(tmp_path / "elsewhere")
+        assert database.dialect == "postgresql"
+        for table in ("certificates", "run_sites", "plan_files", "models"):
+            assert rows(database)[table] == expected[table]
+        database.close()
+
+
 # -- while the server works ----------------------------------------------------------------------------
 
 

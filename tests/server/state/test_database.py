@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.postgresql import Cluster
 from tests.server.state.at_once import at_once
 from tests.server.state.rows import NOW, add_account
 from wardround.errors import LocalError
@@ -211,6 +212,61 @@ def test_another_writer_is_waited_for_and_then_named(tmp_path: Path, monkeypatch
 def test_writers_at_once_wait_for_each_other(database: Database, url: str) -> None:
     numbers = at_once(url, 8, lambda one, _: [Settings(one).advance("counter") for _ in range(10)])
     assert sorted(number for ten in numbers for number in ten) == list(range(1, 81))
+
+
+def test_one_server_works_on_a_postgresql_at_a_time(postgresql: Cluster, opened: Callable[[str], Database]) -> None:
+    with postgresql.database() as url, postgresql.database() as elsewhere:
+        first, second = opened(url), opened(url)
+        with first.hold(), pytest.raises(LocalError, match="another server is running"), second.hold():
+            pytest.fail("held twice")
+        with second.hold(), opened(elsewhere).hold():
+            second.migrate()
+            assert first.revision() is not None, "reading needs no hold"
+
+
+def test_a_postgresql_that_was_restarted_costs_no_failure(
+    postgresql: Cluster, opened: Callable[[str], Database]
+) -> None:
+    with postgresql.database() as url:
+        database = opened(url)
+        database.migrate()
+        with opened(url).transaction() as connection:
+            ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+            connection.execute(sa.text(f"{ended} AND pid <> pg_backend_pid()"))
+        Settings(database).put("key", "value")
+        assert Settings(database).get("key") == "value"
+
+
+KILLED_AT_COMMIT = """
+import sys
+from wardround.server.state.database import Database
+from wardround.server.state.settings import Settings
+database = Database.open(sys.argv[1])
+settings = Settings(database)
+number = settings.counter("n")
+while True:
+    with database.transaction():
+        number = settings.advance("n")
+        settings.put("same", str(number))
+    print(number, flush=True)
+"""
+
+
+def test_what_was_committed_survives_a_kill_and_nothing_else_does(database: Database, url: str) -> None:
+    settings = Settings(database)
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED_AT_COMMIT, url], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            for _ in range(20):
+                told = int(child.stdout.readline())
+            child.kill()
+            told = max([told, *map(int, child.stdout.read().split())])
+        with database.reading():
+            kept, same = settings.counter("n"), settings.get("same")
+        assert kept in {told, told + 1}, "the last may have been committed and not told"
+        assert same == str(kept)
 
 
 # -- a full disk ---------------------------------------------------------------------------------------

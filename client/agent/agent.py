@@ -1,0 +1,324 @@
+"""The agent of a site: takes what the server sends, and does what the site's administrator has approved of it.
+
+It stands between the link, which carries bytes, and the runs, which decide. Of what the server says nothing is done but
+what an approval covers. Runs that were approved go on where they were after a restart.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Protocol
+
+from wardround.client.agent.offer import check_run_name, decode_offer
+from wardround.client.agent.plan_store import Outcome, PlanStore, RunState, Verdict
+from wardround.client.agent.signed_call import check_call, error_reply
+from wardround.client.agent.site_folder import SiteFolder
+from wardround.clock import utc_now
+from wardround.errors import LocalError, RemoteError, WardroundError
+from wardround.link.messages import Call, Fault, Notice, Reply
+from wardround.link.signing_inputs import approval_bytes
+from wardround.plain_text import plain_text
+
+__all__ = ["Agent", "Renewal", "Run"]
+
+_log = logging.getLogger("wardround")
+
+
+class Run(Protocol):
+    """One approved run."""
+
+    def prepare(self) -> int | None: ...
+
+    def answer(self, call: Call, digest: bytes) -> Reply: ...
+
+    def refresh(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Renewal(Protocol):
+    """The renewal of the site's certificates."""
+
+    def request(self, now: datetime) -> bytes | None:
+        """What to ask for now, the body of a `renew` notice; None while nothing is due."""
+        ...
+
+    def accept(self, body: bytes, now: datetime) -> None:
+        """Take over what the server sent. Raises RemoteError for what is not this site's."""
+        ...
+
+
+class Agent:
+    """The handler of the site's link. `run_of` makes an approved run, `finish` ends one for good.
+
+    `notify` sends a notice to the server; it is given by `attach`, since the link needs the handler first.
+    """
+
+    def __init__(
+        self,
+        folder: SiteFolder,
+        *,
+        run_of: Callable[[str], Run],
+        finish: Callable[[str, str], None],
+        renewal: Renewal | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._folder, self._plans, self._key = folder, PlanStore(folder), folder.signing_key
+        self._server = folder.server
+        self._run_of, self._finish, self._renewal, self._now = run_of, finish, renewal, now
+        self._notify: Callable[[Notice], None] = lambda notice: None
+        self._lock = threading.Lock()
+        self._runs: dict[str, Run] = {}
+        self._preparing: dict[str, threading.Thread] = {}
+        self._told: dict[str, str] = {}
+        self._ended: set[str] = set()
+        self._stopping = False
+
+    def attach(self, notify: Callable[[Notice], None]) -> None:
+        """Send notices this way from now on."""
+        self._notify = notify
+
+    # -- the link's handler ---------------------------------------------------------------------------
+
+    def call(self, call: Call) -> Reply:
+        """The reply to a call, signed. A call that the server has not signed reaches no run."""
+        try:
+            digest = check_call(call, self._server)
+        except RemoteError as error:
+            _log.warning("a call was refused: %s", error)
+            return Reply(fault=Fault.REFUSED, reason=plain_text(str(error)))
+        try:
+            run = self._approved(call.run)
+        except WardroundError as error:
+            return error_reply(self._key, digest, error, Fault.NOT_READY)
+        try:
+            return run.answer(call, digest)
+        except Exception:
+            _log.exception("a call failed; this is a bug", extra={"run": call.run})
+            return error_reply(self._key, digest, LocalError("the site failed; its own log says why"))
+
+    def notice(self, notice: Notice) -> None:
+        """Take a notice; what it asks for is durable on return. What is malformed is logged, and done with."""
+        take = {
+            "offer": self._take_offer,
+            "ended": self._take_end,
+            "revocations": self._take_revocations,
+            "certificate": self._take_certificate,
+        }.get(notice.kind)
+        if take is None:
+            _log.info("a notice of kind %s was ignored: this version does not know it", plain_text(notice.kind, 80))
+            return
+        try:
+            take(notice.body)
+        except RemoteError as error:
+            _log.warning("a notice of kind %s was refused: %s", notice.kind, error)
+
+    def state(self, attached: bool, reason: str) -> None:
+        """Note whether the link is up."""
+        _log.info(
+            "%s", f"attached to {self._folder.facts.target}" if attached else f"not attached: {plain_text(reason)}"
+        )
+
+    # -- notices --------------------------------------------------------------------------------------
+
+    def _take_offer(self, body: bytes) -> None:
+        offer = decode_offer(body)
+        if self._plans.put(offer, self._now()):
+            _log.info(
+                "a plan was offered; see it with: wardround client plan show %s", offer.run, extra={"run": offer.run}
+            )
+
+    def _take_end(self, body: bytes) -> None:
+        table = _table(body)
+        run, state = check_run_name(_text(table, "run")), _text(table, "state")
+        if self._plans.knows(run):
+            self._end(run, f"the server says: {plain_text(state, 80)}")
+
+    def _end(self, run: str, reason: str) -> None:
+        with self._lock:
+            open_run = self._runs.pop(run, None)
+            self._ended.add(run)
+        if open_run is not None:
+            open_run.close()
+        self._finish(run, reason)
+        _log.info("the run has ended (%s)", reason, extra={"run": run})
+
+    def _take_revocations(self, body: bytes) -> None:
+        from wardround.client.agent.revocation_list import RevocationList
+
+        if RevocationList(self._folder).replace(_bytes(_table(body), "crl"), self._now()):
+            _log.info("a newer revocation list came")
+            with self._lock:
+                runs = list(self._runs.values())
+            for run in runs:
+                run.refresh()
+
+    def _take_certificate(self, body: bytes) -> None:
+        if self._renewal is not None:
+            self._renewal.accept(body, self._now())
+            _log.info("the certificates were renewed")
+
+    # -- decisions ------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See what the administrator has decided since, and do it."""
+        for run in self._plans.runs():
+            with self._lock:
+                known = run in self._ended or run in self._preparing
+            if not known:
+                try:
+                    self._look_at(run)
+                except WardroundError as error:
+                    _log.warning("%s", error, extra={"run": run})
+
+    def _look_at(self, run: str) -> None:
+        decision, outcome = self._plans.decision(run), self._plans.outcome(run)
+        if outcome is not None and outcome.state is RunState.ENDED:
+            self._ended.add(run)
+            if (self._folder.path / "runs" / run).exists():  # a crash came between
+                self._finish(run, outcome.reason)
+            return
+        if decision is None:
+            return
+        if decision.verdict is Verdict.DENIED:
+            self._tell(run, decision.plan_digest, Verdict.DENIED, decision.reason, None)
+            if outcome is not None or run in self._runs:
+                self._end(run, "denied here")
+        elif outcome is None:
+            thread = threading.Thread(target=self._prepare, args=(run, decision.plan_digest), name=f"prepare {run}")
+            with self._lock:
+                self._preparing[run] = thread
+            thread.start()
+        elif outcome.state is RunState.UNFIT:
+            self._tell(run, decision.plan_digest, Verdict.DENIED, _UNFIT, None)
+        else:
+            self._tell(run, decision.plan_digest, Verdict.APPROVED, "", outcome.units)
+
+    def _prepare(self, run: str, plan_digest: str) -> None:
+        """Read the data for an approved run, and tell the server that it may begin, or that it cannot here."""
+        try:
+            units = self._made(run).prepare()
+            if self._note(run, Outcome(state=RunState.READY, units=units)):
+                self._tell(run, plan_digest, Verdict.APPROVED, "", units)
+                _log.info("the run is ready", extra={"run": run})
+        except WardroundError as error:
+            self._discard(run)
+            if self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000))):
+                _log.error("the run cannot be run here: %s", error, extra={"run": run})
+                self._tell(run, plan_digest, Verdict.DENIED, _UNFIT, None)
+        except Exception:
+            _log.exception("the run could not be prepared; this is a bug", extra={"run": run})
+            self._discard(run)
+        finally:
+            with self._lock:
+                self._preparing.pop(run, None)
+
+    def _note(self, run: str, outcome: Outcome) -> bool:
+        """Keep what became of a run; False where it has ended meanwhile, or the process stops."""
+        with self._lock:
+            if run in self._ended or self._stopping:
+                return False
+            self._plans.note(run, outcome)
+            return True
+
+    def _discard(self, run: str) -> None:
+        with self._lock:
+            made = self._runs.pop(run, None)
+        if made is not None:
+            made.close()
+
+    def _tell(self, run: str, plan_digest: str, verdict: Verdict, reason: str, units: int | None) -> None:
+        """Send the decision; once in the life of this process, since the link sends it until it is acknowledged."""
+        if self._told.get(run) == verdict:
+            return
+        signature = self._key.sign(approval_bytes(run, plan_digest, verdict.value))
+        table = {
+            "run": run,
+            "plan_digest": plan_digest,
+            "verdict": verdict.value,
+            "reason": plain_text(reason),
+            "units": units,
+            "signature": base64.b64encode(signature).decode(),
+        }
+        self._notify(Notice(kind="approval", body=json.dumps(table).encode()))
+        self._told[run] = verdict
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def _approved(self, name: str) -> Run:
+        """The run of this name, if it was approved and is ready. Raises WardroundError for any other."""
+        run = check_run_name(name)
+        with self._lock:
+            known = self._runs.get(run)
+            if known is not None and run not in self._preparing:
+                return known
+        outcome = self._plans.outcome(run)
+        if outcome is None or outcome.state is not RunState.READY:
+            ended = outcome is not None and outcome.state is RunState.ENDED
+            raise LocalError(f"run {run}: {'has ended here' if ended else 'is not approved here (yet)'}")
+        return self._made(run)
+
+    def _made(self, run: str) -> Run:
+        with self._lock:
+            if run in self._ended or self._stopping:
+                raise LocalError(f"run {run}: {'the agent stops' if self._stopping else 'has ended here'}")
+            if run not in self._runs:
+                self._runs[run] = self._run_of(run)
+            return self._runs[run]
+
+    # -- the process ----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """What is due from time to time: renewal."""
+        if self._renewal is None:
+            return
+        try:
+            body = self._renewal.request(self._now())
+        except WardroundError as error:
+            _log.warning("the certificates cannot be renewed: %s", error)
+            return
+        if body is not None:
+            _log.info("the certificates are renewed")
+            self._notify(Notice(kind="renew", body=body))
+
+    def close(self) -> None:
+        """Stop every job; runs go on with the next process."""
+        with self._lock:
+            self._stopping = True
+            threads, runs = list(self._preparing.values()), list(self._runs.values())
+            self._runs = {}
+        for run in runs:
+            run.close()
+        for thread in threads:
+            thread.join()
+
+
+_UNFIT = "the site's data, budget or members do not fit the plan; its own log says why"
+
+
+def _table(body: bytes) -> dict[str, Any]:
+    try:
+        table = json.loads(body)
+    except (ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict):
+        raise RemoteError("notice: expected a JSON object")
+    return table
+
+
+def _text(table: dict[str, Any], name: str) -> str:
+    found = table.get(name)
+    if not isinstance(found, str):
+        raise RemoteError(f"notice: expected text as {name}")
+    return found
+
+
+def _bytes(table: dict[str, Any], name: str) -> bytes:
+    try:
+        return base64.b64decode(_text(table, name), validate=True)
+    except (binascii.Error, ValueError):
+        raise RemoteError(f"notice: expected base64 as {name}") from None

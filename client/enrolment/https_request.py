@@ -1,0 +1,148 @@
+"""One HTTPS request, through the environment's proxy, with an answer of bounded size; standard library alone."""
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wardround.client.enrolment.exit_codes import JoinError, JoinExit
+from wardround.client.enrolment.proxy import Proxy
+from wardround.plain_text import plain_text
+
+__all__ = ["HttpsAnswer", "request", "trusting", "unverified"]
+
+_MOST_BYTES = 2 << 20
+_REFUSED_BY_PROXY = "Tunnel connection failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpsAnswer:
+    """`body` is what the JSON object says; `certificate` (DER) is that of the other end of the connection."""
+
+    status: int
+    body: Mapping[str, Any]
+    certificate: bytes
+
+
+def unverified() -> ssl.SSLContext:
+    """For what is no secret and is checked by its digest: any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def trusting(authority: bytes) -> ssl.SSLContext:
+    """TLS 1.3 with a server whose certificate is of this authority (DER) alone, and of the host that is asked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=authority)
+    return context
+
+
+def request(
+    host: str,
+    port: int,
+    path: str,
+    *,
+    context: ssl.SSLContext,
+    proxy: Proxy | None,
+    body: Mapping[str, Any] | None = None,
+    timeout_s: float = 30.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> HttpsAnswer:
+    """The answer to a GET, or with a `body` to a POST, within `timeout_s` from the connection on.
+
+    Raises JoinError (UNREACHABLE, PROXY, ANSWER), and ssl.SSLError for a handshake that fails.
+    """
+    where = f"{host}:{port}"
+    via = "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port}"
+    if proxy is None:
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    else:
+        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout_s, context=context)
+        headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
+        connection.set_tunnel(f"[{host}]" if ":" in host and proxy is None else host, port, headers)
+    deadline = clock() + timeout_s
+    try:
+        _connect(connection, where, proxy)
+        certificate = connection.sock.getpeercert(True) or b""
+        data = None if body is None else json.dumps(body).encode()
+        connection.request(
+            "GET" if data is None else "POST",
+            path,
+            body=data,
+            headers={"Accept": "application/json", "Content-Type": "application/json", "Connection": "close"},
+        )
+        answer = connection.getresponse()
+        parts = bytearray()
+        while part := answer.read1(1 << 16):
+            parts += part
+            if len(parts) > _MOST_BYTES:
+                raise JoinError(JoinExit.ANSWER, f"{where}: expected an answer of at most {_MOST_BYTES} bytes, got more")
+            if clock() > deadline:
+                raise TimeoutError
+        return HttpsAnswer(status=answer.status, body=_object(parts, where, answer.status), certificate=certificate)
+    except ssl.SSLError:
+        raise
+    except TimeoutError:
+        raise JoinError(
+            JoinExit.UNREACHABLE, f"{where}: no answer within {timeout_s:g} s{via}; ask whether a firewall drops it"
+        ) from None
+    except http.client.HTTPException as error:
+        raise JoinError(
+            JoinExit.ANSWER, f"{where}: expected an answer of a wardround server, got {type(error).__name__}{via}"
+        ) from None
+    except OSError as error:
+        raise JoinError(
+            JoinExit.UNREACHABLE, f"{where}: the connection broke{via} ({_reason(error)}); try again"
+        ) from None
+    finally:
+        connection.close()
+
+
+def _connect(connection: http.client.HTTPSConnection, where: str, proxy: Proxy | None) -> None:
+    try:
+        connection.connect()
+    except (ssl.SSLError, TimeoutError, http.client.HTTPException):
+        raise
+    except OSError as error:
+        if proxy is None:
+            raise JoinError(
+                JoinExit.UNREACHABLE,
+                f"{where}: cannot be reached ({_reason(error)}); a firewall must let this machine call it, or set "
+                "HTTPS_PROXY",
+            ) from None
+        reason = plain_text(str(error))
+        if reason.startswith(_REFUSED_BY_PROXY):
+            hint = "; put its login into HTTPS_PROXY" if " 407" in reason else f"; have it allow CONNECT to {where}"
+            text = f"the proxy {proxy.host}:{proxy.port} refuses ({reason.removeprefix(_REFUSED_BY_PROXY).strip(': ')})"
+            raise JoinError(JoinExit.PROXY, text + hint) from None
+        raise JoinError(
+            JoinExit.PROXY, f"the proxy {proxy.host}:{proxy.port}: cannot be reached ({_reason(error)}); see HTTPS_PROXY"
+        ) from None
+
+
+def _object(data: bytes | bytearray, where: str, status: int) -> dict[str, Any]:
+    try:
+        found = json.loads(bytes(data))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError):
+        raise JoinError(
+            JoinExit.ANSWER,
+            f"{where}: expected the answer of a wardround server, got something else (HTTP {status}); check the "
+            "address, and whether something stands between",
+        ) from None
+    return found
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    return plain_text(error.strerror or type(error).__name__)

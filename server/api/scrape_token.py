@@ -1,0 +1,28 @@
+"""The token with which a Prometheus reads the metrics, and nothing else. The server keeps its SHA-256."""
+
+import base64
+import hashlib
+import hmac
+
+from wardround.server.api.services import Services
+
+__all__ = ["is_scrape_token", "new_scrape_token"]
+
+_KEY = "metrics.scrape-token"
+
+
+def new_scrape_token(services: Services) -> str:
+    """A new token, which replaces the one before."""
+    token = base64.urlsafe_b64encode(services.random(32)).decode().rstrip("=")
+    services.settings.put(_KEY, _hash(token))
+    return token
+
+
+def is_scrape_token(services: Services, token: str) -> bool:
+    """Whether this is the token."""
+    kept = services.settings.get(_KEY)
+    return kept is not None and hmac.compare_digest(kept, _hash(token))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(b"wardround scrape token 1\0" + token.encode()).hexdigest()

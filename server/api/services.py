@@ -1,0 +1,129 @@
+"""What the routes use: the tables, the enrolment, the runs, and who is attached. The process puts it together."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, Self
+
+from wardround.clock import utc_now
+from wardround.orders import SiteId
+from wardround.server.pki.enrolment import Enrolment
+from wardround.server.state.accounts import Accounts
+from wardround.server.state.blob_store import BlobStore
+from wardround.server.state.certificates import Certificates
+from wardround.server.state.database import Database
+from wardround.server.state.events import Events
+from wardround.server.state.first_models import FirstModels
+from wardround.server.state.invitations import Invitations
+from wardround.server.state.models import Models
+from wardround.server.state.plans import Plans
+from wardround.server.state.run_sites import RunSites
+from wardround.server.state.runs import Runs
+from wardround.server.state.sessions import Sessions
+from wardround.server.state.settings import Settings
+from wardround.server.state.sites import Sites
+from wardround.server.state.vault import Vault
+
+__all__ = ["Presence", "RunControl", "RunProgress", "Services"]
+
+
+class RunProgress(Protocol):
+    """What a run is doing now."""
+
+    @property
+    def round(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def doing(self) -> str: ...
+    @property
+    def asked(self) -> tuple[SiteId, ...]: ...
+    @property
+    def answered(self) -> tuple[SiteId, ...]: ...
+    @property
+    def since(self) -> datetime | None: ...
+    @property
+    def restarts(self) -> int: ...
+
+
+class RunControl(Protocol):
+    """Who makes runs go. Called in the server's loop; LocalError where a run is in no state for it."""
+
+    async def start(self, run_id: str) -> None: ...
+    async def pause(self, run_id: str) -> None: ...
+    async def resume(self, run_id: str) -> None: ...
+    async def stop(self, run_id: str) -> None: ...
+    def progress(self, run_id: str) -> RunProgress | None: ...
+
+
+class Presence(Protocol):
+    """Who knows which sites are attached now."""
+
+    def present(self) -> frozenset[SiteId]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that a route may use. `runs_folder` holds the run directories by run id."""
+
+    name: str
+    accounts: Accounts
+    sessions: Sessions
+    invitations: Invitations
+    sites: Sites
+    certificates: Certificates
+    plans: Plans
+    first_models: FirstModels
+    runs: Runs
+    run_sites: RunSites
+    models: Models
+    events: Events
+    settings: Settings
+    blobs: BlobStore
+    runs_folder: Path
+    enrolment: Enrolment
+    control: RunControl
+    presence: Presence
+    clock: Callable[[], datetime] = utc_now
+    random: Callable[[int], bytes] = os.urandom
+
+    @classmethod
+    def of(
+        cls,
+        database: Database,
+        vault: Vault,
+        *,
+        name: str,
+        runs_folder: Path,
+        models_folder: Path,
+        enrolment: Enrolment,
+        control: RunControl,
+        presence: Presence,
+        clock: Callable[[], datetime] = utc_now,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Self:
+        """With the repositories of `database`."""
+        return cls(
+            name=name,
+            accounts=Accounts(database),
+            sessions=Sessions(database),
+            invitations=Invitations(database),
+            sites=Sites(database),
+            certificates=Certificates(database),
+            plans=Plans(database, vault),
+            first_models=FirstModels(database),
+            runs=Runs(database),
+            run_sites=RunSites(database),
+            models=Models(database),
+            events=Events(database),
+            settings=Settings(database),
+            blobs=BlobStore(models_folder, vault),
+            runs_folder=runs_folder,
+            enrolment=enrolment,
+            control=control,
+            presence=presence,
+            clock=clock,
+            random=random,
+        )

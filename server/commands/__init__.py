@@ -1,0 +1,1 @@
+"""The commands of a coordinator: those of the server's own machine, and those that speak HTTPS with a server."""

@@ -1,0 +1,313 @@
+"""The server's side of one worker process: it is started, its calls are carried to the sites, its end is awaited."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Protocol
+
+from wardround.errors import LocalError, RemoteError, WardroundError
+from wardround.link.messages import Call, Reply
+from wardround.local_channel import Channel, Shared
+from wardround.orders import SiteId
+from wardround.server.runs.worker_messages import CallMessage, Ended, ReplyMessage, Start, b64
+
+__all__ = ["SiteCall", "WorkerProcess"]
+
+_MODULE = "wardround.server.runs.worker"
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Of the server's environment; what else is there is not a worker's business."""
+_EXIT_S = 20.0
+_log = logging.getLogger("wardround")
+
+_DOING = {
+    "train": "training",
+    "evaluate": "evaluation",
+    "query.statistics": "statistics",
+    "query.secagg": "secure aggregation",
+}
+
+
+class SiteCall(Protocol):
+    """How a site is called: `Hub.call`."""
+
+    def __call__(
+        self,
+        site: SiteId,
+        call: Call,
+        *,
+        timeout_s: float | None,
+        allocate: Callable[[int], memoryview],
+        most_bytes: int,
+    ) -> Awaitable[Reply]: ...
+
+
+class WorkerProcess:
+    """A worker of a run. `run` is called once; everything else while it runs, in the same loop.
+
+    `refused` gives the reason why a site is not called at all, or an empty string. `rounds` is awaited with every line
+    of a round that has become durable, in order.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        *,
+        python: str,
+        call: SiteCall,
+        refused: Callable[[SiteId], str],
+        rounds: Callable[[Mapping[str, Any]], Awaitable[None]],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._start, self._python, self._call, self._refused, self._rounds = start, python, call, refused, rounds
+        self._clock = clock
+        self._channel: Channel | None = None
+        self._cut: socket.socket | None = None
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-sender")
+        self._models: dict[int, Shared] = {}
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self.advanced = False
+        """Whether a round has become durable in this worker."""
+        self.pid = 0
+        self.doing, self.since = "", None
+        self.asked: set[SiteId] = set()
+        self.answered: set[SiteId] = set()
+
+    since: datetime | None
+    doing: str
+
+    async def run(self) -> Ended | None:
+        """Start the process and serve it until it ends; how it says that the run stands, None where it just died."""
+        channel, theirs = Channel.pair()
+        self._channel, self._cut = channel, socket.socket(fileno=os.dup(channel.fileno()))
+        try:
+            process = await self._spawn(theirs)
+        except OSError as error:
+            channel.close()
+            _log.warning("run %s: no worker could be started (%s)", self._start.run_id, error.strerror)
+            return None
+        finally:
+            theirs.close()
+        self.pid = process.pid
+        incoming: asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None] = asyncio.Queue()
+        reader = threading.Thread(target=self._read, args=(channel, incoming, asyncio.get_running_loop()), daemon=True)
+        reader.start()
+        try:
+            await self._tell(self._start.to_header())
+            return await self._serve(incoming)
+        except (EOFError, RemoteError) as error:
+            _log.warning("run %s: %s", self._start.run_id, error)
+            return None
+        finally:
+            self.cut()
+            await self._gather()
+            await _gone(process)
+            await asyncio.to_thread(reader.join, _EXIT_S)
+            self._sender.shutdown(wait=False)
+            channel.close()
+            for model in self._models.values():
+                model.close()
+            self._models.clear()
+            self._channel = None
+
+    async def pause(self, *, on: bool) -> None:
+        """Let the worker end after the round at work, or think of it no more."""
+        await self._whisper({"type": "pause" if on else "resume"})
+
+    async def stop(self) -> None:
+        """Let the worker break the round at work off, and end."""
+        await self._whisper({"type": "stop"})
+
+    async def renew(self, revocations: bytes) -> None:
+        """Give it a newer revocation list, DER."""
+        await self._whisper({"type": "revocations", "der": b64(revocations)})
+
+    def cut(self) -> None:
+        """Take the channel away: the worker ends at once."""
+        if self._cut is not None:
+            with contextlib.suppress(OSError):
+                self._cut.shutdown(socket.SHUT_RDWR)
+            self._cut.close()
+            self._cut = None
+
+    # -- pieces -----------------------------------------------------------------------------------
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            self._python,
+            "-m",
+            _MODULE,
+            str(theirs.fileno()),
+            pass_fds=[theirs.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            start_new_session=True,  # what interrupts the server from its terminal is the server's to pass on
+        )
+
+    @staticmethod
+    def _read(
+        channel: Channel,
+        incoming: "asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None]",
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        found: tuple[Mapping[str, Any], list[Shared]] | None
+        while True:
+            try:
+                found = channel.receive()
+            except (EOFError, OSError, RemoteError):
+                found = None
+            try:
+                loop.call_soon_threadsafe(incoming.put_nowait, found)
+            except RuntimeError:  # the loop is closed
+                return
+            if found is None:
+                return
+
+    async def _serve(self, incoming: "asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None]") -> Ended | None:
+        while (found := await incoming.get()) is not None:
+            header, shared = found
+            kind = header.get("type")
+            if kind == "call":
+                self._take_call(header, shared)
+            elif kind == "cancel":
+                for number in header.get("ids", ()):
+                    if (task := self._calls.pop(number, None)) is not None:
+                        task.cancel()
+            elif kind == "forget":
+                if (model := self._models.pop(header.get("model", 0), None)) is not None:
+                    model.close()
+            elif kind == "round":
+                line = header.get("line")
+                if not isinstance(line, dict) or not isinstance(line.get("round"), int):
+                    raise RemoteError("local channel: expected the line of a round")
+                self.advanced = True
+                await self._rounds(line)
+            elif kind == "ended":
+                return Ended.from_header(header)
+            elif kind != "ready":
+                raise RemoteError(f"local channel: expected a known message, got {kind!r}")
+        return None
+
+    def _take_call(self, header: Mapping[str, Any], shared: list[Shared]) -> None:
+        message = CallMessage.from_header(header)
+        protocol = message.protocol
+        if message.large:
+            if not shared:
+                raise RemoteError("local channel: expected a shared protocol message")
+            piece = shared.pop()
+            protocol = bytes(piece.view())
+            piece.close()
+        if shared and message.model is not None:
+            self._models[message.model] = shared.pop(0)
+        model = None
+        if message.model is not None:
+            if message.model not in self._models:
+                raise RemoteError(f"local channel: expected the model {message.model}, got none")
+            model = self._models[message.model].view()
+        if not any(not task.done() for task in self._calls.values()):
+            self.doing, self.since = _DOING.get(message.kind, message.kind), self._clock()
+            self.asked, self.answered = set(), set()
+        self.asked.add(message.site)
+        call = Call(
+            run=self._start.run_id,
+            kind=message.kind,
+            order=message.order,
+            protocol=protocol,
+            spec=message.spec,
+            model=model,
+            signature=message.signature,
+            model_digest=message.model_digest,
+        )
+        self._calls[message.id] = asyncio.create_task(self._carry(message, call))
+
+    async def _carry(self, message: CallMessage, call: Call) -> None:
+        """Call a site, and tell the worker what came of it."""
+        frames: list[Shared] = []
+        views: list[memoryview] = []
+
+        def allocate(size: int) -> memoryview:
+            for view in views:
+                view.release()
+            for frame in frames:
+                frame.close()
+            frames[:] = [Shared.make(size)]
+            views[:] = [frames[0].view()]
+            return views[0]
+
+        lost = self._refused(message.site)
+        reply = None
+        if not lost:
+            try:
+                reply = await self._call(
+                    message.site,
+                    call,
+                    timeout_s=message.timeout_s,
+                    allocate=allocate,
+                    most_bytes=message.most_bytes,
+                )
+            except TimeoutError:
+                lost = "no reply by the deadline"
+            except WardroundError as error:
+                lost = str(error)
+        self._calls.pop(message.id, None)
+        self.answered.add(message.site)
+        if reply is None:
+            sent, shared = ReplyMessage(id=message.id, reason=lost, lost=True), []
+        else:
+            sent = ReplyMessage(id=message.id, fault=reply.fault, reason=reply.reason, signature=reply.signature)
+            shared = _shared(reply, frames, views)
+        with contextlib.suppress(EOFError, RuntimeError):
+            await self._tell(sent.to_header(), shared)
+        for one in shared:
+            one.close()
+
+    async def _tell(self, header: Mapping[str, Any], shared: list[Shared] | None = None) -> None:
+        channel = self._channel
+        if channel is None:
+            raise EOFError("the worker is gone")
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._sender, channel.send, header, shared or [])
+
+    async def _whisper(self, header: Mapping[str, Any]) -> None:
+        """Tell a worker that may be gone."""
+        with contextlib.suppress(EOFError, OSError, RuntimeError):
+            await self._tell(header)
+
+    async def _gather(self) -> None:
+        tasks = list(self._calls.values())
+        self._calls.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _shared(reply: Reply, frames: list[Shared], views: list[memoryview]) -> list[Shared]:
+    """The reply's frame to send on: the memory that it was received into, if nobody can write to it any more."""
+    size = reply.frame.nbytes
+    if frames and frames[0].size == size > 0:
+        reply.frame.release()
+        for view in views:
+            view.release()
+        views.clear()
+        try:
+            frames[0].seal()
+            return frames
+        except LocalError:  # the link still holds a view
+            with frames[0].view() as found:
+                return [Shared.of(found)]
+    return [Shared.of(reply.frame)] if size else []
+
+
+async def _gone(process: asyncio.subprocess.Process) -> None:
+    """Wait for the process, which has been told to end; kill it where it does not."""
+    try:
+        await asyncio.wait_for(process.wait(), _EXIT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

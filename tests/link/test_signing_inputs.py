@@ -1,0 +1,55 @@
+"""What is signed: no two domains, fields or runs share an input."""
+
+import hashlib
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wardround.link.messages import Fault
+from wardround.link.signing_inputs import approval_bytes, call_bytes, call_digest, reply_bytes
+
+DIGEST = bytes(range(32))
+
+
+def test_a_call_is_signed_field_by_field() -> None:
+    made = call_bytes("r1", "train", b"order", b"", b"spec", DIGEST)
+    expected = b"wardround link 1\0\x04call"
+    for field in (
+        b"r1",
+        b"train",
+        hashlib.sha256(b"order").digest(),
+        hashlib.sha256(b"").digest(),
+        hashlib.sha256(b"spec").digest(),
+        DIGEST,
+    ):
+        expected += len(field).to_bytes(4, "little") + field
+    assert made == expected
+    assert call_digest("r1", "train", b"order", b"", b"spec", DIGEST) == hashlib.sha256(expected).digest()
+
+
+def test_every_field_changes_what_is_signed() -> None:
+    base = ("r1", "train", b"order", b"protocol", b"spec", DIGEST)
+    inputs = [call_bytes(*base)]
+    for index, other in enumerate(("r2", "evaluate", b"x", b"x", b"x", None)):
+        changed = list(base)
+        changed[index] = other  # type: ignore[call-overload]
+        inputs.append(call_bytes(*changed))  # type: ignore[arg-type]
+    inputs += [reply_bytes(DIGEST, fault, DIGEST) for fault in Fault]
+    inputs += [reply_bytes(DIGEST, Fault.NONE, bytes(32)), reply_bytes(bytes(32), Fault.NONE, DIGEST)]
+    inputs += [approval_bytes("r1", "d", "approved"), approval_bytes("r1", "d", "denied")]
+    assert all(one != other for one, other in combinations(inputs, 2))
+
+
+@given(st.tuples(*[st.text(max_size=4)] * 3), st.tuples(*[st.text(max_size=4)] * 3))
+def test_fields_cannot_be_moved_into_one_another(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+    assert (approval_bytes(*one) == approval_bytes(*other)) == (one == other)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"short", bytes(33)])
+def test_a_digest_has_its_size(wrong: bytes) -> None:
+    with pytest.raises(ValueError, match="SHA-256"):
+        reply_bytes(wrong, Fault.NONE, DIGEST)
+    with pytest.raises(ValueError, match="SHA-256"):
+        reply_bytes(DIGEST, Fault.NONE, wrong)
