@@ -155,14 +155,17 @@ def leave(
 @data_app.command("add")
 def add_data(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A table, CSV or Parquet; it stays where it is.")],
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call it.  [default: the file's name]")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call it.  [default: the file's name]")
+    ] = None,
     max_epsilon: Annotated[
         float | None, typer.Option(metavar="E", help="The most privacy that may ever be spent on it.")
     ] = None,
     delta: Annotated[float | None, typer.Option(metavar="D", help="The failure probability that goes with it.")] = None,
     unit: Annotated[str, typer.Option(metavar="patient|row", help="Whose presence is hidden.")] = "patient",
     anchor: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the ledger's head there too: another disk, another backup.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the ledger's head there too: another disk, another backup."),
     ] = None,
     disjoint: Annotated[
         str | None, typer.Option(metavar="REASON", help="Why no patient is in another data set that has a budget.")

@@ -24,6 +24,7 @@ __all__ = [
     "TOKEN_BYTES",
     "Invitation",
     "InvitationError",
+    "canonical_url",
     "check_host",
     "host_and_port",
     "read_invitation",
@@ -51,7 +52,7 @@ class Invitation:
     authority: bytes
 
     def __post_init__(self) -> None:
-        if self.url != _canonical(self.url):
+        if self.url != canonical_url(self.url):
             raise ValueError(f"expected https://HOST:PORT, got {plain_text(self.url)!r}")
         if len(self.token) != TOKEN_BYTES or len(self.authority) != _DIGEST_BYTES:
             raise ValueError(f"expected a token of {TOKEN_BYTES} bytes and a fingerprint of {_DIGEST_BYTES}")
@@ -73,7 +74,7 @@ def read_invitation(text: str) -> Invitation:
             f"invitation: expected https://HOST:PORT#..., got {plain_text(address, 80)!r}; copy the whole line"
         )
     try:
-        url = _canonical(address)
+        url = canonical_url(address)
     except ValueError as error:
         raise InvitationError(f"invitation: {error}; copy the whole line") from None
     if not mark or not secret:
@@ -128,8 +129,8 @@ def check_host(host: str) -> str:
         return host
 
 
-def _canonical(address: str) -> str:
-    """`https://HOST:PORT` in its one spelling. ValueError for what is none."""
+def canonical_url(address: str) -> str:
+    """`https://HOST:PORT` in its one spelling: lower case, with its port. ValueError for what is none."""
     parts = urlsplit(address)
     try:
         port = parts.port

@@ -56,7 +56,7 @@ def request(
     timeout_s: float = 30.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> HttpsAnswer:
-    """The answer to a GET, or with a `body` to a POST, within `timeout_s` from the connection on.
+    """The answer to a GET, or with a `body` to a POST. Nothing is waited for longer than `timeout_s`.
 
     Raises JoinError (UNREACHABLE, PROXY, ANSWER), and ssl.SSLError for a handshake that fails.
     """
@@ -67,7 +67,7 @@ def request(
     else:
         connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout_s, context=context)
         headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
-        connection.set_tunnel(f"[{host}]" if ":" in host and proxy is None else host, port, headers)
+        connection.set_tunnel(host, port, headers)
     deadline = clock() + timeout_s
     try:
         _connect(connection, where, proxy)
@@ -84,7 +84,9 @@ def request(
         while part := answer.read1(1 << 16):
             parts += part
             if len(parts) > _MOST_BYTES:
-                raise JoinError(JoinExit.ANSWER, f"{where}: expected an answer of at most {_MOST_BYTES} bytes, got more")
+                raise JoinError(
+                    JoinExit.ANSWER, f"{where}: expected an answer of at most {_MOST_BYTES} bytes, got more"
+                )
             if clock() > deadline:
                 raise TimeoutError
         return HttpsAnswer(status=answer.status, body=_object(parts, where, answer.status), certificate=certificate)
@@ -124,7 +126,8 @@ def _connect(connection: http.client.HTTPSConnection, where: str, proxy: Proxy |
             text = f"the proxy {proxy.host}:{proxy.port} refuses ({reason.removeprefix(_REFUSED_BY_PROXY).strip(': ')})"
             raise JoinError(JoinExit.PROXY, text + hint) from None
         raise JoinError(
-            JoinExit.PROXY, f"the proxy {proxy.host}:{proxy.port}: cannot be reached ({_reason(error)}); see HTTPS_PROXY"
+            JoinExit.PROXY,
+            f"the proxy {proxy.host}:{proxy.port}: cannot be reached ({_reason(error)}); see HTTPS_PROXY",
         ) from None
 
 

@@ -27,7 +27,7 @@ from wardround.client.enrolment.site_files import SiteFiles
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority, site_name
-from wardround.invitation import Invitation, InvitationError, host_and_port, read_invitation
+from wardround.invitation import Invitation, InvitationError, canonical_url, host_and_port, read_invitation
 from wardround.join_messages import (
     AUTHORITY_PATH,
     JOIN_PATH,
@@ -93,28 +93,38 @@ def join(
         proxy = proxy_for(host_and_port(invited.url)[0], os.environ if environment is None else environment)
     except LocalError as error:
         raise JoinError(JoinExit.PROXY, str(error)) from None
+    server = _Server(invited, proxy, now, timeout_s)
     files = SiteFiles(folder)
-    with files.joining(invited.authority):
-        try:
-            signing_key, tls_key = files.keys(random)
-        except LocalError as error:
-            raise JoinError(JoinExit.FOLDER, str(error)) from None
-        server = _Server(invited, proxy, now, timeout_s)
-        authority = server.authority()
-        answer = server.join(authority, _request(invited, asked, signing_key, tls_key))
-        facts = _checked(answer, invited, authority, signing_key, tls_key, asked, now())
-        try:
-            files.finish(
-                site=facts.encode(),
-                key=tls_key,
-                certificate=answer.certificate,
-                authority=authority.der,
-                identity=answer.identity,
-                identity_authority=answer.identity_authority,
-                revocations=answer.revocations,
-            )
-        except LocalError as error:
-            raise JoinError(JoinExit.FOLDER, f"{error}; then give the same command again") from None
+    try:
+        with files.joining(invited.authority):
+            return _join(files, server, invited, asked, now, random)
+    except JoinError:
+        raise
+    except LocalError as error:
+        raise JoinError(JoinExit.FOLDER, f"{error}; put that right, then give the same command again") from None
+
+
+def _join(
+    files: SiteFiles,
+    server: "_Server",
+    invited: Invitation,
+    name: str | None,
+    now: Callable[[], datetime],
+    random: Callable[[int], bytes],
+) -> Joined:
+    signing_key, tls_key = files.keys(random)
+    authority = server.authority()
+    answer = server.join(authority, _request(invited, name, signing_key, tls_key))
+    facts = _checked(answer, invited, authority, signing_key, tls_key, name, now())
+    files.finish(
+        site=facts.encode(),
+        key=tls_key,
+        certificate=answer.certificate,
+        authority=authority.der,
+        identity=answer.identity,
+        identity_authority=answer.identity_authority,
+        revocations=answer.revocations,
+    )
     return Joined(
         name=facts.name,
         url=invited.url,
@@ -160,7 +170,8 @@ def _checked(
         check_public_key(answer.server)
         if answer.server == signing_key.public:
             raise RemoteError("expected a signing key of the server's own, got this site's")
-        host_and_port(f"https://{answer.target}")
+        if canonical_url(f"https://{answer.target}") != f"https://{answer.target}":
+            raise ValueError(f"expected HOST:PORT to attach to, got {answer.target!r}")
         return SiteFacts(name=answer.name, url=invited.url, target=answer.target, server=answer.server.hex())
     except (RemoteError, ValueError) as error:
         raise JoinError(JoinExit.ANSWER, f"{invited.url}: {error}; tell the coordinator") from None

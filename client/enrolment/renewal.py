@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.enrolment.site_files import SiteFiles
-from wardround.errors import RemoteError
+from wardround.errors import LocalError, RemoteError
+from wardround.identity import Revocations
 from wardround.join_messages import RenewalAnswer, RenewalRequest, renewal_statement
 from wardround.plain_text import plain_text
 from wardround.tls_identity import TlsAuthority, TlsIdentity, TlsKey, der_of
@@ -77,9 +78,19 @@ class Renewal:
         return True
 
     def _check_identity(self, der: bytes, now: datetime) -> None:
-        trusted = self._folder.authority
-        # the list may be older than it should be, after a long time away; who is on it is revoked none the less
-        from cryptography import x509
+        # whether it is revoked is not asked: the list may be older than it should be, and the site needs a certificate
+        # to get the newest; others ask
+        nothing = Revocations(number=0, serials=frozenset(), next_update=now)
+        identity = self._folder.authority.verify(der, name=self._folder.name, now=now, revocations=nothing)
+        if identity.public != self._folder.signing_key.public:
+            raise RemoteError("certificate: expected an identity for the signing key of this site, got one for another")
 
-        listed = x509.load_der_x509_crl(self._folder.read("revocations.der"))
-        raise NotImplementedError
+    def _authority(self) -> TlsAuthority:
+        return TlsAuthority(der_of(self._files.tls().authority))
+
+    def _read(self) -> TlsIdentity:
+        tls = self._files.tls()
+        found = self._authority().read_site(der_of(tls.certificate))
+        if found.public != TlsKey.read(tls.key).public:
+            raise LocalError(f"{self._folder.path}: expected a key and its certificate, got two that do not fit")
+        return found

@@ -62,17 +62,16 @@ class SiteFiles:
             found = self.path.lstat()
             if found.st_uid != os.geteuid() or found.st_mode & 0o077:
                 raise JoinError(
-                    JoinExit.FOLDER, f"{self.path}: expected a folder of this user's alone; chmod 700 it, or name another"
+                    JoinExit.FOLDER,
+                    f"{self.path}: expected a folder of this user's alone; chmod 700 it, or name another",
                 )
             descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise JoinError(JoinExit.FOLDER, f"{self.path}: cannot be written ({error.strerror})") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, self.path)
             self._begin(federation)
             yield
-        except BlockingIOError:
-            raise JoinError(JoinExit.FOLDER, f"{self.path}: another process works in it; wait for it or stop it") from None
         finally:
             os.close(descriptor)
 
@@ -190,3 +189,14 @@ class SiteFiles:
             sync_folder(self.path)
         except OSError as error:
             raise LocalError(f"{self.path / name}: cannot be deleted ({error.strerror})") from None
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JoinError(JoinExit.FOLDER, f"{folder}: another process works in it; wait for it or stop it") from None
+    except OSError as error:
+        raise JoinError(
+            JoinExit.FOLDER, f"{folder}: cannot be locked ({error.strerror}); use a file system with locks"
+        ) from None

@@ -1,8 +1,8 @@
 """The HTTPS port: TLS 1.3 alone, a bounded number of connections, and none that is quiet for long.
 
-Where all places are taken, a new connection takes that of the one which has been quiet longest: in its handshake, before
-its request is whole, or after its answer. So strangers who open thousands of connections, or send a byte now and then,
-hold back each other and not who asks for something.
+Where all places are taken, a new connection takes that of the one which has been quiet longest: in its handshake,
+before its request is whole, or after its answer. So strangers who open thousands of connections, or send a byte now and
+then, hold back each other and not who asks for something.
 """
 
 import asyncio
@@ -103,7 +103,10 @@ class HttpsListener:
         for handshake in list(self._handshakes):
             handshake.cancel()
         for connection in list(self._state.connections):
-            connection.shutdown()
+            if connection.cycle is None or connection.cycle.response_complete:
+                connection.transport.close()
+            else:
+                connection.cycle.keep_alive = False
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks), timeout=grace_s)
         for task in list(self._state.tasks):

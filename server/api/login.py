@@ -65,9 +65,8 @@ class Login:
             account = services.accounts.named(name) if name else None
             usable = account is not None and account.disabled is None
             if not self._passwords.matches(account.password_hash if account and usable else None, password):
-                services.events.add(
-                    "account.login_failed", now=now, subject=name if account else "", detail={"from": address}
-                )
+                if account is not None:  # names that nobody has could be written without end
+                    services.events.add("account.login_failed", now=now, subject=name, detail={"from": address})
                 raise Refusal(401, "expected a name and its password, got others")
         finally:
             self._places.release()
@@ -92,11 +91,9 @@ class Login:
 
     def end(self, session: Session) -> None:
         """Log out."""
-        services = self._services
+        services, name = self._services, session.account.name
         services.sessions.end(session.token_hash)
-        services.events.add(
-            "account.logout", now=services.clock(), subject=session.account.name, who=session.account.name
-        )
+        services.events.add("account.logout", now=services.clock(), subject=name, who=name)
 
 
 def hash_of_token(token: str) -> bytes:

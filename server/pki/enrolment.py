@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import issue_certificate, site_name
-from wardround.invitation import TOKEN_BYTES, Invitation, check_host, token_hash
+from wardround.invitation import TOKEN_BYTES, Invitation, canonical_url, check_host, token_hash
 from wardround.join_messages import (
     AuthorityAnswer,
     JoinAnswer,
@@ -56,6 +56,16 @@ class ServerAddress:
 
     url: str
     target: str
+
+    def __post_init__(self) -> None:
+        try:
+            if (
+                canonical_url(self.url) != self.url
+                or canonical_url(f"https://{self.target}") != f"https://{self.target}"
+            ):
+                raise ValueError("expected lower case, and ports")
+        except ValueError as error:
+            raise LocalError(f"server: expected https://HOST:PORT and HOST:PORT ({error})") from None
 
     @classmethod
     def at(cls, host: str, *, https_port: int, grpc_port: int) -> Self:

@@ -1,7 +1,7 @@
 """The authority for connections: it issues the certificates of the server and of the sites.
 
-Its key and all others are P-256: see `wardround.tls_identity`, which checks what is issued here. Serial numbers come from
-the `random` argument; what ECDSA draws for a signature, the library takes from the operating system.
+Its key and all others are P-256: see `wardround.tls_identity`, which checks what is issued here. Serial numbers come
+from the `random` argument; what ECDSA draws for a signature, the library takes from the operating system.
 """
 
 from collections.abc import Callable, Sequence

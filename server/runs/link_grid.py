@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from wardround import _flower
-from wardround.errors import BudgetError, LocalError, RemoteError, WardroundError
+from wardround.errors import BudgetError, LocalError, RemoteError
 from wardround.link.messages import Fault
 from wardround.link.signing_inputs import call_bytes, call_digest, reply_bytes
 from wardround.local_channel import Channel, Shared
@@ -282,7 +282,6 @@ class LinkGrid(Grid):
             if shared is not None:
                 shared.close()  # the view keeps what it shows
             return _flower.reply(one.request, frame)
-        error: WardroundError = LocalError(reply.reason or "refused")
         if reply.fault is Fault.SPENT:
-            error = BudgetError(reply.reason or "no budget is left")
-        return _flower.error_reply(one.request, error)
+            return _flower.error_reply(one.request, BudgetError(reply.reason or "no budget is left"))
+        return _flower.error_reply(one.request, LocalError(reply.reason or "refused"))

@@ -33,13 +33,13 @@ from wardround.server.runs.record_line import record_table
 from wardround.server.runs.run_directory import RunDirectory
 from wardround.server.runs.sealed_store import SealedStore
 from wardround.server.runs.site_claims import site_meter
-from wardround.server.runs.tensor_file import decode_tensors
+from wardround.server.runs.tensor_file import decode_arrays
 from wardround.server.runs.worker_messages import Ended, Start
 from wardround.server.state.blob_store import BlobStore
 from wardround.server.state.vault import Vault
 from wardround.signing_key import SigningKey
 from wardround.state_store import StateStore
-from wardround.strategies.federated import FederatedStrategy
+from wardround.strategies.federated import FederatedStrategy, PrivacyMeter
 from wardround.strategies.plain import Plain
 from wardround.strategies.privacy.build import build_central
 from wardround.strategies.protection import Protection
@@ -182,7 +182,7 @@ class RunWork:
     def _build_strategy(self) -> FederatedStrategy:
         plan, tensors = self._plan, [tensor.size for tensor in self._layout.tensors]
         central = build_central(plan, tensors, self._store) if plan.privacy.per_client else None
-        meter = None if central is None else central.record
+        meter: PrivacyMeter | None = None if central is None else central.record
         if plan.privacy.per_example:
             units = {one.name: one.units for one in self._start.sites if one.name not in plan.cohort.without}
             meter = site_meter(plan, units, lambda: max(self._tries.begun, self.directory.rounds + 1))
@@ -225,7 +225,7 @@ class RunWork:
     def _first_model(self) -> F32:
         """The first model, shape (d,), from the file that the coordinator's computer made."""
         where = "the first model"
-        tensors, _ = decode_tensors(self._blobs.get(self._start.first_blob), where)
+        tensors = decode_arrays(self._blobs.get(self._start.first_blob), where)
         try:
             return self._layout.flatten(tensors)
         except (KeyError, ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wardround.errors import LocalError, MissingExtraError
 
-__all__ = ["decode_tensors", "encode_tensors", "read_tensors"]
+__all__ = ["decode_arrays", "decode_tensors", "encode_tensors", "read_tensors"]
 
 _KEY = "wardround"
 
@@ -29,14 +29,22 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, A
 
 def decode_tensors(data: bytes, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The inverse of `encode_tensors`; arrays are writable. Raises LocalError naming the file `where`."""
-    library = _safetensors()
+    tensors, library = decode_arrays(data, where), _safetensors()
     try:
-        tensors = {name: array.copy() for name, array in library.numpy.load(data).items()}
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata = dict(json.loads(header["__metadata__"][_KEY]))
     except (library.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LocalError(f"{where}: expected a whole safetensors file made by wardround ({error})") from None
     return tensors, metadata
+
+
+def decode_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, writable, whoever made it. Raises LocalError naming the file `where`."""
+    library = _safetensors()
+    try:
+        return {name: array.copy() for name, array in library.numpy.load(data).items()}
+    except (library.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise LocalError(f"{where}: expected a whole safetensors file made by wardround ({error})") from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

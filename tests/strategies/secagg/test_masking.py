@@ -229,7 +229,7 @@ def test_a_lost_reply_is_sent_again_byte_for_byte_and_nothing_is_trained_again()
     def answered() -> bytes:
         reply = points.apps[points.sites[0]](message, points.grid._contexts[100])
         assert reply.has_content(), reply.error
-        return _flower.read_frame(reply)
+        return bytes(_flower.read_frame(reply))
 
     first = answered()
     points.restart(points.sites[0])

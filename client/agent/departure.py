@@ -1,0 +1,47 @@
+"""How a site leaves a federation: its keys and what it kept of runs are erased, what was spent on its data is not."""
+
+import shutil
+
+from wardround.client.agent.plan_store import PlanStore
+from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_run import finish_run
+from wardround.durable_file import sync_folder
+from wardround.errors import LocalError
+
+__all__ = ["depart"]
+
+_FIRST = "site.json"
+_ERASED = (
+    "signing-key",
+    "state-key",
+    "tls-identity.pem",
+    "tls-authority.pem",
+    "identity.der",
+    "identity-authority.der",
+    "revocations.der",
+    "revocations-number",
+    "changed",
+)
+_FOLDERS = ("plans", "pins", "runs", "jobs")
+
+
+def depart(folder: SiteFolder) -> None:
+    """Leave. Raises LocalError while the agent runs.
+
+    Open runs are ended first, so that what they reserved and never began is free again. A folder without site.json has
+    not joined: after a crash in the middle `join` makes new keys.
+    """
+    with folder.lock():
+        plans = PlanStore(folder)
+        for run in list(plans.open_runs()):
+            finish_run(folder, run, "the site has left")
+        try:
+            (folder.path / _FIRST).unlink()
+            sync_folder(folder.path)
+            for name in _ERASED:
+                (folder.path / name).unlink(missing_ok=True)
+            for name in _FOLDERS:
+                shutil.rmtree(folder.path / name, ignore_errors=True)
+            sync_folder(folder.path)
+        except OSError as error:
+            raise LocalError(f"{folder.path}: cannot be erased ({error.strerror}); erase it by hand") from None

@@ -1,0 +1,139 @@
+"""The agent's process: it holds the folder's lock and the link, and looks once a second whether something was decided."""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from wardround import __version__
+from wardround.client.agent.agent import Agent, Renewal, Run
+from wardround.client.agent.json_log import log_to_stderr
+from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_job import JobMaker
+from wardround.errors import LocalError, WardroundError
+from wardround.link.messages import Notice
+from wardround.link.tls import ClientTls
+
+__all__ = ["Link", "link_tls", "run_agent", "serve"]
+
+_LOOK_S = 1.0
+_TICKS = 60
+"""What is due from time to time is looked at once in so many looks."""
+_log = logging.getLogger("wardround")
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+
+
+class Link(Protocol):
+    """The link to the server."""
+
+    def run(self, stop: threading.Event) -> None: ...
+
+    def notify(self, notice: Notice) -> None: ...
+
+
+def serve(
+    path: Path, *, job_python: Path | None = None, allow_unconfined: bool = False, stop: threading.Event | None = None
+) -> None:
+    """Run the agent of the folder `path` until SIGTERM or SIGINT. Raises LocalError where it cannot, or may no longer."""
+    from wardround.client.link.connection import Connection
+
+    folder, stop = SiteFolder(path), stop or threading.Event()
+    log_to_stderr()
+    with folder.lock():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stopper(stop))
+        run_agent(
+            folder,
+            lambda agent: Connection(
+                folder.facts.target, lambda: link_tls(folder), agent, software=f"wardround {__version__}"
+            ),
+            jobs=None,
+            stop=stop,
+        )
+
+
+def _stopper(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
+    def asked(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    return asked
+
+
+def run_agent(
+    folder: SiteFolder,
+    link_of: Callable[[Agent], Link],
+    *,
+    jobs: JobMaker | None,
+    stop: threading.Event,
+    renewal: Renewal | None = None,
+    look_s: float = _LOOK_S,
+) -> None:
+    """Attach, and do what is asked and decided until `stop`. Raises what ended the link for good."""
+
+    def run_of(name: str) -> Run:
+        from wardround.client.agent.site_run import SiteRun  # only now: numpy and the protocol cost 20 MB
+
+        if jobs is None:
+            raise LocalError("expected wardround[job], to run jobs")
+        return SiteRun(folder, name, jobs)
+
+    def finish(name: str, reason: str) -> None:
+        from wardround.client.agent.site_run import finish_run
+
+        finish_run(folder, name, reason)
+
+    agent = Agent(folder, run_of=run_of, finish=finish, renewal=renewal)
+    link = link_of(agent)
+    agent.attach(link.notify)
+    failed: list[WardroundError] = []
+
+    def attach() -> None:
+        try:
+            link.run(stop)
+        except WardroundError as error:
+            failed.append(error)
+        except Exception:
+            _log.exception("the link failed; this is a bug")
+            failed.append(LocalError("the link failed; the log above says how"))
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=attach, name="link")
+    thread.start()
+    try:
+        _watch(folder, agent, stop, look_s)
+    finally:
+        stop.set()
+        thread.join()
+        agent.close()
+    if failed:
+        raise failed[0]
+    _log.info("stopped")
+    sys.stderr.flush()
+
+
+def _watch(folder: SiteFolder, agent: Agent, stop: threading.Event, look_s: float) -> None:
+    seen: tuple[int, int] | None = None
+    looks = 0
+    while not stop.is_set():
+        changes = folder.changes()
+        if changes != seen or looks % _TICKS == 0:
+            seen = changes
+            agent.look()
+        if looks % _TICKS == 0:
+            agent.tick()
+        looks += 1
+        stop.wait(look_s)
+
+
+def link_tls(folder: SiteFolder) -> ClientTls:
+    """The site's key and certificates for the link, as they are now."""
+    text = folder.read("tls-identity.pem")
+    at = text.find(_CERTIFICATE)
+    if at <= 0 or b"PRIVATE KEY" not in text[:at]:
+        raise LocalError(f"{folder.path / 'tls-identity.pem'}: expected a private key and certificates; restore it")
+    return ClientTls(private_key=text[:at], certificate_chain=text[at:], authority=folder.read("tls-authority.pem"))

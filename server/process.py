@@ -1,0 +1,183 @@
+"""The server's process: one event loop for the link to the sites, the HTTPS port for people, and the runs."""
+
+import asyncio
+import json
+import signal
+from base64 import b64encode
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from wardround.clock import utc_now
+from wardround.errors import RemoteError, WardroundError
+from wardround.link.messages import Notice
+from wardround.orders import SiteId
+from wardround.plain_text import plain_text
+from wardround.server.api.app import make_api
+from wardround.server.api.json_log import Log, adopt_standard_logging, json_log
+from wardround.server.api.listener import HttpsListener
+from wardround.server.api.services import Services
+from wardround.server.link.hub import Hub
+from wardround.server.pki.endpoints import handle_renewal
+from wardround.server.pki.enrolment import Enrolment, ServerAddress
+from wardround.server.pki.server_certificate import ServerCertificate
+from wardround.server.runs.supervisor import Supervisor
+from wardround.server.state.database import Database
+from wardround.server.state.events import Events
+from wardround.server.state.folder import StateFolder
+from wardround.server.state.keyring import Keyring
+from wardround.server.state.sessions import Sessions
+from wardround.server.state.sites import Sites, SiteState
+from wardround.server.state.vault import Vault
+
+__all__ = ["serve"]
+
+_HOUSEKEEPING = timedelta(hours=1)
+
+
+def serve(path: Path, secret: bytes) -> None:
+    """Run the server of the state folder `path`, which `secret` opens, until SIGTERM or SIGINT.
+
+    Raises LocalError where the folder, the secret, the database or a port is not to be had.
+    """
+    log = json_log()
+    adopt_standard_logging(log)
+    folder = StateFolder.open(path)
+    with folder.lock():
+        keyring = folder.keyring(secret)
+        database = Database.open(folder.database_url)
+        try:
+            database.migrate()
+            asyncio.run(_Server(folder, keyring, database, log).run())
+        finally:
+            database.close()
+
+
+class _Server:
+    """The parts, and what goes from one to another."""
+
+    def __init__(self, folder: StateFolder, keyring: Keyring, database: Database, log: Log) -> None:
+        self._folder, self._log = folder, log
+        settings = folder.settings
+        self._sites, self._sessions, self._events = Sites(database), Sessions(database), Events(database)
+        self._enrolment = Enrolment(
+            database,
+            keyring,
+            ServerAddress.at(settings.host, https_port=settings.https_port, grpc_port=settings.grpc_port),
+            authority=folder.tls_authority(),
+            identity_authority=folder.identity_authority(),
+            on_revocations=self._revoked,
+        )
+        self._certificate = ServerCertificate(folder.tls_authority(), keyring.tls_authority, (settings.host,))
+        self._hub = Hub(self._enrolment.gate, on_notice=self._noticed, on_presence=self._present)
+        self._supervisor = Supervisor(self._hub, folder, keyring, database, revocations=self._enrolment.revocations)
+        services = Services.of(
+            database,
+            Vault(keyring.data_key),
+            name=settings.name,
+            runs_folder=folder.runs,
+            models_folder=folder.models,
+            enrolment=self._enrolment,
+            control=self._supervisor,
+            presence=self._hub,
+        )
+        self._listener = HttpsListener(make_api(services, log=log), self._certificate.current, log=log)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Open the ports, go on with the runs, and stay until a signal."""
+        self._loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(one, stopped.set)
+        settings = self._folder.settings
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._end_tasks)
+            grpc_port = await self._hub.start(settings.bind, settings.grpc_port, self._certificate.current)
+            stack.push_async_callback(self._hub.stop)
+            await self._supervisor.open()
+            stack.push_async_callback(self._supervisor.close)
+            https_port = await self._listener.start(settings.bind, settings.https_port)
+            stack.push_async_callback(self._listener.stop)
+            self._spawn(self._keep_house())
+            self._events.add("server-started", now=utc_now(), subject=settings.name)
+            self._log.info("listening", address=settings.bind, https_port=https_port, grpc_port=grpc_port)
+            await stopped.wait()
+            self._log.info("stopping")
+        self._events.add("server-stopped", now=utc_now(), subject=settings.name)
+
+    # -- what sites say, and are told -----------------------------------------------------------------
+
+    async def _noticed(self, site: SiteId, notice: Notice) -> None:
+        try:
+            if notice.kind == "approval":
+                await self._supervisor.noticed(site, notice)
+            elif notice.kind == "renew":
+                body = await asyncio.to_thread(handle_renewal, self._enrolment, site, notice.body)
+                self._spawn(self._tell(site, Notice(kind="certificate", body=body)))
+            else:
+                self._log.info("a notice was ignored", site=site, kind=plain_text(notice.kind, 80))
+        except RemoteError as error:
+            self._log.warning("a notice was refused", site=site, kind=notice.kind, reason=str(error))
+
+    def _present(self, site: SiteId, attached: bool) -> None:
+        self._log.info("attached" if attached else "detached", site=site)
+        self._spawn(self._greet(site, attached))
+
+    async def _greet(self, site: SiteId, attached: bool) -> None:
+        await asyncio.to_thread(self._sites.seen, site, utc_now())
+        if attached:
+            await self._tell(site, _revocations(await asyncio.to_thread(self._enrolment.revocations)))
+
+    async def _tell(self, site: SiteId, notice: Notice) -> None:
+        try:
+            await self._hub.notify(site, notice)
+        except WardroundError as error:
+            self._log.warning("a site could not be told", site=site, kind=notice.kind, reason=str(error))
+
+    def _revoked(self, der: bytes) -> None:
+        """A new revocation list, from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._spawn(self._spread(der)))
+
+    async def _spread(self, der: bytes) -> None:
+        active = {site.name for site in await asyncio.to_thread(self._sites.list) if site.state is SiteState.ACTIVE}
+        for site in self._hub.present():
+            if site in active:
+                self._spawn(self._tell(site, _revocations(der)))
+            else:
+                self._hub.drop(site, "revoked")
+        await self._supervisor.renewed(der)
+
+    # -- the rest -------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._sessions.tidy, utc_now())
+                await asyncio.to_thread(self._enrolment.revocations)  # a list that is old is made again, and told
+            except WardroundError as error:
+                self._log.error("housekeeping failed", reason=str(error))
+            await asyncio.sleep(_HOUSEKEEPING.total_seconds())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a task failed", error=f"{type(error).__name__}: {error}")
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _revocations(der: bytes) -> Notice:
+    return Notice(kind="revocations", body=json.dumps({"crl": b64encode(der).decode()}).encode())
