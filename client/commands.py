@@ -1,4 +1,4 @@
-"""`wardround client`: what a hospital's administrator does. Everything heavy is imported by the command that needs it."""
+"""`wardround client`: what a hospital's administrator does. What is heavy is imported by the command that needs it."""
 
 import getpass
 import json
@@ -39,7 +39,34 @@ By = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides.  [def
 RunArgument = Annotated[str, typer.Argument(metavar="ID", help="The run, or the start of its id.")]
 
 
-# -- the agent ----------------------------------------------------------------------------------------
+# -- the site -----------------------------------------------------------------------------------------
+
+
+@client_app.command()
+def join(
+    invitation: Annotated[
+        str, typer.Argument(metavar="URL#TOKEN", help="As the coordinator gave it; - reads it from standard input.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Refuse an invitation for another name, before it is used.")
+    ] = None,
+    state: State = None,
+) -> None:
+    """Join a federation: keys are made here, and certificates fetched. Exit codes are in docs/enrolment.md."""
+    import sys
+
+    from wardround.client.enrolment.exit_codes import JoinError
+    from wardround.client.enrolment.join import join as join_federation
+
+    text = sys.stdin.readline().strip() if invitation == "-" else invitation
+    try:
+        joined = join_federation(text, _place(state), name=name)
+    except JoinError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(int(error.exit_code)) from None
+    for line in joined.lines():
+        typer.echo(line)
+    typer.echo("next: wardround client data add FILE, wardround client start")
 
 
 @client_app.command()
@@ -56,9 +83,17 @@ def start(
     ] = False,
 ) -> None:
     """Run the agent: attach to the server, and do what was approved. Its log goes to stderr, as lines of JSON."""
-    from wardround.client.agent.process import serve
+    import sys
 
-    serve(_place(state), job_python=job_python, allow_unconfined=allow_unconfined_jobs)
+    folder = _folder(state)
+    if folder.agent_runs():
+        raise LocalError(f"{folder.path}: an agent runs here already; stop it first")
+    about = [str(folder.path.resolve()), "" if job_python is None else str(job_python)]
+    sys.stdout.flush()
+    os.execv(  # noqa: S606 - no shell; without the command line's libraries the agent is a fifth smaller
+        sys.executable,
+        [sys.executable, "-P", "-m", "wardround.client.agent", *about, "unconfined" if allow_unconfined_jobs else ""],
+    )
 
 
 @client_app.command()
@@ -100,35 +135,34 @@ def budget(state: State = None, as_json: Json = False) -> None:
     from wardround.client.agent.data_registry import DataRegistry
 
     registry = DataRegistry(_folder(state))
-    table = []
-    for name, ledger in registry.ledgers().items():
-        account = ledger.account()
-        spending = account.spending
-        spent = spending.epsilon if math.isfinite(spending.epsilon) else None
-        table.append(
+    accounts = {name: ledger.account() for name, ledger in registry.ledgers().items()}
+    if as_json:
+        table = [
             {
                 "data": name,
-                "unit": spending.unit.value,
-                "max_epsilon": spending.cap_epsilon,
-                "delta": spending.cap_delta,
-                "spent": spent,
+                "unit": account.spending.unit.value,
+                "max_epsilon": account.spending.cap_epsilon,
+                "delta": account.spending.cap_delta,
+                "spent": account.spending.epsilon if math.isfinite(account.spending.epsilon) else None,
                 "left": account.room,
-                "runs": {job: f"{one.begun} of {one.charge.rounds} rounds" for job, one in account.jobs.items()},
+                "runs": {job: {"begun": one.begun, "rounds": one.charge.rounds} for job, one in account.jobs.items()},
             }
-        )
-    if as_json:
+            for name, account in accounts.items()
+        ]
         typer.echo(json.dumps(table, ensure_ascii=False))
         return
-    if not table:
+    if not accounts:
         typer.echo("no data set has a budget (wardround client data add FILE --max-epsilon E --delta D)")
-    for line in table:
-        said = "infinite, a run had no privacy" if line["spent"] is None else f"{line['spent']:.4g}"
+    for name, account in accounts.items():
+        spending = account.spending
+        finite = math.isfinite(spending.epsilon)
         typer.echo(
-            f"{line['data']}: epsilon {said} of {line['max_epsilon']:g} at delta {line['delta']:g} for every "
-            f"{line['unit']}, {line['left']:.4g} left"
+            f"{name}: epsilon {f'{spending.epsilon:.4g}' if finite else 'infinite, a run had no privacy,'} of "
+            f"{spending.cap_epsilon:g} at delta {spending.cap_delta:g} for every {spending.unit.value}, "
+            f"{account.room:.4g} left"
         )
-        for job, begun in line["runs"].items():  # type: ignore[attr-defined]
-            typer.echo(f"  run {job[:12]}  {begun}")
+        for job, one in account.jobs.items():
+            typer.echo(f"  run {job[:12]}  {one.begun} of {one.charge.rounds} rounds{', closed' * one.closed}")
 
 
 @client_app.command()
@@ -136,7 +170,7 @@ def leave(
     state: State = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Leave the federation: the site's keys are erased, its open runs ended. Ledgers stay: what was spent stays spent."""
+    """Leave the federation: the site's keys are erased, its runs ended. Ledgers stay: what was spent stays spent."""
     from wardround.client.agent.departure import depart
 
     folder = _folder(state)
@@ -165,7 +199,7 @@ def add_data(
     unit: Annotated[str, typer.Option(metavar="patient|row", help="Whose presence is hidden.")] = "patient",
     anchor: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep the ledger's head there too: another disk, another backup."),
+        typer.Option(metavar="FILE", help="Keep the ledger's head there too, on another disk."),
     ] = None,
     disjoint: Annotated[
         str | None, typer.Option(metavar="REASON", help="Why no patient is in another data set that has a budget.")
@@ -173,7 +207,7 @@ def add_data(
     by: By = None,
     state: State = None,
 ) -> None:
-    """Register a table, or again after it changed. With --max-epsilon it gets a privacy budget, which stays for ever."""
+    """Register a table, or again after it changed. With --max-epsilon it gets a privacy budget, once and for ever."""
     from wardround.client.agent.data_registry import DataRegistry
     from wardround.clock import utc_now
     from wardround.plan_privacy import Unit

@@ -49,8 +49,9 @@ def serve(path: Path, secret: bytes) -> None:
         keyring = folder.keyring(secret)
         database = Database.open(folder.database_url)
         try:
-            database.migrate()
-            asyncio.run(_Server(folder, keyring, database, log).run())
+            with database.hold():
+                database.migrate()
+                asyncio.run(_Server(folder, keyring, database, log).run())
         finally:
             database.close()
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from wardround.errors import RemoteError
-from wardround.orders import SiteId
 from wardround.plain_text import plain_text
 from wardround.signing_key import SigningKey, check_public_key
+from wardround.site_id import SiteId
 
 __all__ = [
     "Authority",

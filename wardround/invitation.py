@@ -82,9 +82,8 @@ def read_invitation(text: str) -> Invitation:
             "invitation: the part after # is missing; put the whole line between quotes, so that the shell keeps it"
         )
     if strangers := sorted(set(secret) - _BASE64URL):
-        raise InvitationError(
-            f"invitation: expected letters, digits, - and _ after #, got {plain_text(strangers[0])!r}; copy it again"
-        )
+        got = "a blank or a line's end" if strangers[0].isspace() else repr(plain_text(strangers[0]))
+        raise InvitationError(f"invitation: expected letters, digits, - and _ after #, got {got}; copy it again")
     if len(secret) != _SECRET_LETTERS:
         what = "the end is cut off" if len(secret) < _SECRET_LETTERS else "there is more than the invitation"
         raise InvitationError(

@@ -15,8 +15,8 @@ from typing import Any, Self
 from wardround.errors import RemoteError
 from wardround.identity import site_name
 from wardround.invitation import TOKEN_BYTES, token_hash
-from wardround.orders import SiteId
 from wardround.plain_text import plain_text
+from wardround.site_id import SiteId
 
 __all__ = [
     "AUTHORITY_PATH",
@@ -93,7 +93,10 @@ class JoinRequest:
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
         """VersionError for another version, RemoteError for anything else; the text of a token is in neither."""
-        if isinstance(body, Mapping) and type(body.get("version")) is int and body["version"] != _VERSION:
+        version = body.get("version") if isinstance(body, Mapping) else None
+        if type(version) is not int:
+            raise RemoteError("join: expected an object with a version")
+        if version != _VERSION:
             raise VersionError(f"join: expected version {_VERSION}; install a wardround that fits the server's")
         _check_keys("join", body, {"version", "token", "csr", "signing_public", "proof", "software"})
         return cls(

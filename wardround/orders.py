@@ -5,10 +5,10 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import NewType
 
 from wardround.decoding import PlanError, check_bounds, decode, encode, key
 from wardround.errors import RemoteError
+from wardround.site_id import SiteId
 from wardround.tally import Tally
 from wardround.vector import F32
 
@@ -24,8 +24,6 @@ __all__ = [
     "derive_seed",
     "digest",
 ]
-
-SiteId = NewType("SiteId", str)
 
 _MAX_ORDER_BYTES = 1 << 20
 

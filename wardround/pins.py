@@ -14,9 +14,9 @@ from typing import Protocol
 
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import site_name
-from wardround.orders import SiteId
 from wardround.plain_text import plain_text
 from wardround.signing_key import SigningKey, check_signature, fingerprint_of
+from wardround.site_id import SiteId
 from wardround.state_store import StateStore
 
 __all__ = ["AcceptedKeys", "ApprovedKeys", "PinChange", "Pins", "rotation_statement"]

@@ -36,8 +36,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import site_name
-from wardround.orders import SiteId
 from wardround.plain_text import plain_text
+from wardround.site_id import SiteId
 
 __all__ = [
     "CertificateRequest",

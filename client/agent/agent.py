@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from wardround.client.agent.offer import check_run_name, decode_offer
@@ -26,6 +26,9 @@ from wardround.plain_text import plain_text
 __all__ = ["Agent", "Renewal", "Run"]
 
 _log = logging.getLogger("wardround")
+_ASK_AGAIN = timedelta(hours=1)
+"""How long an answer to a renewal is waited for."""
+_JOIN_S = 5.0
 
 
 class Run(Protocol):
@@ -41,14 +44,18 @@ class Run(Protocol):
 
 
 class Renewal(Protocol):
-    """The renewal of the site's certificates."""
+    """The renewal of the site's certificates; see `client/enrolment/renewal.py`."""
 
-    def request(self, now: datetime) -> bytes | None:
-        """What to ask for now, the body of a `renew` notice; None while nothing is due."""
+    def is_due(self, now: datetime) -> bool:
+        """Whether to ask for certificates now."""
         ...
 
-    def accept(self, body: bytes, now: datetime) -> None:
-        """Take over what the server sent. Raises RemoteError for what is not this site's."""
+    def request(self) -> bytes:
+        """The body of a `renew` notice."""
+        ...
+
+    def accept(self, body: bytes, now: datetime) -> bool:
+        """Take what a `certificate` notice brought; False where it is there. RemoteError for another site's."""
         ...
 
 
@@ -73,10 +80,12 @@ class Agent:
         self._notify: Callable[[Notice], None] = lambda notice: None
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
-        self._preparing: dict[str, threading.Thread] = {}
+        self._preparing: set[str] = set()
+        self._threads: list[threading.Thread] = []
         self._told: dict[str, str] = {}
         self._ended: set[str] = set()
         self._stopping = False
+        self._asked: datetime | None = None
 
     def attach(self, notify: Callable[[Notice], None]) -> None:
         """Send notices this way from now on."""
@@ -94,7 +103,8 @@ class Agent:
         try:
             run = self._approved(call.run)
         except WardroundError as error:
-            return error_reply(self._key, digest, error, Fault.NOT_READY)
+            over = call.run in self._ended
+            return error_reply(self._key, digest, error, Fault.REFUSED if over else Fault.NOT_READY)
         try:
             return run.answer(call, digest)
         except Exception:
@@ -139,28 +149,43 @@ class Agent:
             self._end(run, f"the server says: {plain_text(state, 80)}")
 
     def _end(self, run: str, reason: str) -> None:
+        """End a run: durable on return, done in a thread, since its job may be in the middle of something."""
         with self._lock:
-            open_run = self._runs.pop(run, None)
+            if run in self._ended:
+                return
+            known = self._plans.outcome(run)
+            units = None if known is None else known.units
+            self._plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=units))
             self._ended.add(run)
-        if open_run is not None:
-            open_run.close()
-        self._finish(run, reason)
+            open_run = self._runs.pop(run, None)
         _log.info("the run has ended (%s)", reason, extra={"run": run})
+        self._in_thread(f"end {run}", lambda: self._finish_run(run, open_run, reason))
+
+    def _finish_run(self, run: str, open_run: Run | None, reason: str) -> None:
+        try:
+            if open_run is not None:
+                open_run.close()
+            self._finish(run, reason)
+        except WardroundError as error:  # it is tried again after a restart
+            _log.error("what the run kept cannot be taken away: %s", error, extra={"run": run})
 
     def _take_revocations(self, body: bytes) -> None:
         from wardround.client.agent.revocation_list import RevocationList
 
         if RevocationList(self._folder).replace(_bytes(_table(body), "crl"), self._now()):
             _log.info("a newer revocation list came")
-            with self._lock:
-                runs = list(self._runs.values())
-            for run in runs:
-                run.refresh()
+            self._refresh()
 
     def _take_certificate(self, body: bytes) -> None:
-        if self._renewal is not None:
-            self._renewal.accept(body, self._now())
+        if self._renewal is not None and self._renewal.accept(body, self._now()):
             _log.info("the certificates were renewed")
+            self._refresh()
+
+    def _refresh(self) -> None:
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            run.refresh()
 
     # -- decisions ------------------------------------------------------------------------------------
 
@@ -180,7 +205,7 @@ class Agent:
         if outcome is not None and outcome.state is RunState.ENDED:
             self._ended.add(run)
             if (self._folder.path / "runs" / run).exists():  # a crash came between
-                self._finish(run, outcome.reason)
+                self._finish_run(run, None, outcome.reason)
             return
         if decision is None:
             return
@@ -189,10 +214,10 @@ class Agent:
             if outcome is not None or run in self._runs:
                 self._end(run, "denied here")
         elif outcome is None:
-            thread = threading.Thread(target=self._prepare, args=(run, decision.plan_digest), name=f"prepare {run}")
             with self._lock:
-                self._preparing[run] = thread
-            thread.start()
+                self._preparing.add(run)
+            digest = decision.plan_digest
+            self._in_thread(f"prepare {run}", lambda: self._prepare(run, digest))
         elif outcome.state is RunState.UNFIT:
             self._tell(run, decision.plan_digest, Verdict.DENIED, _UNFIT, None)
         else:
@@ -215,7 +240,7 @@ class Agent:
             self._discard(run)
         finally:
             with self._lock:
-                self._preparing.pop(run, None)
+                self._preparing.discard(run)
 
     def _note(self, run: str, outcome: Outcome) -> bool:
         """Keep what became of a run; False where it has ended meanwhile, or the process stops."""
@@ -257,9 +282,12 @@ class Agent:
             if known is not None and run not in self._preparing:
                 return known
         outcome = self._plans.outcome(run)
+        if outcome is not None and outcome.state is RunState.ENDED:
+            with self._lock:
+                self._ended.add(run)
+            raise LocalError(f"run {run}: has ended here")
         if outcome is None or outcome.state is not RunState.READY:
-            ended = outcome is not None and outcome.state is RunState.ENDED
-            raise LocalError(f"run {run}: {'has ended here' if ended else 'is not approved here (yet)'}")
+            raise LocalError(f"run {run}: is not approved here (yet)")
         return self._made(run)
 
     def _made(self, run: str) -> Run:
@@ -274,27 +302,36 @@ class Agent:
 
     def tick(self) -> None:
         """What is due from time to time: renewal."""
-        if self._renewal is None:
+        now = self._now()
+        if self._renewal is None or not self._renewal.is_due(now):
+            return
+        if self._asked is not None and now - self._asked < _ASK_AGAIN:
             return
         try:
-            body = self._renewal.request(self._now())
+            self._notify(Notice(kind="renew", body=self._renewal.request()))
         except WardroundError as error:
             _log.warning("the certificates cannot be renewed: %s", error)
             return
-        if body is not None:
-            _log.info("the certificates are renewed")
-            self._notify(Notice(kind="renew", body=body))
+        self._asked = now
+        _log.info("new certificates were asked for")
 
     def close(self) -> None:
         """Stop every job; runs go on with the next process."""
         with self._lock:
             self._stopping = True
-            threads, runs = list(self._preparing.values()), list(self._runs.values())
+            threads, runs = list(self._threads), list(self._runs.values())
             self._runs = {}
         for run in runs:
             run.close()
         for thread in threads:
-            thread.join()
+            thread.join(_JOIN_S)
+
+    def _in_thread(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        with self._lock:
+            self._threads = [one for one in self._threads if one.is_alive()]
+            self._threads.append(thread)
+            thread.start()
 
 
 _UNFIT = "the site's data, budget or members do not fit the plan; its own log says why"

@@ -154,7 +154,7 @@ class DataRegistry:
         anchor = None if data is None or data.anchor is None else FileAnchor(Path(data.anchor))
         return Ledger.open(path, anchor=anchor)
 
-    def _ledgers(self) -> "dict[str, Ledger]":
+    def ledgers(self) -> "dict[str, Ledger]":
         """Every ledger there is, those of data sets that were removed included."""
         names = sorted(path.stem for path in self._folder.folder("ledgers").glob("*.ledger"))
         return {name: ledger for name in names if (ledger := self.ledger(name)) is not None}

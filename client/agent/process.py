@@ -1,30 +1,35 @@
-"""The agent's process: it holds the folder's lock and the link, and looks once a second whether something was decided."""
+"""The agent's process: it holds the folder's lock and the link, and looks once a second for what was decided."""
 
 import logging
+import secrets
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from wardround import __version__
-from wardround.client.agent.agent import Agent, Renewal, Run
+from wardround.client.agent.agent import Agent, Run
+from wardround.client.agent.agent import Renewal as AgentRenewal
 from wardround.client.agent.json_log import log_to_stderr
 from wardround.client.agent.site_folder import SiteFolder
-from wardround.client.agent.site_job import JobMaker
+from wardround.client.enrolment.renewal import Renewal
+from wardround.client.enrolment.site_files import SiteFiles
 from wardround.errors import LocalError, WardroundError
 from wardround.link.messages import Notice
 from wardround.link.tls import ClientTls
 
-__all__ = ["Link", "link_tls", "run_agent", "serve"]
+if TYPE_CHECKING:
+    from wardround.client.agent.site_job import JobMaker
+
+__all__ = ["Link", "run_agent", "serve"]
 
 _LOOK_S = 1.0
 _TICKS = 60
 """What is due from time to time is looked at once in so many looks."""
 _log = logging.getLogger("wardround")
-_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
 
 class Link(Protocol):
@@ -38,22 +43,35 @@ class Link(Protocol):
 def serve(
     path: Path, *, job_python: Path | None = None, allow_unconfined: bool = False, stop: threading.Event | None = None
 ) -> None:
-    """Run the agent of the folder `path` until SIGTERM or SIGINT. Raises LocalError where it cannot, or may no longer."""
+    """Run the agent of the folder `path` until SIGTERM or SIGINT. Raises WardroundError where it cannot (any more)."""
+    from wardround.client.job.namespaces import undumpable
     from wardround.client.link.connection import Connection
 
     folder, stop = SiteFolder(path), stop or threading.Event()
+    undumpable()
     log_to_stderr()
     with folder.lock():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stopper(stop))
+        files = SiteFiles(folder.path)
+
+        def tls() -> ClientTls:
+            found = files.tls()
+            return ClientTls(private_key=found.key, certificate_chain=found.certificate, authority=found.authority)
+
         run_agent(
             folder,
-            lambda agent: Connection(
-                folder.facts.target, lambda: link_tls(folder), agent, software=f"wardround {__version__}"
-            ),
-            jobs=None,
+            lambda agent: Connection(folder.facts.target, tls, agent, software=f"wardround {__version__}"),
+            jobs=lambda: _jobs(folder, job_python, allow_unconfined),
+            renewal=Renewal(folder, fraction=secrets.SystemRandom().random()),
             stop=stop,
         )
+
+
+def _jobs(folder: SiteFolder, python: Path | None, allow_unconfined: bool) -> "JobMaker":
+    from wardround.client.agent.confined_jobs import ConfinedJobs
+
+    return ConfinedJobs(folder, python=python, allow_unconfined=allow_unconfined)
 
 
 def _stopper(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
@@ -67,19 +85,23 @@ def run_agent(
     folder: SiteFolder,
     link_of: Callable[[Agent], Link],
     *,
-    jobs: JobMaker | None,
+    jobs: "Callable[[], JobMaker]",
     stop: threading.Event,
-    renewal: Renewal | None = None,
+    renewal: AgentRenewal | None = None,
     look_s: float = _LOOK_S,
 ) -> None:
-    """Attach, and do what is asked and decided until `stop`. Raises what ended the link for good."""
+    """Attach, and do what is asked and decided until `stop`. Raises what ended the link for good.
+
+    `jobs` is asked for the maker of jobs when the first run needs it.
+    """
+    makers: list[JobMaker] = []
 
     def run_of(name: str) -> Run:
         from wardround.client.agent.site_run import SiteRun  # only now: numpy and the protocol cost 20 MB
 
-        if jobs is None:
-            raise LocalError("expected wardround[job], to run jobs")
-        return SiteRun(folder, name, jobs)
+        if not makers:
+            makers.append(jobs())
+        return SiteRun(folder, name, makers[0])
 
     def finish(name: str, reason: str) -> None:
         from wardround.client.agent.site_run import finish_run
@@ -128,12 +150,3 @@ def _watch(folder: SiteFolder, agent: Agent, stop: threading.Event, look_s: floa
             agent.tick()
         looks += 1
         stop.wait(look_s)
-
-
-def link_tls(folder: SiteFolder) -> ClientTls:
-    """The site's key and certificates for the link, as they are now."""
-    text = folder.read("tls-identity.pem")
-    at = text.find(_CERTIFICATE)
-    if at <= 0 or b"PRIVATE KEY" not in text[:at]:
-        raise LocalError(f"{folder.path / 'tls-identity.pem'}: expected a private key and certificates; restore it")
-    return ClientTls(private_key=text[:at], certificate_chain=text[at:], authority=folder.read("tls-authority.pem"))

@@ -42,6 +42,10 @@ class SiteJob(Protocol):
         """Put back what `state` gave."""
         ...
 
+    def interrupt(self) -> None:
+        """End its process now, from any thread: the question under way fails."""
+        ...
+
     def close(self) -> None:
         """End it and what it started."""
         ...

@@ -36,6 +36,7 @@ __all__ = ["SiteRun", "finish_run"]
 
 _PROTOCOL = "query.secagg"
 _KINDS = {"train": OrderKind.FIT, "evaluate": OrderKind.EVALUATE, "query.statistics": OrderKind.STATISTICS}
+_AGAIN_S = 0.5
 _log = logging.getLogger("wardround")
 
 
@@ -83,13 +84,13 @@ class SiteRun:
             plan, decision, data = self._approved()
             if self._job is None:
                 data.check_unchanged()
-                job = self._jobs(self._run, plan, data)
+                self._job = self._jobs(self._run, plan, data)
                 try:
-                    self._units = units_of(plan, job.describe())
+                    self._units = units_of(plan, self._job.describe())
                 except BaseException:
-                    job.close()
+                    self._job.close()
+                    self._job = None
                     raise
-                self._job = job
             if self._open is None:
                 self._open = self._opened(plan, decision, data, self._job)
             return self._units
@@ -232,12 +233,20 @@ class SiteRun:
 
     def close(self) -> None:
         """End the job's process and close the run's files; it can be gone on with later."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
+        while True:
+            job = self._job
+            if job is not None:
+                job.interrupt()  # what is under way may hold the lock for an hour
+            if self._lock.acquire(timeout=_AGAIN_S):
+                break
+        try:
             self._forget()
             if self._job is not None:
                 self._job.close()
                 self._job = None
+        finally:
+            self._lock.release()
 
 
 def finish_run(folder: SiteFolder, run: str, reason: str) -> None:

@@ -236,8 +236,8 @@ class _Server:
         except ssl.SSLError as error:
             raise JoinError(
                 JoinExit.INTERCEPTED,
-                f"{self._invited.url}: no connection with TLS 1.3 ({plain_text(error.reason or 'closed')}); a proxy that "
-                "opens connections may be the reason, have it pass this host through",
+                f"{self._invited.url}: no connection with TLS 1.3 ({plain_text(error.reason or 'closed')}); a proxy "
+                "that opens connections may be the reason, have it pass this host through",
             ) from None
         if answer.status != 200:
             raise self._refused(answer)

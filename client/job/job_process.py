@@ -1,23 +1,37 @@
 """The agent's side of a job: it starts the process, asks it, believes nothing, and ends it."""
 
-import contextlib
-import os
-import shutil
-import signal
-import socket
-import subprocess
+import logging
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from wardround.client.agent.site_job import JobFacts
-from wardround.client.job.confinement import WORK, JobLimits
-from wardround.client.job.messages import decode_tally, encode_order, fault_in, number_in
+from wardround.client.job.launch import DATA_FOLDER, Launch
+from wardround.client.job.launched_job import LaunchedJob, environment_of
+from wardround.client.job.limits import JobLimits
+from wardround.client.job.messages import (
+    Answer,
+    Count,
+    Counted,
+    Describe,
+    Described,
+    Evaluate,
+    Failed,
+    Fit,
+    Fitted,
+    Load,
+    Loaded,
+    Request,
+    decode_answer,
+    encode_request,
+    tally_in,
+)
 from wardround.errors import LocalError, RemoteError
 from wardround.local_channel import Channel, Shared
 from wardround.orders import EvalJob, FitJob, LocalResult, SiteId
@@ -27,16 +41,36 @@ from wardround.vector import F32
 
 __all__ = ["JobProcess"]
 
-_START_S = 120.0
-_MOST_HEADER_BYTES = 1 << 22
+_MOST_STATE_BYTES = 1 << 30
+_MARGIN_S = 5.0
+_A = TypeVar("_A", Described, Loaded, Counted, Fitted)
+_log = logging.getLogger("wardround")
+
+
+class _Running:
+    """A job's process, and the channel to it."""
+
+    def __init__(self, job: LaunchedJob, channel: Channel) -> None:
+        self.job, self.channel = job, channel
+        self.described = self.loaded = False
+        self.late = self.ended = False
+
+    def too_late(self) -> None:
+        self.late = True
+        self.job.end()
+
+    def end(self) -> None:
+        self.job.end()
+        self.channel.close()
 
 
 class JobProcess:
-    """The job of one run over the table `file`; a `SiteJob`. Its process is started when it is asked something.
+    """The job of one run over the table `file` (`format`: csv or parquet): a `SiteJob`, and a `Trainer`.
 
-    `folder` is where it may make a folder of its own, `log` takes what it prints. One that crashes, answers nonsense
-    or is silent for too long is killed with all that it has started; the next question starts another. Not for
-    several threads at a time.
+    Its process is started when it is asked something, and lives until `close`. One that ends, breaks the protocol or
+    is late is ended with all that it has started: what was asked fails, and the next question starts another. `folder`
+    is where each makes a folder of its own, `log` is a file that takes what it prints, `hidden` are folders that a
+    confined one must not see: the site's own. One thread asks at a time, any may end it.
     """
 
     def __init__(
@@ -49,15 +83,16 @@ class JobProcess:
         folder: Path,
         log: Path,
         confined: bool = True,
+        hidden: Sequence[Path] = (),
         python: str = sys.executable,
         limits: JobLimits | None = None,
     ) -> None:
-        self._plan, self._site, self._file, self._format = plan, site, file, format
+        self._plan, self._site, self._file, self._format = plan, site, file.resolve(), format
         self._folder, self._log, self._confined, self._python = folder, log, confined, python
-        self._limits = limits or JobLimits()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._root: Path | None = None
+        self._hidden, self._limits = tuple(hidden), limits or JobLimits()
+        self._running: _Running | None = None
+        self._closed = False
+        self._lock = threading.Lock()
         self._state = b""
 
     @property
@@ -65,173 +100,198 @@ class JobProcess:
         return self
 
     def describe(self) -> JobFacts:
-        """Read the data, and say what is there. Raises LocalError where they do not fit the plan."""
-        header, _ = self._ask({"do": "describe", **self._about()}, [])
-        patients = None if header.get("patients") is None else number_in(header, "patients")
-        return JobFacts(rows=number_in(header, "rows"), train=number_in(header, "train"), patients=patients)
+        """Read the data, and say what is there, before any code of the plan is loaded.
+
+        Raises LocalError where they do not fit the plan.
+        """
+        with self._asking(loaded=False) as running:
+            return self._describe(running)
 
     def fit(self, job: FitJob, model: F32) -> LocalResult:
-        """Train from `model`, shape (d,). The update is a read-only view of memory that the job cannot change."""
-        request = {"do": "fit", "order": encode_order(job.order), "seed": job.seed}
-        header, shared = self._ask(request, self._inputs(model), answers=2)
-        with self._believing():
-            update, state = shared
+        """Train from `model`, shape (d,). The update is a read-only view of memory that nobody can change any more."""
+        with self._asking() as running, _Inputs(model, self._state) as inputs:
+            found, shared = self._ask(running, Fit(order=job.order.encode(), seed=job.seed), inputs, Fitted)
+            update, counts, state = shared
             if update.size != 4 * model.size:
-                raise RemoteError(f"job: expected an update of {4 * model.size} bytes, got {update.size}")
+                raise RemoteError(f"expected an update of {4 * model.size} bytes, got {update.size}")
+            if state.size > _MOST_STATE_BYTES:
+                raise RemoteError(f"expected at most {_MOST_STATE_BYTES} bytes to keep between rounds")
             result = LocalResult(
                 update=np.frombuffer(update.view(), dtype="<f4"),
-                num_examples=number_in(header, "num_examples"),
-                tally=decode_tally(header),
+                num_examples=found.num_examples,
+                tally=tally_in(found.spec, counts),
             )
-        self._state = bytes(state.view())
-        return result
+            self._state = bytes(state.view())
+            return result
 
     def evaluate(self, job: EvalJob, model: F32) -> Tally:
         """Count how good `model` is on the job's split."""
-        header, _ = self._ask({"do": "evaluate", "order": encode_order(job.order)}, self._inputs(model))
-        with self._believing():
-            return decode_tally(header)
+        with self._asking() as running, _Inputs(model, self._state) as inputs:
+            found, (counts,) = self._ask(running, Evaluate(order=job.order.encode()), inputs, Counted)
+            return tally_in(found.spec, counts)
 
     def statistics(self) -> Tally:
         """Sums over the training rows that federated standardisation needs."""
-        header, _ = self._ask({"do": "statistics"}, [])
-        with self._believing():
-            return decode_tally(header)
+        with self._asking() as running:
+            found, (counts,) = self._ask(running, Count(), (), Counted)
+            return tally_in(found.spec, counts)
 
     def state(self) -> bytes:
-        """What the site keeps between rounds, as the job left it."""
+        """What the site keeps between rounds, as the job left it; empty where that is nothing."""
         return self._state
 
     def restore(self, state: bytes) -> None:
         """What the job finds before its next order."""
         self._state = state
 
+    def interrupt(self) -> None:
+        """End its process now, from any thread: the question under way fails, the next one starts another."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.ended = True
+            running.end()
+
     def close(self) -> None:
-        """End the process and what it started, and take its folder away."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = None
+        """End the process and what it started, from any thread; nothing is started any more."""
+        with self._lock:
+            self._closed = True
+        self.interrupt()
 
-    # -- the process ------------------------------------------------------------------------------
+    # -- one question ------------------------------------------------------------------------------
 
-    def _inputs(self, model: F32) -> list[Shared]:
-        vector = np.ascontiguousarray(model, dtype="<f4")
-        return [Shared.of(memoryview(vector).cast("B")), Shared.of(self._state)]
+    @contextmanager
+    def _asking(self, *, loaded: bool = True) -> Iterator[_Running]:
+        """A process to ask, described and loaded; ended where it does not keep to the protocol."""
+        running = self._started()
+        try:
+            if loaded:
+                self._prepare(running)
+            yield running
+        except (RemoteError, EOFError, TimeoutError) as error:
+            self._drop(running)
+            if running.late or isinstance(error, TimeoutError):
+                reason = "gave no answer in time"
+            elif isinstance(error, EOFError):
+                reason = "was ended" if running.ended else "ended without an answer"
+            else:
+                reason = f"broke the protocol: {error}"
+            raise LocalError(f"{self._site}: the job {reason}; what it printed is in {self._log}") from None
 
-    def _about(self) -> dict[str, Any]:
-        return {
-            "plan": self._plan.to_toml(),
-            "folder": str(self._plan.folder.resolve()),
-            "digest": self._plan.digest,
-            "site": self._site,
-            "file": str(self._file),
-            "format": self._format,
-        }
+    def _prepare(self, running: _Running) -> None:
+        if not running.described:
+            self._describe(running)
+        if not running.loaded:
+            self._ask(running, Load(files=_code_of(self._plan)), (), Loaded)
+            running.loaded = True
+
+    def _describe(self, running: _Running) -> JobFacts:
+        table = f"{DATA_FOLDER}/{self._file.name}" if self._confined else str(self._file)
+        asked = Describe(
+            plan=self._plan.to_toml(),
+            digest=self._plan.digest,
+            code_files=self._plan.code_files,
+            site=self._site,
+            table=table,
+            format=self._format,
+        )
+        found, _ = self._ask(running, asked, (), Described)
+        running.described, running.loaded = True, False
+        return JobFacts(rows=found.rows, train=found.train, patients=found.patients)
 
     def _ask(
-        self, request: dict[str, Any], shared: Sequence[Shared], *, answers: int = 0
-    ) -> tuple[dict[str, Any], list[Shared]]:
-        """The answer to a request, which has `answers` pieces of memory. Raises LocalError where there is none."""
-        deadline = min(self._limits.call_s, self._plan.cohort.deadline_s or self._limits.call_s)
+        self, running: _Running, request: Request, shared: Sequence[Shared], expected: type[_A]
+    ) -> tuple[_A, list[Shared]]:
+        """The answer to a request, with the memory that came along.
+
+        Raises LocalError where the job says that it failed, and what the channel raises. A job that does not even read
+        what it is asked is ended by the clock.
+        """
+        deadline_s = self._limits.call_s
+        if isinstance(request, Fit | Evaluate) and self._plan.cohort.deadline_s is not None:
+            deadline_s = min(deadline_s, self._plan.cohort.deadline_s)
+        clock = threading.Timer(deadline_s, running.too_late)
+        clock.daemon = True
+        clock.start()
         try:
-            if self._channel is None:
-                self._start()
-                if request["do"] != "describe":
-                    self._exchange({"do": "describe", **self._about()}, [], self._limits.call_s, 0)
-            return self._exchange(request, shared, deadline, answers)
+            running.channel.send(encode_request(request), shared)
+            header, found = running.channel.receive(deadline_s + _MARGIN_S)
         finally:
-            for one in shared:
-                one.close()
+            clock.cancel()
+        answer: Answer = decode_answer(header, len(found))
+        if isinstance(answer, Failed):
+            raise LocalError(answer.text if answer.text else f"{self._site}: the job failed")
+        if not isinstance(answer, expected):
+            raise RemoteError("expected the answer to what was asked, got that to something else")
+        return answer, found
 
-    def _exchange(
-        self, request: dict[str, Any], shared: Sequence[Shared], deadline_s: float, answers: int
-    ) -> tuple[dict[str, Any], list[Shared]]:
-        with self._believing():
-            if self._channel is None:
-                raise EOFError
-            try:
-                self._channel.send(request, shared)
-                header, found = self._channel.receive(deadline_s)
-            except TimeoutError:
-                raise RemoteError(f"job: no answer within {deadline_s:g} s") from None
-            fault = fault_in(header)
-            if fault is None and len(found) != answers:
-                raise RemoteError(f"job: expected {answers} pieces of memory, got {len(found)}")
-        if fault is not None:
-            raise LocalError(fault)
-        return header, found
+    # -- the process -------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _believing(self) -> Any:
-        """A job that breaks the protocol, or is gone, is ended; the order fails."""
+    def _started(self) -> _Running:
+        with self._lock:
+            if self._closed:
+                raise LocalError(f"{self._site}: the job was ended")
+            if self._running is None:
+                self._running = self._start()
+            return self._running
+
+    def _drop(self, running: _Running) -> None:
+        with self._lock:
+            if self._running is running:
+                self._running = None
+        running.end()
+
+    def _start(self) -> _Running:
+        if not self._confined:
+            _log.warning("%s: this job is NOT confined: it can reach the network and this site's keys", self._site)
+        channel, theirs = Channel.pair()
         try:
-            yield
-        except EOFError:
-            self.close()
-            raise LocalError(f"{self._site}: the job ended without an answer; see {self._log.name}") from None
-        except RemoteError as error:
-            self.close()
-            raise LocalError(f"{self._site}: {error}; it was ended") from None
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._root = Path(tempfile.mkdtemp(dir=self._folder))
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 (our own program)
-                [self._python, "-P", "-m", "wardround.client.job", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._root,
-                env=_environment(self._confined, self._root),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root = tempfile.mkdtemp(prefix="job-", dir=self._folder)
+            wanted = Launch(
+                python=self._python,
+                arguments=("-I", "-B", "-m", "wardround.client.job", "3"),
+                environment=environment_of(root, confined=self._confined),
+                confined=self._confined,
+                root=root,
+                limits=self._limits,
+                channel=theirs.fileno(),
+                data=str(self._file),
+                hidden=tuple(str(one.absolute()) for one in self._hidden),
             )
+            job = LaunchedJob.start(wanted, log=self._log, timeout_s=self._limits.start_s)
         except OSError as error:
-            ours.close()
-            self.close()
-            raise LocalError(f"{self._python}: cannot be started ({error.strerror}); see `job_python`") from None
+            channel.close()
+            raise LocalError(f"{self._site}: no job can be started ({error.strerror or error})") from None
+        except LocalError as error:
+            channel.close()
+            raise LocalError(f"{self._site}: {error}") from None
         finally:
             theirs.close()
-            os.close(log)
-        self._channel = Channel(ours, most_bytes=_MOST_HEADER_BYTES)
-        readable = [str(self._file.resolve())]
-        if self._plan.task.code is not None:
-            readable.append(str((self._plan.folder / self._plan.task.code).resolve()))
-        start = {
-            "do": "start",
-            "root": str(self._root),
-            "readable": readable,
-            "confined": self._confined,
-            "limits": asdict(self._limits),
-        }
-        try:
-            self._exchange(start, [], _START_S, 0)
-        except LocalError:
-            self.close()
-            raise
+        return _Running(job, channel)
 
 
-def _environment(confined: bool, root: Path) -> dict[str, str]:
-    """What a job finds in its environment: nothing of the agent's but how many threads to use."""
-    kept = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
-    home = str(WORK if confined else root)
-    return {
-        "PATH": "/usr/bin:/bin",
-        "HOME": home,
-        "TMPDIR": "/tmp" if confined else home,  # noqa: S108 (its own)
-        "LANG": "C.UTF-8",
-        "USER": "job",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **kept,
-    }
+class _Inputs:
+    """A model and what the site kept, in memory for the job to read."""
+
+    def __init__(self, model: F32, state: bytes) -> None:
+        self._model, self._state = model, state
+        self._shared: list[Shared] = []
+
+    def __enter__(self) -> Sequence[Shared]:
+        vector = np.ascontiguousarray(self._model, dtype="<f4")
+        self._shared = [Shared.of(vector.data.cast("B")), Shared.of(self._state)]
+        return self._shared
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._shared:
+            one.close()
+
+
+def _code_of(plan: Plan) -> dict[str, bytes]:
+    """The files of the plan's code; the job checks that they are what the digest covers."""
+    folder = plan.folder / (plan.task.code or "")
+    try:
+        return {name: (folder / name).read_bytes() for name, _ in plan.code_files}
+    except OSError as error:
+        raise LocalError(f"{folder}: the plan's code cannot be read ({error.strerror})") from None

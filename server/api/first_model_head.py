@@ -2,7 +2,7 @@
 
     8 bytes, the length of the header; the header, JSON; the numbers, float32, tensor after tensor in the layout's order
 
-The header's metadata has `layout`, `evaluate_spec` and `plan_digest`.
+The header's metadata has, under `wardround`, JSON with `layout`, `evaluate_spec` and `plan_digest`.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.errors import RemoteError
-from wardround.tally import decode_spec
+from wardround.tally import decode_spec, encode_spec
 
 __all__ = ["MOST_HEAD_BYTES", "FirstModelHead", "head_bytes", "read_head"]
 
@@ -45,11 +45,9 @@ def read_head(data: bytes) -> FirstModelHead:
     """What the head `data` says. RemoteError for anything but a whole and consistent one."""
     try:
         header = json.loads(data[_LENGTH_BYTES:])
-        metadata = _metadata(header.pop("__metadata__"))
+        metadata = json.loads(header.pop("__metadata__")["wardround"])
         layout = tuple((str(name), _shape(shape)) for name, shape in metadata["layout"])
-        spec = metadata["evaluate_spec"]
-        spec = spec if isinstance(spec, str) else json.dumps(spec)
-        decode_spec(spec.encode())
+        spec = encode_spec(decode_spec(json.dumps(metadata["evaluate_spec"]).encode())).decode()
         plan_digest = metadata["plan_digest"]
         if not isinstance(plan_digest, str):
             raise ValueError("plan_digest")
@@ -61,12 +59,6 @@ def read_head(data: bytes) -> FirstModelHead:
     if not 0 < size <= _MOST_SIZE:
         raise RemoteError(f"first model: expected 1 to {_MOST_SIZE} parameters, got {size}")
     return FirstModelHead(layout=layout, spec=spec, plan_digest=plan_digest, size=size, file_bytes=len(data) + 4 * size)
-
-
-def _metadata(found: dict[str, str]) -> dict[str, Any]:
-    if "wardround" in found:
-        return dict(json.loads(found["wardround"]))
-    return {name: json.loads(text) if text[:1] in '[{"' else text for name, text in found.items()}
 
 
 def _shape(shape: object) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ class HttpsListener:
             self._socket.close()
         for handshake in list(self._handshakes):
             handshake.cancel()
-        for connection in list(self._state.connections):
+        for connection in self._connections():
             if connection.cycle is None or connection.cycle.response_complete:
                 connection.transport.close()
             else:
@@ -111,9 +111,12 @@ class HttpsListener:
             await asyncio.wait(list(self._state.tasks), timeout=grace_s)
         for task in list(self._state.tasks):
             task.cancel()
-        for connection in list(self._state.connections):
+        for connection in self._connections():
             connection.transport.abort()
         await asyncio.gather(*self._handshakes, *self._state.tasks, return_exceptions=True)
+
+    def _connections(self) -> "list[_Connection]":
+        return [one for one in self._state.connections if isinstance(one, _Connection)]
 
     # -- connections ----------------------------------------------------------------------------------
 

@@ -5,22 +5,23 @@ import hashlib
 import hmac
 
 from wardround.server.api.services import Services
+from wardround.server.state.settings import SCRAPE_TOKEN
 
 __all__ = ["is_scrape_token", "new_scrape_token"]
 
-_KEY = "metrics.scrape-token"
+
 
 
 def new_scrape_token(services: Services) -> str:
     """A new token, which replaces the one before."""
     token = base64.urlsafe_b64encode(services.random(32)).decode().rstrip("=")
-    services.settings.put(_KEY, _hash(token))
+    services.settings.put(SCRAPE_TOKEN, _hash(token))
     return token
 
 
 def is_scrape_token(services: Services, token: str) -> bool:
     """Whether this is the token."""
-    kept = services.settings.get(_KEY)
+    kept = services.settings.get(SCRAPE_TOKEN)
     return kept is not None and hmac.compare_digest(kept, _hash(token))
 
 

@@ -118,7 +118,7 @@ class Hub:
         `tls` is asked at each handshake, from any thread, so that a renewed certificate is used: it must be quick.
         """
         limits = self._limits
-        keep_freed_memory(8 << 20)
+        keep_freed_memory(4 << 20)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.most_frame_bytes),
@@ -218,7 +218,7 @@ class Hub:
         """How much of one reply may be on its way, so that all together stay within their bound."""
         receiving = sum(site.attachment.receiving for site in self._sites.values())
         shared = self._limits.most_windows_bytes // max(1, receiving)
-        return max(self._limits.chunk_bytes, min(self._limits.window_bytes, shared))
+        return max(1 << 18, min(self._limits.window_bytes, shared))
 
     def _site(self, site: SiteId) -> _Site:
         if self._stopping:

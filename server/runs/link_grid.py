@@ -38,6 +38,7 @@ _MOST_SMALL_BYTES = 1 << 26
 """Of a reply beside the update: the largest tally is half of it."""
 _BYTES_PER_VALUE = 12
 """Of an update at most: masked ones may be padded to twice their length."""
+_MOST_HELD_BYTES = 1 << 30
 _FIRST_RETRY_S, _MOST_RETRY_S = 1.0, 30.0
 
 
@@ -54,6 +55,40 @@ class _Pending:
     call: CallMessage
     digest: bytes
     tries: int = 0
+
+    @property
+    def in_clear(self) -> bool:
+        """Whether the reply is an update that is added up as it is."""
+        return self.call.kind == "train" and not self.call.protocol
+
+
+class _Held:
+    """Replies that wait for their turn, by the number of their call."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[Message, int]] = {}
+        self._now: list[Message] = []
+        self._bytes = 0
+
+    def put(self, number: int, message: Message, size: int | None) -> None:
+        """Add one of so many bytes; with None it does not wait."""
+        if size is None:
+            self._now.append(message)
+        else:
+            self._waiting[number] = message, size
+            self._bytes += size
+
+    def due(self, first_pending: int | None) -> Iterator[Message]:
+        """Those whose turn it is, where no call before `first_pending` (None: at all) is still out."""
+        yield from self._now
+        self._now.clear()
+        while self._waiting:
+            number = min(self._waiting)
+            if first_pending is not None and number > first_pending and self._bytes <= _MOST_HELD_BYTES:
+                return
+            message, size = self._waiting.pop(number)
+            self._bytes -= size
+            yield message
 
 
 class LinkGrid(Grid):
@@ -139,11 +174,17 @@ class LinkGrid(Grid):
         return [self._replies.pop(number) for number in message_ids if number in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Replies as they come, until the last has come or the time is over; by default `DEFAULT_DEADLINE_S`."""
+        """Replies as they come, until the last has come or the time is over; by default `DEFAULT_DEADLINE_S`.
+
+        Updates in clear are given in the order of the messages, however they came: a sum of floats depends on it, and
+        a round that is done again after a crash has to give the same bits. What waits for its turn is bounded by 1 GiB;
+        beyond, updates are given as they come.
+        """
         deadline = self._clock() + (DEFAULT_DEADLINE_S if timeout is None else timeout)
         pending: dict[int, _Pending] = {}
         later: list[tuple[float, int]] = []
         hellos: list[Message] = []
+        held = _Held()
         try:
             for message in messages:
                 if message.metadata.message_type == _flower.HELLO:
@@ -156,12 +197,15 @@ class LinkGrid(Grid):
             while pending:
                 found = self._next(deadline, pending, later)
                 if found is None:
-                    return
+                    break
                 one, reply, shared = found
                 if reply.fault is Fault.NOT_READY and self._ask_later(one, deadline, later):
                     continue
                 del pending[one.call.id]
-                yield self._answer(one, reply, shared)
+                size = 0 if shared is None else shared.size
+                held.put(one.call.id, self._answer(one, reply, shared), size if one.in_clear else None)
+                yield from held.due(min(pending, default=None))
+            yield from held.due(None)
         finally:
             if pending:
                 self._channel.send({"type": "cancel", "ids": sorted(pending)})

@@ -125,6 +125,7 @@ class Supervisor:
         self._events, self._settings = Events(database), Settings(database)
         self._work: dict[str, _Work] = {}
         self._telling: dict[tuple[str, SiteId, str], asyncio.Task[None]] = {}
+        self._settling = asyncio.Lock()
         self._closing = False
 
     # -- the server's life ------------------------------------------------------------------------
@@ -273,10 +274,15 @@ class Supervisor:
             )
             if new:
                 detail = {"reason": body["reason"], "units": body["units"]}
-                self._events.add(f"run-{verdict}", now=now, subject=site, run_id=run.id, who=site, detail=detail)
+                self._events.add(f"site-{verdict}", now=now, subject=site, run_id=run.id, who=site, detail=detail)
 
     async def _settle(self, run_id: str) -> None:
         """Start a run that all have approved; end one that somebody has denied."""
+        async with self._settling:
+            if self._run(run_id).state == RunState.WAITING:
+                await self._settle_waiting(run_id)
+
+    async def _settle_waiting(self, run_id: str) -> None:
         decisions = self._run_sites.list(run_id)
         denied = [one for one in decisions if one.verdict is Verdict.DENIED]
         if denied:
@@ -322,6 +328,9 @@ class Supervisor:
         except WardroundError as error:
             await self._end(run_id, RunEvent.FAILED, str(error))
             return False
+
+        if self._run(run_id).state != RunState.RUNNING:  # a person was faster
+            return True
 
         async def durable(line: Mapping[str, Any]) -> None:
             work.round, work.crashes = line["round"], 0

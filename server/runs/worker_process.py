@@ -75,6 +75,7 @@ class WorkerProcess:
         """Whether a round has become durable in this worker."""
         self.pid = 0
         self.doing, self.since = "", None
+        self._asked: tuple[str, bytes] | None = None
         self.asked: set[SiteId] = set()
         self.answered: set[SiteId] = set()
 
@@ -210,10 +211,7 @@ class WorkerProcess:
             if message.model not in self._models:
                 raise RemoteError(f"local channel: expected the model {message.model}, got none")
             model = self._models[message.model].view()
-        if not any(not task.done() for task in self._calls.values()):
-            self.doing, self.since = _DOING.get(message.kind, message.kind), self._clock()
-            self.asked, self.answered = set(), set()
-        self.asked.add(message.site)
+        self._note_asked(message)
         call = Call(
             run=self._start.run_id,
             kind=message.kind,
@@ -225,6 +223,16 @@ class WorkerProcess:
             model_digest=message.model_digest,
         )
         self._calls[message.id] = asyncio.create_task(self._carry(message, call))
+
+    def _note_asked(self, message: CallMessage) -> None:
+        """For people: who is asked now. An order is the same for all; of the protocol, a second message is another."""
+        asked = message.kind, message.order
+        if asked != self._asked or (not message.order and message.site in self.asked):
+            self._asked, self.since = asked, self._clock()
+            self.doing = _DOING.get(message.kind, message.kind)
+            self.asked, self.answered = set(), set()
+        self.asked.add(message.site)
+        self.answered.discard(message.site)
 
     async def _carry(self, message: CallMessage, call: Call) -> None:
         """Call a site, and tell the worker what came of it."""

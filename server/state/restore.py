@@ -3,8 +3,9 @@
 A server that comes back from a backup is behind the sites that it worked with. So that nothing which was done since is
 done again or forgotten in silence: its generation number goes up, and an event says so; runs that were under way are
 paused, for a person to decide (a site refuses a round that it has done); every session has ended and every open
-invitation is withdrawn, since either may have been ended or used after the backup; the number of the next revocation
-list is above any that was given; and what the server that is replaced had revoked stays revoked.
+invitation is withdrawn, since either may have been ended or used after the backup, and the token for metrics is gone
+for the same reason; the number of the next revocation list is above any that was given; and what the server that is
+replaced had revoked stays revoked.
 """
 
 import os
@@ -31,8 +32,8 @@ from wardround.server.state.folder import DATABASE_FILE, FILES, STATE_FILE, Stat
 from wardround.server.state.invitations import Invitations
 from wardround.server.state.runs import Runs
 from wardround.server.state.sessions import Sessions
-from wardround.server.state.settings import CRL_NUMBER, GENERATION, Settings
-from wardround.server.state.sites import Sites, SiteState
+from wardround.server.state.settings import CRL_LIST, CRL_NUMBER, GENERATION, SCRAPE_TOKEN, Settings
+from wardround.server.state.sites import Site, Sites, SiteState
 
 __all__ = ["RESTORED", "Restored", "check_backup", "restore"]
 
@@ -68,7 +69,7 @@ class _Known:
 
     generation: int = 0
     revocations: int = 0
-    revoked_sites: tuple[tuple[str, str], ...] = ()  # name and fingerprint
+    sites: tuple[Site, ...] = ()
     revoked_certificates: tuple[tuple[CertificateKind, int], ...] = ()
 
 
@@ -200,9 +201,7 @@ def _known_before(url: str | None) -> _Known:
             return _Known(
                 generation=settings.counter(GENERATION),
                 revocations=settings.counter(CRL_NUMBER),
-                revoked_sites=tuple(
-                    (one.name, one.fingerprint) for one in Sites(database).list() if one.state is SiteState.REVOKED
-                ),
+                sites=tuple(Sites(database).list()),
                 revoked_certificates=tuple(
                     (kind, serial) for kind in CertificateKind for serial in sorted(certificates.all_revoked(kind))
                 ),
@@ -224,11 +223,15 @@ def _brought_forward(staging: Path, known: _Known, restored: Restored, now: date
             settings.advance(GENERATION, to=generation)
             newest = max(settings.counter(CRL_NUMBER) + 1, known.revocations + 1, int(now.timestamp()))
             settings.advance(CRL_NUMBER, to=newest)
+            for key in (CRL_LIST, SCRAPE_TOKEN):
+                settings.remove(key)
             sites, certificates = Sites(database), Certificates(database)
-            ours = {(one.name, one.fingerprint): one for one in sites.list()}
+            fingerprints = {one.name: one.fingerprint for one in sites.list()}
             revoked = []
-            for site in (ours[key] for key in known.revoked_sites if key in ours):
-                if sites.revoke(site.name, now):
+            for site in known.sites:
+                # under another key it was revoked and has joined again; the key of the backup is the revoked one
+                gone = site.state is SiteState.REVOKED or fingerprints.get(site.name) != site.fingerprint
+                if gone and sites.revoke(site.name, now):
                     certificates.revoke_site(site.name, now)
                     revoked.append(site.name)
             for kind, serial in known.revoked_certificates:

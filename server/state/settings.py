@@ -6,10 +6,14 @@ from wardround.errors import LocalError
 from wardround.server.state import tables
 from wardround.server.state.database import Database
 
-__all__ = ["CRL_NUMBER", "GENERATION", "Settings"]
+__all__ = ["CRL_LIST", "CRL_NUMBER", "GENERATION", "SCRAPE_TOKEN", "Settings"]
 
 CRL_NUMBER = "identity-revocations.number"
 """The number of the newest revocation list of the identity authority, a counter."""
+CRL_LIST = "identity-revocations"
+"""That list itself. A restored server has none and makes one."""
+SCRAPE_TOKEN = "metrics.scrape-token"  # noqa: S105 (the name of a setting)
+"""What opens the metrics, hashed. A restored server has none: the one of the backup may have been withdrawn since."""
 GENERATION = "generation"
 """Goes up, and not by one alone, whenever the server is restored from a backup; 0 for one that never was."""
 
@@ -33,6 +37,12 @@ class Settings:
         with self._database.transaction() as connection:
             self._database.serialise("settings")
             self._write(connection, key, value)
+
+    def remove(self, key: str) -> None:
+        """Have no value for `key`."""
+        with self._database.transaction() as connection:
+            self._database.serialise("settings")
+            connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
 
     def counter(self, key: str) -> int:
         """Where a counter stands; 0 at first."""

@@ -34,7 +34,9 @@ def test_the_newest_version_in_common_is_chosen() -> None:
 def test_a_client_that_is_too_old_is_told_which_version_it_needs() -> None:
     made = answer([1], (2, 3))
     assert isinstance(made, pb.Farewell)
-    with pytest.raises(RefusedError, match=r"expected version 2 of the link or newer.*install wardround 2\.0\.0") as found:
+    with pytest.raises(
+        RefusedError, match=r"expected version 2 of the link or newer.*install wardround 2\.0\.0"
+    ) as found:
         check_welcome(made, now=NOW, limits=LIMITS)
     assert found.value.farewell is Farewell.TOO_OLD
 

@@ -131,9 +131,7 @@ def test_a_payload_that_changed_on_the_way_is_found() -> None:
         carry(outbound, inbound, 20)
 
 
-@pytest.mark.parametrize(
-    ("offset", "until"), [(5, 4), (0, 101), (50, 60)], ids=["backwards", "beyond", "never sent"]
-)
+@pytest.mark.parametrize(("offset", "until"), [(5, 4), (0, 101), (50, 60)], ids=["backwards", "beyond", "never sent"])
 def test_a_first_grant_that_cannot_be_is_refused(offset: int, until: int) -> None:
     outbound, _, _ = pair([bytes(100)], 40)
     with pytest.raises(RemoteError):

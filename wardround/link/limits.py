@@ -14,7 +14,7 @@ class Limits:
     chunk_bytes: int = 1 << 20
     window_bytes: int = 4 << 20
     """How much of a transfer may be on its way: what a receiver allows beyond what it has."""
-    most_windows_bytes: int = 32 << 20
+    most_windows_bytes: int = 16 << 20
     """The same of all transfers together, where each has a chunk at least."""
     most_calls: int = 64
     """Calls of a site that are not answered yet."""

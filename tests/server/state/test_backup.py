@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from tests.postgresql import Cluster
 from tests.server.state.kept_server import CODE, A, B, KeptServer
-from tests.server.state.rows import NOW, later
+from tests.server.state.rows import NOW, later, public_key
 from tests.server.state.state_folders import SECRET, keyring
 from wardround.errors import LocalError
 from wardround.server.state import archive as archive_module
@@ -34,7 +34,7 @@ from wardround.server.state.plans import Plans
 from wardround.server.state.restore import RESTORED, check_backup, restore
 from wardround.server.state.runs import Runs
 from wardround.server.state.sessions import Sessions
-from wardround.server.state.settings import CRL_NUMBER, GENERATION, Settings
+from wardround.server.state.settings import CRL_LIST, CRL_NUMBER, GENERATION, SCRAPE_TOKEN, Settings
 from wardround.server.state.sites import Sites, SiteState
 from wardround.server.state.tables import METADATA
 from wardround.server.state.vault import Vault
@@ -137,6 +137,8 @@ def test_everything_comes_back(server: KeptServer, tmp_path: Path) -> None:
 
 def test_a_restored_server_takes_no_step_back(server: KeptServer, tmp_path: Path) -> None:
     path = server.folder.path
+    for key in (CRL_LIST, SCRAPE_TOKEN):
+        Settings(server.database).put(key, "of the time of the backup")
     backup(server.folder, server.database, tmp_path / "backup", SECRET, now=later(5))
     # what happens after the backup
     database = server.database
@@ -153,6 +155,7 @@ def test_a_restored_server_takes_no_step_back(server: KeptServer, tmp_path: Path
     settings = Settings(database)
     assert restored.generation == settings.counter(GENERATION) == int(THEN.timestamp())
     assert settings.counter(CRL_NUMBER) == 2_000_000_001
+    assert settings.get(CRL_LIST) is settings.get(SCRAPE_TOKEN) is None
     assert {one.name: one.state for one in Sites(database).list()} == {A: SiteState.ACTIVE, B: SiteState.REVOKED}
     assert Certificates(database).all_revoked(CertificateKind.TLS) == {1, 2}
     assert Certificates(database).all_revoked(CertificateKind.IDENTITY) == {2}
@@ -168,6 +171,41 @@ def test_a_restored_server_takes_no_step_back(server: KeptServer, tmp_path: Path
     database.close()
     again = restore(tmp_path / "backup", path, SECRET, now=THEN + timedelta(seconds=0.5, minutes=-1))
     assert again.generation == restored.generation + 1, "even with a clock that was set back"
+
+
+def test_a_site_that_has_joined_again_since_does_not_get_its_old_key_back(local: KeptServer, tmp_path: Path) -> None:
+    backup(local.folder, local.database, tmp_path / "backup", SECRET)
+    sites = Sites(local.database)
+    sites.revoke(A, later(6))
+    sites.add(A, public_key(9), now=later(7))
+    local.close()
+    restored = restore(tmp_path / "backup", local.folder.path, SECRET, now=THEN)
+    _, database = reopened(local.folder.path)
+    assert restored.revoked == (A,)
+    assert {one.name: one.state for one in Sites(database).list()} == {A: SiteState.REVOKED, B: SiteState.ACTIVE}
+    assert Certificates(database).all_revoked(CertificateKind.IDENTITY) == {1}
+    database.close()
+
+
+def test_a_database_that_is_damaged_does_not_keep_a_backup_out(local: KeptServer, tmp_path: Path) -> None:
+    backup(local.folder, local.database, tmp_path / "backup", SECRET)
+    local.close()
+    for path in local.folder.path.glob("server.db*"):
+        path.write_bytes(b"damaged" * 1000)
+    restored = restore(tmp_path / "backup", local.folder.path, SECRET, now=THEN)
+    assert restored.generation == int(THEN.timestamp())
+
+
+def test_a_restore_that_was_killed_between_its_renames_is_done_again(local: KeptServer, tmp_path: Path) -> None:
+    backup(local.folder, local.database, tmp_path / "backup", SECRET)
+    local.close()
+    local.folder.path.rename(tmp_path / "state.before-20260301T000000Z")
+    (tmp_path / "state.restoring" / "runs").mkdir(parents=True)
+    (tmp_path / "state.restoring" / "keyring").write_bytes(b"half")
+    restore(tmp_path / "backup", local.folder.path, SECRET, now=THEN)
+    StateFolder.open(local.folder.path).keyring(SECRET)
+    assert not (tmp_path / "state.restoring").exists()
+    StateFolder.open(tmp_path / "state.before-20260301T000000Z")
 
 
 def test_what_was_there_is_kept_beside_it(local: KeptServer, tmp_path: Path) -> None:

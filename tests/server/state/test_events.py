@@ -92,6 +92,9 @@ def test_a_setting_is_what_was_last_put(database: Database, url: str) -> None:
     assert settings.get("key") in {"0", "1", "2", "3"}
     settings.put("key", "words")
     assert settings.get("key") == "words"
+    settings.put("other", "words")
+    settings.remove("other")
+    assert settings.get("other") is None
     with pytest.raises(LocalError, match="none"):
         settings.counter("key")
 

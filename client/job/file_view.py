@@ -1,0 +1,198 @@
+"""All files that a confined job sees: its Python, the system's libraries, one table, and an empty folder in memory.
+
+Everything else does not exist for it, so that nothing has to be thought of that must be hidden: no home, no keys, no
+other table, no socket of a service, no /proc and no /run. What the job's Python may bring with it nevertheless (a
+folder of packages that holds the site's own) is covered.
+"""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from wardround.client.job import namespaces
+from wardround.client.job.launch import DATA_FOLDER, SCRATCH
+
+__all__ = ["build_view", "cover", "finish_view", "needed_by", "steps_of"]
+
+_SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/sys/devices/system/cpu",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+)
+_NEVER = frozenset(map(Path, ("/", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var", "/dev")))  # noqa: S108
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_ROOT_BYTES = 4 << 20
+_MOST_LINKS = 40
+_ACCOUNTS = {
+    "passwd": "job:x:1000:1000:job:/job:/bin/false\n",
+    "group": "job:x:1000:\n",
+}
+_ASK = (
+    "import importlib.util as u, json, os, sys; found = u.find_spec('wardround'); "
+    "print(json.dumps([sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *sys.path, "
+    "*([os.path.join(folder, name) for folder in found.submodule_search_locations "
+    "for name in ('', 'client', 'strategies')] if found else [])]))"
+)
+
+
+def needed_by(python: str, environment: dict[str, str]) -> list[Path]:
+    """Where the Python of a job and its packages are, as it says itself; no code of a plan runs here.
+
+    Raises OSError where it cannot be asked.
+    """
+    asked = subprocess.run(  # noqa: S603 (the site's own choice of an interpreter)
+        [python, "-I", "-B", "-c", _ASK], env=environment, capture_output=True, check=False, timeout=60
+    )
+    try:
+        named = json.loads(asked.stdout)
+    except ValueError:
+        said = asked.stderr.decode(errors="replace").strip().splitlines()
+        raise OSError(0, f"{python} does not start{f' ({said[-1]})' if said else ''}") from None
+    return [path for name in dict.fromkeys((*_SYSTEM, *named)) if name and (path := Path(name)).is_absolute()]
+
+
+def steps_of(path: Path) -> tuple[dict[Path, str], Path | None]:
+    """The links on the way to `path` with what they say, and the file or folder at its end, if there is one."""
+    links: dict[Path, str] = {}
+    at, rest = Path("/"), list(path.parts[1:])
+    while rest:
+        part = rest.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            at = at.parent
+            continue
+        at = at / part
+        try:
+            kind = os.lstat(at).st_mode
+        except OSError:
+            return links, None
+        if stat.S_ISLNK(kind):
+            if len(links) >= _MOST_LINKS:
+                return links, None
+            links[at] = os.readlink(at)
+            target = Path(links[at])
+            rest = [*(target.parts[1:] if target.is_absolute() else target.parts), *rest]
+            at = Path("/") if target.is_absolute() else at.parent
+    return links, at
+
+
+def build_view(
+    root: Path, needed: Iterable[Path], *, data: tuple[str, int | None] | None, scratch_bytes: int, owner: int
+) -> None:
+    """Put the job's file system together at `root`, for `enter_root`.
+
+    `data` is the path of the table, and a descriptor of it where the job's own id may not open it: its rows are copied
+    to memory then. `owner` is the user (and group) of the job.
+    """
+    namespaces.mount_tmpfs(root, _ROOT_BYTES, mode=0o755)
+    links: dict[Path, str] = {}
+    shown: set[Path] = set()
+    for path in needed:
+        on_the_way, end = steps_of(path)
+        links |= on_the_way
+        if end is not None and end not in _NEVER:
+            shown.add(end)
+    for path in _outermost(shown):
+        _show(path, _inside(root, path), namespaces.READ_ONLY | namespaces.NO_SETUID | namespaces.NO_DEVICES)
+    for path, target in links.items():
+        _link(_inside(root, path), target)
+    (root / "dev").mkdir()
+    for name in _DEVICES:
+        _show(Path("/dev", name), root / "dev" / name, namespaces.NO_SETUID | namespaces.NO_EXECUTION)
+    (root / "etc").mkdir(exist_ok=True)
+    for name, text in _ACCOUNTS.items():
+        (root / "etc" / name).write_text(text, encoding="ascii")
+    _make_scratch(root, scratch_bytes, owner)
+    if data is not None:
+        _give(root, *data)
+
+
+def _outermost(paths: set[Path]) -> list[Path]:
+    kept: list[Path] = []
+    for path in sorted(paths):
+        if not any(path.is_relative_to(one) for one in kept):
+            kept.append(path)
+    return kept
+
+
+def _inside(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _show(path: Path, target: Path, attributes: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    namespaces.bind(path, target, attributes)
+
+
+def _link(place: Path, target: str) -> None:
+    if os.path.lexists(place):
+        return  # in a folder that is shown
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+
+
+def _make_scratch(root: Path, size_bytes: int, owner: int) -> None:
+    scratch = _inside(root, Path(SCRATCH))
+    scratch.mkdir()
+    namespaces.mount_tmpfs(scratch, size_bytes, mode=0o700)
+    for name, place in (("tmp", root / "tmp"), ("shm", root / "dev" / "shm")):
+        (scratch / name).mkdir()
+        os.chown(scratch / name, owner, owner)
+        place.symlink_to(f"{SCRATCH}/{name}")
+    os.chown(scratch, owner, owner)
+
+
+def _give(root: Path, path: str, descriptor: int | None) -> None:
+    folder = _inside(root, Path(DATA_FOLDER))
+    folder.mkdir()
+    target = folder / Path(path).name
+    target.touch()
+    if descriptor is None:
+        attributes = namespaces.READ_ONLY | namespaces.NO_SETUID | namespaces.NO_DEVICES | namespaces.NO_EXECUTION
+        return namespaces.bind(path, target, attributes)
+    namespaces.mount_tmpfs(folder, os.fstat(descriptor).st_size + (1 << 20), mode=0o755)
+    with target.open("wb") as copy, os.fdopen(os.dup(descriptor), "rb") as table:
+        shutil.copyfileobj(table, copy, 1 << 20)
+    target.chmod(0o444)
+    namespaces.set_attributes(folder, namespaces.READ_ONLY | namespaces.NO_EXECUTION)
+
+
+def finish_view(hidden: Sequence[str]) -> None:
+    """Inside the new root: cover what must not be seen, and let nothing be changed."""
+    for path in hidden:
+        for name in _names(path):
+            cover(name)
+    namespaces.set_attributes("/", namespaces.READ_ONLY)
+
+
+def _names(path: str) -> Iterator[str]:
+    yield os.path.abspath(path)
+    if os.path.isabs(path) and (real := os.path.realpath(path)) != os.path.abspath(path):
+        yield real
+
+
+def cover(path: str) -> None:
+    """Put an empty folder, which nobody may open, over `path`, if that is there."""
+    if os.path.isdir(path):
+        namespaces.mount_tmpfs(path, 4096, mode=0)
+        namespaces.set_attributes(path, namespaces.READ_ONLY)

@@ -1,0 +1,173 @@
+"""The agent's connection: through a proxy, against servers that lie, and what it costs to have it."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.link import connect_proxy
+from tests.link.certificates import Authority
+from tests.link.loopback import LIMITS, Agent, Register, memory, running_hub
+from wardround.client.link.connection import Connection
+from wardround.errors import LocalError
+from wardround.link.messages import Call, Notice, Reply
+from wardround.orders import SiteId
+
+SITE = SiteId("Hospital A")
+PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "grpc_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy")
+
+
+class Proxy:
+    """A proxy process, and what it says."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        self._process, self._lines = process, process.stdout
+        self.port = int(self._lines.readline())
+
+    def said(self) -> str:
+        return self._lines.readline().strip()
+
+    def end(self) -> str:
+        """Stop it; what else it said."""
+        self._process.terminate()
+        rest = self._lines.read()
+        self._process.wait()
+        return rest
+
+
+@contextmanager
+def proxy_to(*arguments: str) -> Iterator[Proxy]:
+    command = [sys.executable, str(Path(connect_proxy.__file__)), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Proxy(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize("login", [None, "agent:p@ss w%rd"], ids=["open", "with a password"])
+def test_the_link_goes_through_the_proxy(clean: pytest.MonkeyPatch, variable: str, login: str | None) -> None:
+    authority, register = Authority(), Register()
+    issued = authority.site(SITE)
+    register.add(SITE, issued)
+    update = bytes(range(256)) * 20_000
+
+    async def run() -> None:
+        async with running_hub(authority, register) as (hub, port):
+            with proxy_to(f"localhost:{port}", *([] if login is None else [login])) as proxy:
+                given = "" if login is None else "agent:p%40ss%20w%25rd@"
+                clean.setenv(variable, f"http://{given}127.0.0.1:{proxy.port}")
+                with Agent(authority, issued, port, lambda _: Reply(frame=memoryview(update))):
+                    call = Call(run="r", kind="train")
+                    reply = await hub.call(SITE, call, timeout_s=60, allocate=memory, most_bytes=1 << 24)
+                    assert bytes(reply.frame) == update
+                    assert await asyncio.to_thread(proxy.said) == f"granted CONNECT localhost:{port}"
+                assert proxy.end() == ""  # one connection, one request
+
+    asyncio.run(run())
+
+
+def test_a_target_that_is_excepted_is_reached_without_the_proxy(clean: pytest.MonkeyPatch) -> None:
+    authority, register = Authority(), Register()
+    issued = authority.site(SITE)
+    register.add(SITE, issued)
+
+    async def run() -> None:
+        async with running_hub(authority, register) as (_, port):
+            with proxy_to("nowhere:1") as proxy:
+                clean.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+                clean.setenv("NO_PROXY", "localhost")
+                with Agent(authority, issued, port) as agent:
+                    await asyncio.to_thread(agent.until, True)
+                assert proxy.end() == ""
+
+    asyncio.run(run())
+
+
+def test_a_proxy_that_refuses_is_not_gone_around(clean: pytest.MonkeyPatch) -> None:
+    authority, register = Authority(), Register()
+    issued = authority.site(SITE)
+    register.add(SITE, issued)
+
+    async def run() -> None:
+        async with running_hub(authority, register) as (hub, port):
+            with proxy_to("elsewhere:1") as proxy:
+                clean.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+                with Agent(authority, issued, port) as agent:
+                    reason = await asyncio.to_thread(agent.until, False)
+                    assert await asyncio.to_thread(proxy.said) == f"refused CONNECT localhost:{port}"
+                assert "proxy" in reason.lower() or "403" in reason
+                assert hub.present() == frozenset()
+
+    asyncio.run(run())
+
+
+def test_a_variable_that_is_wrong_is_named_and_not_shown(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("HTTPS_PROXY", "socks5://user:SECRET@proxy:1080")
+    authority = Authority()
+    with Agent(authority, authority.site(SITE), 1) as agent:
+        reason = agent.until(False)
+    assert reason.startswith("HTTPS_PROXY: expected") and "SECRET" not in reason
+
+
+def test_it_waits_longer_from_failure_to_failure_and_stops_when_told() -> None:
+    authority = Authority()
+    tls, stop, delays = authority.client_tls(authority.site(SITE)), threading.Event(), list[float]()
+
+    def sleep(delay_s: float) -> None:
+        delays.append(delay_s)
+        if len(delays) == 5:
+            stop.set()
+
+    class Quiet:
+        def call(self, call: Call) -> Reply:
+            raise AssertionError
+
+        def notice(self, notice: Notice) -> None:
+            raise AssertionError
+
+        def state(self, attached: bool, reason: str) -> None:
+            assert not attached
+
+    connection = Connection(
+        "localhost:9", lambda: tls, Quiet(), software="test", limits=LIMITS, random=lambda: 0.0, sleep=sleep
+    )
+    connection.run(stop)
+    assert delays == [0.005, 0.01, 0.02, 0.025, 0.025]
+
+
+def test_an_address_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(LocalError, match="expected an address"):
+        Connection("localhost", lambda: pytest.fail("not asked"), object(), software="test")  # type: ignore[arg-type]
+
+
+FOOTPRINT = """
+import sys, threading
+import wardround.client.link.connection
+heavy = {"numpy", "flwr", "torch", "opacus", "structlog", "typer", "rich"} & set(sys.modules)
+assert not heavy, heavy
+for line in open("/proc/self/status"):
+    if line.startswith("VmRSS"):
+        print(line.split()[1])
+"""
+
+
+def test_the_connection_alone_loads_nothing_heavy() -> None:
+    """The whole agent has 60 MB."""
+    run = subprocess.run([sys.executable, "-c", FOOTPRINT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 50_000

@@ -1,0 +1,653 @@
+"""Runs at a server: real worker processes, real guards and trainers; only the network is left out."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.server.runs.hospitals import Hospitals
+from wardround.errors import LocalError, RemoteError
+from wardround.link.messages import Call, Fault, Notice, Reply
+from wardround.link.signing_inputs import call_digest
+from wardround.orders import SiteId
+from wardround.plan import Plan, parse_plan
+from wardround.server.runs.tensor_file import decode_tensors
+from wardround.server.state.settings import Settings
+from wardround.server.state.sites import Sites
+from wardround.signing_key import SigningKey
+from wardround.simulations.simulate import simulate
+from wardround.vector import F32
+
+PLAN = """
+name = "tumours"
+rounds = 3
+[task]
+name = "tabular-classifier"
+model = "logistic"
+[data]
+source = "breast-cancer"
+target = { name = "diagnosis", classes = ["benign", "malignant"] }
+columns = [
+  { name = "mean radius", range = [0, 40] },
+  { name = "mean texture", range = [0, 50] },
+]
+standardize = "federated"
+[cohort]
+deadline_s = 60
+[training]
+lr = 0.05
+batch_size = 16
+[simulation]
+sites = 3
+executor = "flat"
+workers = 1
+baselines = false
+bootstrap = 0
+"""
+MASKED = (
+    "protection.mode=masking",
+    "protection.colluding=0",
+    "protection.dropout=0.4",
+    "cohort.weighting=uniform",
+    "clipping.clip_norm=2.0",
+    "simulation.sites=5",
+)
+ONE = SiteId("site-01")
+
+
+def small_plan(*settings: str) -> Plan:
+    return parse_plan(PLAN).override(settings)
+
+
+def play(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def released(hospitals: Hospitals) -> F32:
+    tensors, _ = decode_tensors(hospitals.state.model(hospitals.run_id), "model")
+    return hospitals.participants.layout.flatten(tensors)
+
+
+def lines(hospitals: Hospitals) -> list[dict[str, Any]]:
+    path = hospitals.state.folder.runs / hospitals.run_id / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def to_the_end(hospitals: Hospitals, state: str = "finished", **options: Any) -> None:
+    supervisor = hospitals.connect(**options)
+    await supervisor.open()
+    await supervisor.start(hospitals.run_id)
+    run = await hospitals.until("finished", "failed", "stopped")
+    assert run.state == state, run.reason
+    await supervisor.close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("server_optimizer.name=fedadam", "evaluation.select=best", "cohort.size=2"),
+        ("robust.rule=trimmed_mean", "robust.num_byzantine=1", "simulation.sites=5"),
+    ],
+)
+def test_a_run_ends_with_the_very_model_of_its_simulation(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    plan = small_plan(*settings)
+    hospitals = Hospitals.of(tmp_path / "state", plan)
+    play(to_the_end(hospitals))
+    expected = simulate(plan)
+    assert np.array_equal(released(hospitals), expected.model)
+    assert hospitals.state.run(hospitals.run_id).round == 3
+    [made] = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "model-made"]
+    assert made.detail["round"] == expected.round
+    assert made.detail["metrics"] == pytest.approx(expected.metrics)
+    assert set(hospitals.trained.values()) == {1}
+
+
+def test_models_are_sealed_on_disk_and_reports_tell_of_hospitals(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+    play(to_the_end(hospitals))
+    run = hospitals.state.folder.runs / hospitals.run_id
+    bits = released(hospitals).tobytes()
+    files = [path for path in hospitals.state.path.rglob("*") if path.is_file()]
+    assert sum(path.read_bytes().startswith(b"wardround sealed 1\n") for path in files) == 5  # 3 checkpoints, 2 models
+    assert not any(bits[:12] in path.read_bytes() for path in files if path.suffix != ".html")
+    assert run.stat().st_mode & 0o077 == 0
+    card, page = (run / "model-card.md").read_text(), (run / "report.html").read_text()
+    for text in (card, page[: page.index("<script>")]):
+        assert "simulat" not in text.replace("[simulation", "").replace("simulation.", "").lower()
+        assert "test rows" in text
+    assert "one machine" not in card
+
+
+def test_every_site_has_to_approve_and_is_told_of_the_end(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(), approve=False)
+    sites = list(hospitals.state.keys)
+
+    async def scenario() -> None:
+        supervisor = hospitals.connect()
+        await supervisor.open()
+        await supervisor.start(hospitals.run_id)
+        for site in sites[:2]:
+            await supervisor.noticed(site, hospitals.approval(site, "approved"))
+        assert hospitals.state.run(hospitals.run_id).state == "waiting"
+        await supervisor.noticed(sites[0], hospitals.approval(sites[0], "denied"))  # too late: it has decided
+        await supervisor.noticed(sites[2], hospitals.approval(sites[2], "approved", units=100))
+        await hospitals.until("finished")
+        async with asyncio.timeout(10):
+            while json.loads(Settings(hospitals.state.database).get("runs.untold") or "[]"):
+                await asyncio.sleep(0.01)
+        await supervisor.close()
+
+    play(scenario())
+    offers = [json.loads(notice.body) for _, notice in hospitals.notices if notice.kind == "offer"]
+    assert {one["plan_digest"] for one in offers} == {hospitals.plan.digest}
+    assert [one["name"] for one in offers[0]["sites"]] == sites
+    assert parse_plan(offers[0]["plan"]).digest == hospitals.plan.digest
+    assert offers[0]["size"] == sum(offers[0]["tensors"]) == hospitals.participants.layout.size
+    ends = [(site, json.loads(notice.body)["state"]) for site, notice in hospitals.notices if notice.kind == "ended"]
+    assert sorted(ends) == [(site, "finished") for site in sites]
+
+
+def test_a_site_that_denies_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(), approve=False)
+
+    async def scenario() -> None:
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await supervisor.noticed(ONE, hospitals.approval(ONE, "denied", reason="no ethics vote"))
+        run = hospitals.state.run(hospitals.run_id)
+        assert (run.state, run.reason) == ("failed", "denied by site-01: no ethics vote")
+        await supervisor.close()
+
+    play(scenario())
+    assert not (hospitals.state.folder.runs / hospitals.run_id).exists()
+
+
+def test_a_decision_must_be_signed_by_its_site_and_be_about_this_run_and_plan(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(), approve=False)
+    stranger = SigningKey.make(os.urandom)
+    good = json.loads(hospitals.approval(ONE, "approved").body)
+    bad: list[Notice] = [
+        hospitals.approval(ONE, "approved", key=stranger),
+        Notice(kind="approval", body=json.dumps({**good, "verdict": "denied"}).encode()),  # signed was the other word
+        hospitals.approval(ONE, "approved", plan_digest="0" * 64),
+        hospitals.approval(ONE, "approved", run="0" * 32),
+        hospitals.approval(ONE, "approved", units=-1),
+        hospitals.approval(ONE, "approved", units=True),
+        hospitals.approval(ONE, "waiting"),
+        Notice(kind="approval", body=b"[]"),
+        Notice(kind="approval", body=json.dumps({**good, "signature": 7}).encode()),
+        Notice(kind="approval", body=b"\xff"),
+    ]
+
+    async def scenario() -> None:
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        for notice in bad:
+            with pytest.raises(RemoteError):
+                await supervisor.noticed(ONE, notice)
+        with pytest.raises(RemoteError):
+            await supervisor.noticed(SiteId("site-02"), hospitals.approval(ONE, "approved"))
+        await supervisor.close()
+
+    play(scenario())
+    assert [one.kind for one in hospitals.state.events(hospitals.run_id)] == ["run-offered"]
+
+
+def test_what_cannot_be_run_by_hospitals_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan("simulation.late_dropout=0"))
+    hospitals.state.database.close()
+    plan = small_plan("simulation.dropout=0.2", "cohort.min_replies=1")
+    hospitals = Hospitals.of(tmp_path / "other", plan)
+
+    async def scenario() -> None:
+        supervisor = hospitals.connect()
+        with pytest.raises(LocalError, match=r"simulation\.dropout: .*drop-outs are real here"):
+            await supervisor.start(hospitals.run_id)
+        with pytest.raises(LocalError, match="expected a run that exists"):
+            await supervisor.start("no such run")
+        Sites(hospitals.state.database).revoke(ONE, datetime.now(UTC))
+        with pytest.raises(LocalError):
+            await supervisor.start(hospitals.run_id)
+        await supervisor.close()
+
+    play(scenario())
+    assert not hospitals.notices
+
+
+# -- pause, resume, stop --------------------------------------------------------------------------
+
+
+class Gate:
+    """Lets nobody train in `round_number` until it is opened."""
+
+    def __init__(self, round_number: int) -> None:
+        self.round, self.reached, self.open = round_number, asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, site: SiteId, call: Call) -> Reply | None:
+        if call.kind == "train" and json.loads(call.order)["round"] == self.round:
+            self.reached.set()
+            await self.open.wait()
+        return None
+
+
+def test_a_run_is_paused_after_its_round_and_goes_on(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        await supervisor.pause(hospitals.run_id)
+        async with asyncio.timeout(30):
+            while (doing := supervisor.progress(hospitals.run_id)) is not None and len(doing.asked) < 3:
+                await asyncio.sleep(0.01)
+        assert doing is not None
+        assert (doing.round, doing.rounds, doing.doing, doing.answered) == (1, 3, "training", ())
+        assert doing.asked == tuple(hospitals.state.keys)
+        gate.open.set()
+        async with asyncio.timeout(30):
+            while supervisor.progress(hospitals.run_id) is not None:
+                await asyncio.sleep(0.01)
+        run = hospitals.state.run(hospitals.run_id)
+        assert (run.state, run.round) == ("paused", 2)
+        with pytest.raises(LocalError, match="expected one that is running, got one that is paused"):
+            await supervisor.pause(hospitals.run_id)
+        await supervisor.resume(hospitals.run_id)
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+    assert set(hospitals.trained.values()) == {1}
+    assert [line["round"] for line in lines(hospitals)] == [1, 2, 3]
+
+
+def test_who_resumes_before_the_round_is_over_has_paused_nothing(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        await supervisor.pause(hospitals.run_id)
+        await supervisor.resume(hospitals.run_id)
+        gate.open.set()
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+
+
+def test_a_run_is_stopped_in_the_middle_of_a_round(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        await supervisor.stop(hospitals.run_id)
+        run = await hospitals.until("stopped")
+        assert (run.reason, run.round) == ("stopped by a person", 1)
+        for again in (supervisor.stop, supervisor.pause, supervisor.resume, supervisor.start):
+            with pytest.raises(LocalError):
+                await again(hospitals.run_id)
+        await supervisor.close()
+
+    play(scenario())
+    assert (hospitals.state.folder.runs / hospitals.run_id / "report.html").exists()
+    with pytest.raises(AssertionError):
+        hospitals.state.model(hospitals.run_id)
+
+
+def test_a_waiting_and_a_paused_run_are_stopped_at_once(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(), approve=False)
+
+    async def scenario() -> None:
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await supervisor.stop(hospitals.run_id)
+        assert hospitals.state.run(hospitals.run_id).state == "stopped"
+        await supervisor.close()
+
+    play(scenario())
+
+
+def test_several_runs_at_once(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+    run = hospitals.state.add_run(hospitals.plan, hospitals.participants)
+    others = Hospitals(hospitals.state, hospitals.plan, hospitals.participants, run.id)
+
+    class Both:
+        async def call(self, site: SiteId, call: Call, **options: Any) -> Reply:
+            return await (hospitals if call.run == hospitals.run_id else others).call(site, call, **options)
+
+        async def notify(self, site: SiteId, notice: Notice) -> None:
+            of = hospitals if json.loads(notice.body)["run"] == hospitals.run_id else others
+            await of.notify(site, notice)
+
+    async def scenario() -> None:
+        supervisor = hospitals.state.supervisor(Both())
+        hospitals.supervisor = others.supervisor = supervisor
+        await supervisor.start(hospitals.run_id)
+        await supervisor.start(run.id)
+        await asyncio.gather(hospitals.until("finished"), others.until("finished"))
+        await supervisor.close()
+
+    play(scenario())
+    assert np.array_equal(released(hospitals), released(others))
+
+
+# -- sites that do not answer ---------------------------------------------------------------------
+
+
+async def never(site: SiteId, call: Call) -> Reply | None:
+    if site == ONE and call.kind == "train":
+        await asyncio.Event().wait()
+    return None
+
+
+def test_the_others_go_on_without_a_site_that_never_answers(tmp_path: Path) -> None:
+    plan = small_plan("cohort.deadline_s=0.5", "cohort.min_replies=2", "data.test=0.2")
+    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=never)
+    play(to_the_end(hospitals))
+    assert [line["absences"] for line in lines(hospitals)] == [
+        [{"site": "site-01", "reason": "no reply by the deadline"}]
+    ] * 3
+    assert not any(line["void"] for line in lines(hospitals))
+
+
+def test_too_few_replies_are_void_rounds_and_in_the_end_a_failed_run(tmp_path: Path) -> None:
+    plan = small_plan("cohort.deadline_s=0.2", "rounds=9")
+    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=never)
+    play(to_the_end(hospitals, "failed"))
+    run = hospitals.state.run(hospitals.run_id)
+    assert run.reason.startswith("5 rounds in a row were void") and run.round == 5
+    assert all(line["void"] for line in lines(hospitals))
+
+
+def test_a_revoked_site_is_not_called_any_more(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan("cohort.min_replies=2"))
+
+    async def revoke(site: SiteId, call: Call) -> Reply | None:
+        if call.kind == "train" and json.loads(call.order)["round"] == 2:
+            Sites(hospitals.state.database).revoke(ONE, datetime.now(UTC))
+        return None
+
+    hospitals.tamper = revoke
+    play(to_the_end(hospitals))
+    assert lines(hospitals)[2]["absences"] == [{"site": "site-01", "reason": "is revoked"}]
+    assert hospitals.trained[ONE, 3, 0] == 0
+
+
+def test_a_site_that_is_not_ready_is_asked_again(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+    asked = 0
+
+    async def slow(site: SiteId, call: Call) -> Reply | None:
+        nonlocal asked
+        if site == ONE and call.kind == "train" and (asked := asked + 1) < 3:
+            return Reply(fault=Fault.NOT_READY, reason="is being started")
+        return None
+
+    hospitals.tamper = slow
+    play(to_the_end(hospitals))
+    assert asked == 5 and not any(line["absences"] for line in lines(hospitals))
+
+
+@pytest.mark.parametrize("lie", ["unsigned", "of another", "of another call", "changed"])
+def test_a_reply_counts_only_with_the_signature_of_its_site_over_this_call(tmp_path: Path, lie: str) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan("cohort.min_replies=2"))
+    kept: list[Reply] = []
+
+    async def forged(site: SiteId, call: Call) -> Reply | None:
+        if site != ONE or call.kind != "train":
+            return None
+        honest = await asyncio.to_thread(hospitals.answer, site, call)
+        kept.append(honest)
+        frame = bytes(honest.frame)
+        if lie == "unsigned":
+            return replace(honest, signature=b"")
+        if lie == "of another":
+            digest = call_digest(call.run, call.kind, call.order, call.protocol, call.spec, call.model_digest)
+            return hospitals.signed(SiteId("site-02"), digest, Fault.NONE, "", frame)
+        if lie == "of another call":
+            return kept[0] if len(kept) > 1 else None
+        return replace(honest, frame=memoryview(frame[:-40] + bytes(8) + frame[-32:]))
+
+    hospitals.tamper = forged
+    play(to_the_end(hospitals))
+    for line in lines(hospitals)[lie == "of another call" :]:
+        assert line["absences"] == [
+            {"site": "site-01", "reason": "site-01: expected a valid signature under the key of this name"}
+        ]
+
+
+def test_a_site_without_budget_ends_the_run_as_a_simulation_would(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def spent(site: SiteId, call: Call) -> Reply | None:
+        if call.kind == "train" and json.loads(call.order)["round"] == 2:
+            digest = call_digest(call.run, call.kind, call.order, call.protocol, call.spec, call.model_digest)
+            return hospitals.signed(site, digest, Fault.SPENT, "no budget is left", b"")
+        return None
+
+    hospitals.tamper = spent
+    play(to_the_end(hospitals))
+    run = hospitals.state.run(hospitals.run_id)
+    assert (run.round, run.reason) == (2, "site-01: no budget is left")
+
+
+# -- crashes --------------------------------------------------------------------------------------
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_while_sites_train_gives_the_same_model(tmp_path: Path) -> None:
+    undisturbed = Hospitals.of(tmp_path / "one", small_plan())
+    play(to_the_end(undisturbed))
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+    pids: list[int] = []
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        doing = supervisor.progress(hospitals.run_id)
+        assert doing is not None
+        pids.append(doing.pid)
+        gate.open.set()
+        kill(doing.pid)
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+    assert np.array_equal(released(hospitals), released(undisturbed))
+    assert set(hospitals.trained.values()) == {1}
+    kinds = [one.kind for one in hospitals.state.events(hospitals.run_id)]
+    assert kinds.count("worker-crashed") == 1 and kinds.count("run-round") == 3
+
+
+def killed_python(folder: Path) -> Path:
+    """A Python whose worker is killed where the file `kill` in `folder` says."""
+    script, tests = folder / "python", Path(__file__).parent
+    command = f'PYTHONPATH="{tests.parents[2]}" exec "{sys.executable}" "{tests / "killed_worker.py"}"'
+    script.write_text(f'#!/bin/sh\n{command} "{folder / "kill"}" "$3"\n')
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_worker_that_is_killed_before_any_change_of_the_disk_gives_the_same_model(tmp_path: Path, count: int) -> None:
+    plan = small_plan("server_optimizer.name=fedadam", "rounds=4")
+    undisturbed = Hospitals.of(tmp_path / "one", plan, run_id="0" * 32)
+    python = killed_python(tmp_path)
+    play(to_the_end(undisturbed, python=str(python)))
+    total = int((tmp_path / "kill.calls").read_text())
+    model = undisturbed.state.model("0" * 32)
+    assert total > 40
+    for at in random.Random(count).sample(range(total), count):  # noqa: S311
+        (tmp_path / "kill").write_text(f"call-{at}")
+        hospitals = Hospitals.of(tmp_path / f"state-{at}", plan, run_id="0" * 32)
+        play(to_the_end(hospitals, python=str(python)))
+        assert not (tmp_path / "kill").exists()
+        assert hospitals.state.model("0" * 32) == model, at
+        assert set(hospitals.trained.values()) == {1}, at
+        events = hospitals.state.events("0" * 32)
+        assert [one.detail["round"] for one in events if one.kind == "run-round"] == [1, 2, 3, 4], at
+        assert sum(one.kind == "worker-crashed" for one in events) == 1, at
+        hospitals.state.database.close()
+
+
+def test_a_worker_that_crashes_again_and_again_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+    script, waits = tmp_path / "python", list[float]()
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o755)
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    play(to_the_end(hospitals, "failed", python=str(script), sleep=sleep))
+    assert hospitals.state.run(hospitals.run_id).reason.startswith("its worker crashed 5 times in a row after round 0")
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_a_server_that_ends_and_starts_again_goes_on_with_its_runs(tmp_path: Path) -> None:
+    undisturbed = Hospitals.of(tmp_path / "one", small_plan())
+    play(to_the_end(undisturbed))
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def first() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        await supervisor.close()
+        assert hospitals.state.run(hospitals.run_id).state == "running"
+
+    async def second() -> None:
+        hospitals.tamper = None
+        supervisor = hospitals.connect()
+        await supervisor.open()
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(first())
+    play(second())
+    assert np.array_equal(released(hospitals), released(undisturbed))
+    assert not any(one.kind == "worker-crashed" for one in hospitals.state.events(hospitals.run_id))
+
+
+def test_a_server_that_starts_again_asks_who_has_not_decided(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(), verdicts={ONE: "approved"}, approve=False)
+
+    async def first() -> None:
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await hospitals.until_event("site-approved")
+        await supervisor.close()
+
+    async def second() -> None:
+        hospitals.notices.clear()
+        hospitals.verdicts = dict.fromkeys(hospitals.state.keys, "approved")
+        supervisor = hospitals.connect()
+        await supervisor.open()
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(first())
+    play(second())
+    assert sorted(site for site, notice in hospitals.notices if notice.kind == "offer") == ["site-02", "site-03"]
+
+
+# -- protection and privacy -----------------------------------------------------------------------
+
+
+def test_secure_aggregation_with_a_drop_out(tmp_path: Path) -> None:
+    plan = small_plan(*MASKED, "cohort.deadline_s=2", "rounds=2")
+
+    async def gone(site: SiteId, call: Call) -> Reply | None:
+        if site == ONE and call.kind == "train" and json.loads(call.order)["round"] == 2:
+            await asyncio.Event().wait()
+        return None
+
+    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=gone)
+    play(to_the_end(hospitals))
+    first, second = lines(hospitals)
+    assert first["protection"]["groups"] == [{"number": 0, "members": 5, "survivors": 5}]
+    assert second["protection"]["groups"] == [{"number": 0, "members": 5, "survivors": 4}]
+    assert second["protection"]["lost"] == {"update": ["site-01"]}
+    if hospitals.participants.task is not None:
+        expected = simulate(small_plan(*MASKED, "rounds=1"))
+        assert np.abs(released(hospitals) - expected.model).max() < 1
+
+
+def test_a_protected_round_that_was_broken_off_is_another_try_in_another_epoch(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED))
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        doing = supervisor.progress(hospitals.run_id)
+        assert doing is not None
+        hospitals.tamper = None
+        gate.open.set()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while not hospitals.trained[ONE, 2, 0]:
+                await asyncio.sleep(0.001)
+        kill(doing.pid)
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+    assert [line["round"] for line in lines(hospitals)] == [1, 2, 3]
+    assert not any(line["void"] for line in lines(hospitals))
+
+
+def test_rows_are_hidden_and_the_server_says_what_sites_spend_at_most(tmp_path: Path) -> None:
+    plan = small_plan(
+        "privacy.unit=row", "privacy.noise_multiplier=1.5", "data.standardize=range", "cohort.weighting=uniform"
+    )
+    hospitals = Hospitals.of(tmp_path / "state", plan)
+    play(to_the_end(hospitals))
+    first, _, last = (line["privacy"] for line in lines(hospitals))
+    assert set(last["sites"]) == set(hospitals.state.keys)
+    assert 0 < first["epsilon"] < last["epsilon"] == max(last["sites"].values())
+    card = (hospitals.state.folder.runs / hospitals.run_id / "model-card.md").read_text()
+    assert "Differential privacy: epsilon" in card or "epsilon" in card
+
+
+def test_clients_are_hidden_and_every_begun_round_is_charged(tmp_path: Path) -> None:
+    plan = small_plan(
+        "privacy.unit=client",
+        "privacy.noise_multiplier=1.0",
+        "privacy.clip_norm=1.0",
+        "privacy.delta=1e-6",
+        "data.standardize=range",
+        "cohort.weighting=uniform",
+        "simulation.sites=5",
+        "rounds=4",
+    )
+    hospitals = Hospitals.of(tmp_path / "state", plan)
+    play(to_the_end(hospitals))
+    spent = [line["privacy"]["epsilon"] for line in lines(hospitals)]
+    assert spent == sorted(spent) and spent[-1] > spent[0] > 0
