@@ -379,20 +379,22 @@ def compare(findings: Findings, args: argparse.Namespace, folder: Path) -> None:
 
 def clients(findings: Findings, args: argparse.Namespace, folder: Path) -> None:
     """Several sites at once."""
-    size = 4 * args.floats // args.sites
-    found = one_run(OURS, folder, size, args.sites)
-    findings.runs.append({"case": "clients", "party": OURS, "sites": args.sites, "bytes": size, **found})
-    bound = MEMORY_GATE_MIB + args.sites
-    name = f"{args.sites} sites at once: MiB over destinations"
-    gate = Gate(name=name, measured=found["over_destination_mib"], bound=bound, at_least=False)
-    findings.gates.append(gate)
-    progress(f"{args.sites} sites at once: {found['gigabytes_a_second']:.2f} GB/s together")
+    for sites in args.sites:
+        size = 4 * args.floats // sites
+        found = one_run(OURS, folder, size, sites)
+        findings.runs.append({"case": "clients", "party": OURS, "sites": sites, "bytes": size, **found})
+        bound, name = MEMORY_GATE_MIB + sites, f"{sites} sites at once: MiB over destinations"
+        gate = Gate(name=name, measured=found["over_destination_mib"], bound=bound, at_least=False)
+        findings.gates.append(gate)
+        progress(f"{sites} sites at once: {found['gigabytes_a_second']:.2f} GB/s together")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument("--floats", type=int, default=100_000_000)
-    parser.add_argument("--sites", type=int, default=8, help="that send at once, the same number of floats together")
+    parser.add_argument(
+        "--sites", type=int, nargs="+", default=[8, 32], help="that send at once: as many floats in all"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "link.json", help="JSON")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)

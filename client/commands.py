@@ -305,7 +305,7 @@ def show_plan(run: RunArgument, state: State = None) -> None:
             typer.echo(f"  {plain_text(path)}  SHA-256 {digest[:12]}...")
     typer.echo("")
     for line in readable(plan):
-        typer.echo("\n".join(plain_text(part, 2000) if part.strip() else part for part in _indented(line)))
+        typer.echo("\n" * line.startswith("\n") + _printable(line.removeprefix("\n")))
 
 
 @plan_app.command("approve")
@@ -496,9 +496,9 @@ def _standing(plans: "PlanStore", run: str) -> str:
     return f"approved by {decision.by} on {decision.at[:10]} with data {decision.data}, {ready}"
 
 
-def _indented(line: str) -> list[str]:
-    """The lines of `line`."""
-    return line.split("\n")
+def _printable(line: str) -> str:
+    """One line as it is, but for what could move the cursor or look like other lines."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
 def _user() -> str:

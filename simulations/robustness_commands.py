@@ -23,7 +23,7 @@ app = typer.Typer(rich_markup_mode=None)
 run_app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Evidence on a run's sites, release from quarantine, retraining without a site.",
+    help="The runs of a server; evidence, release from quarantine, retraining without a site.",
 )
 app.add_typer(run_app, name="run")
 

@@ -18,6 +18,9 @@ _PRIVACY, _AUDIT = "wardround.simulations.privacy_commands", "wardround.simulati
 _LEDGER = "wardround.client.guard.ledger_commands"
 _ROBUSTNESS, _RULES = "wardround.simulations.robustness_commands", "wardround.strategies.rules.commands"
 _FOLDERS = "wardround.client.secagg_commands"
+_SERVER, _SESSION = "wardround.server.commands.server_group", "wardround.server.commands.session"
+_RUNS, _MODELS = "wardround.server.commands.runs", "wardround.server.commands.models"
+_CLIENT = "wardround.client.commands"
 _EXPLANATION, _SECAGG = "wardround.simulations.plan_explanation", "wardround.strategies.secagg.commands"
 
 COMMANDS = {
@@ -25,7 +28,12 @@ COMMANDS = {
     "list": (_PLANS, "List installed tasks, data sets, partitions and plans."),
     "simulate": (_SIMULATIONS, "Train a federation of hospitals on this machine."),
     "redteam": (_ROBUSTNESS, "Attack a simulated federation with every rule in turn."),
-    "run": (_ROBUSTNESS, "Evidence on a run's sites, release from quarantine, retraining without a site."),
+    "server": (_SERVER, "Make, start and back up a server; invite and revoke sites."),
+    "login": (_SESSION, "Log in to a server, for 12 hours."),
+    "logout": (_SESSION, "Log out: end the session at the server, and forget it here."),
+    "run": (_ROBUSTNESS, "The runs of a server; evidence, release from quarantine, retraining without a site."),
+    "model": (_MODELS, "The models that a server's runs have made."),
+    "client": (_CLIENT, "Take part in a federation as a hospital."),
     "privacy": (_PRIVACY, "What a plan claims of differential privacy, and the noise that a claim takes."),
     "secagg": (_SECAGG, "What secure aggregation tolerates and costs, or which choice is the nearest possible."),
     "audit": (_AUDIT, "Test that privacy's mechanism does what it says."),
@@ -40,6 +48,16 @@ COMMANDS = {
 
 PARTS = {
     "plan": {"explain": (_EXPLANATION, "Say what the server learns, what privacy rests on, and what is claimed.")},
+    "run": {
+        "start": (_RUNS, "Start a run: ask its sites for their approval, and begin when all have given it."),
+        "list": (_RUNS, "List every run, and where it stands."),
+        "show": (_RUNS, "Show a run: its sites, what was noted about them, and what happened last."),
+        "watch": (_RUNS, "Show what happens in a run, until it has ended."),
+        "pause": (_RUNS, "Let a run finish the round at work, and then wait."),
+        "resume": (_RUNS, "Let a paused run go on."),
+        "stop": (_RUNS, "Let a run end after the round at work, with the model that it has."),
+        "report": (_RUNS, "Fetch the report of a run that has ended."),
+    },
     "secagg": {
         "enrol": (_FOLDERS, "Make the folders of a server and its sites on this machine, to try a Flower app."),
         "approve": (_FOLDERS, "Take part in another plan, and in no other."),

@@ -6,7 +6,7 @@ order without a reply in the outbox works it out, charged as it is: nothing of i
 """
 
 import json
-import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from wardround.client.guard.guard import Guard, fit_job
@@ -19,7 +19,6 @@ from wardround.tally import Tally
 __all__ = ["Admission", "Charged", "OnceGuard"]
 
 _KEY = "agent/admission"
-_log = logging.getLogger("wardround")
 
 
 class Charged(Protocol):
@@ -109,12 +108,12 @@ class Admission:
 
 
 class OnceGuard:
-    """A guard behind an `Admission`, whose store and budget it has."""
+    """A guard behind an `Admission`, whose store and budget it has. `note` takes what a job says of its errors."""
 
-    __slots__ = ("_admission", "_guard", "_plan")
+    __slots__ = ("_admission", "_guard", "_note", "_plan")
 
-    def __init__(self, plan: Plan, guard: Guard, admission: Admission) -> None:
-        self._plan, self._guard, self._admission = plan, guard, admission
+    def __init__(self, plan: Plan, guard: Guard, admission: Admission, note: Callable[[str], None]) -> None:
+        self._plan, self._guard, self._admission, self._note = plan, guard, admission, note
 
     @property
     def site(self) -> SiteId:
@@ -143,11 +142,11 @@ class OnceGuard:
         return self._guard.release(order, result, spec)
 
     def failure(self, error: WardroundError) -> WardroundError:
-        """Nothing but that there was one: what the plan's code says of an error may hold anything. The log has it."""
+        """Nothing but that there was one: what the plan's code says of an error may hold anything."""
         if isinstance(error, BudgetError):
             return error
-        _log.warning("%s", error)
-        return LocalError(f"{self.site}: the job failed; the site's own log says why")
+        self._note(str(error))
+        return LocalError(f"{self.site}: the job failed; the site's own files say why")
 
     def answer(self, frame: bytes) -> bytes:
         return self._guard.answer(frame)

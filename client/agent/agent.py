@@ -191,7 +191,7 @@ class Agent:
 
     def look(self) -> None:
         """See what the administrator has decided since, and do it."""
-        for run in self._plans.runs():
+        for run in self._plans.names():
             with self._lock:
                 known = run in self._ended or run in self._preparing
             if not known:

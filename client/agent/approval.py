@@ -34,6 +34,11 @@ def check_approval(
             f"run {offer.run}: expected this site and its key among the run's sites, got "
             f"{'another key' if site in named else 'a run without it'}; ask the coordinator"
         )
+    if len(named) != plan.simulation.sites:
+        raise LocalError(
+            f"run {offer.run}: expected the {plan.simulation.sites} sites that the plan's claims are for "
+            f"(simulation.sites), got {len(named)}; ask the coordinator"
+        )
     if plan.task.flower_app is None and not plan.data.columns:
         raise LocalError(f"plan {plain_text(plan.name)}: expected data.columns, since a site's data are tables")
     for column in missing_columns(plan, data.columns):

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 from wardround.client.agent.data_registry import DataSet
-from wardround.client.agent.job_thread import JobThread
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import SiteJob
 from wardround.client.job.confinement import available
@@ -49,7 +48,7 @@ class ConfinedJobs:
                 extra={"run": run},
             )
         folder = self._folder.folder("jobs")
-        job = JobProcess(
+        return JobProcess(
             plan,
             SiteId(self._folder.name),
             Path(data.path),
@@ -57,9 +56,9 @@ class ConfinedJobs:
             folder=folder,
             log=folder / f"{run}.log",
             confined=why is None,
+            hidden=(self._folder.path,),
             python=self._python,
         )
-        return JobThread(job)
 
     def _why_not(self) -> str | None:
         """Why a job cannot be confined; None where it can. Tried once."""

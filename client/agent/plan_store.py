@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Decision", "Outcome", "PlanStore", "RunState", "StoredOffer", "Verdict"]
 
 
+_MOST_UNDECIDED = 1000
+
+
 class Verdict(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
@@ -113,6 +116,8 @@ class PlanStore:
                     "its name; a changed plan needs a new run"
                 )
             return False
+        if len(self._undecided()) >= _MOST_UNDECIDED:
+            raise RemoteError(f"run {offer.run}: expected at most {_MOST_UNDECIDED} offers that wait for a decision")
         temporary = target.with_name(TEMPORARY + target.name)
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -135,17 +140,25 @@ class PlanStore:
             raise LocalError(f"{target}: cannot be written ({error.strerror}); the offer is not kept") from None
         return True
 
+    def _undecided(self) -> list[str]:
+        places = os.scandir(self._folder.folder("plans"))
+        return [one.name for one in places if not os.path.lexists(os.path.join(one.path, "decision.json"))]
+
     def knows(self, run: str) -> bool:
         """Whether it was offered."""
         return self._path(run).exists()
 
+    def names(self) -> list[str]:
+        """The runs that were offered, in no order."""
+        return [
+            one.name
+            for one in os.scandir(self._folder.folder("plans"))
+            if not one.name.startswith(TEMPORARY) and one.is_dir(follow_symlinks=False)
+        ]
+
     def runs(self) -> list[str]:
         """The runs that were offered, the oldest first."""
-        found = []
-        for entry in os.scandir(self._folder.folder("plans")):
-            if not entry.name.startswith(TEMPORARY) and entry.is_dir(follow_symlinks=False):
-                found.append(entry.name)
-        received = {name: self.offer(name).received for name in found}
+        received = {name: self.offer(name).received for name in self.names()}
         return sorted(received, key=lambda name: (received[name], name))
 
     def open_runs(self) -> Iterator[str]:

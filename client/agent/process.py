@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -50,9 +51,11 @@ def serve(
     folder, stop = SiteFolder(path), stop or threading.Event()
     undumpable()
     log_to_stderr()
-    with folder.lock():
+    with folder.lock(tries=10):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stopper(stop))
+        for left in folder.folder("jobs").glob("job-*"):  # of jobs whose agent was killed
+            shutil.rmtree(left, ignore_errors=True)
         files = SiteFiles(folder.path)
 
         def tls() -> ClientTls:

@@ -24,6 +24,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ __all__ = ["SiteFacts", "SiteFolder", "default_folder"]
 
 _MOST_BYTES = 1 << 22
 _STATE_KEY_BYTES = 32
+_BETWEEN_TRIES_S = 0.05
 _FOLDERS = ("pins", "data", "ledgers", "plans", "runs", "jobs")
 
 
@@ -186,25 +188,32 @@ class SiteFolder:
         return found.st_ino, found.st_mtime_ns
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held by the agent. Raises LocalError while another process holds it."""
-        path = self.path / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def lock(self, tries: int = 1) -> Iterator[None]:
+        """Held by the agent. Raises LocalError while another process holds it; a look at it is over at the next try."""
+        descriptor = self._open_lock()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not _locked(descriptor, fcntl.LOCK_EX):
+                tries -= 1
+                if tries <= 0:
+                    raise LocalError(f"{self.path}: an agent runs here already; stop it first")
+                time.sleep(_BETWEEN_TRIES_S)
             yield
-        except BlockingIOError:
-            raise LocalError(f"{self.path}: an agent runs here already; stop it first") from None
         finally:
             os.close(descriptor)
 
     def agent_runs(self) -> bool:
         """Whether an agent holds the lock now."""
+        descriptor = self._open_lock()
         try:
-            with self.lock():
-                return False
-        except LocalError:
-            return True
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        try:
+            return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LocalError(f"{self.path / 'lock'}: cannot be opened ({error.strerror})") from None
 
     @classmethod
     def make(
@@ -227,3 +236,11 @@ class SiteFolder:
         except OSError as error:
             raise LocalError(f"{path}: cannot be written ({error.strerror})") from None
         return cls(path)
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -42,12 +42,8 @@ class SiteJob(Protocol):
         """Put back what `state` gave."""
         ...
 
-    def interrupt(self) -> None:
-        """End its process now, from any thread: the question under way fails."""
-        ...
-
     def close(self) -> None:
-        """End it and what it started."""
+        """End it and what it started, from any thread: the question under way fails, and nothing is started again."""
         ...
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from wardround.client.agent.admission import Admission, OnceGuard
 from wardround.client.agent.data_registry import DataRegistry, DataSet
+from wardround.client.agent.job_errors import JobErrors
 from wardround.client.agent.kept_state import KeepingTrainer
 from wardround.client.agent.member_pins import MemberPins
 from wardround.client.agent.outbox import Outbox
@@ -141,7 +142,7 @@ class SiteRun:
             raise
         return _Open(
             store=store,
-            guard=OnceGuard(plan, guard, admission),
+            guard=OnceGuard(plan, guard, admission, self._note),
             admission=admission,
             trainer=KeepingTrainer(job, SealedState(store, folder.state_key, os.urandom)),
             size=offer.size,
@@ -179,6 +180,12 @@ class SiteRun:
                 if not isinstance(error, BudgetError | RemoteError):
                     self._forget()  # as after a restart: what is open may be half changed, what is stored is not
                 return error_reply(self._key, digest, self._told(error))
+            except BaseException:
+                self._forget()
+                raise
+
+    def _note(self, text: str) -> None:
+        JobErrors(self._folder.folder("jobs") / f"{self._run}.errors").note(text, self._now())
 
     def _told(self, error: WardroundError) -> WardroundError:
         """What the server is told: nothing of this machine."""
@@ -237,14 +244,11 @@ class SiteRun:
         while True:
             job = self._job
             if job is not None:
-                job.interrupt()  # what is under way may hold the lock for an hour
+                job.close()  # what is under way holds the lock, for an hour maybe
             if self._lock.acquire(timeout=_AGAIN_S):
                 break
         try:
             self._forget()
-            if self._job is not None:
-                self._job.close()
-                self._job = None
         finally:
             self._lock.release()
 

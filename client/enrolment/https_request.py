@@ -56,7 +56,7 @@ def request(
     timeout_s: float = 30.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> HttpsAnswer:
-    """The answer to a GET, or with a `body` to a POST. Nothing is waited for longer than `timeout_s`.
+    """The answer to a GET, or with a `body` to a POST. No wait is longer than `timeout_s`.
 
     Raises JoinError (UNREACHABLE, PROXY, ANSWER), and ssl.SSLError for a handshake that fails.
     """
@@ -79,17 +79,15 @@ def request(
             body=data,
             headers={"Accept": "application/json", "Content-Type": "application/json", "Connection": "close"},
         )
-        answer = connection.getresponse()
-        parts = bytearray()
-        while part := answer.read1(1 << 16):
-            parts += part
-            if len(parts) > _MOST_BYTES:
-                raise JoinError(
-                    JoinExit.ANSWER, f"{where}: expected an answer of at most {_MOST_BYTES} bytes, got more"
-                )
-            if clock() > deadline:
-                raise TimeoutError
-        return HttpsAnswer(status=answer.status, body=_object(parts, where, answer.status), certificate=certificate)
+        with connection.getresponse() as answer:
+            parts = bytearray()
+            while part := answer.read1(1 << 16):
+                parts += part
+                if len(parts) > _MOST_BYTES:
+                    raise JoinError(JoinExit.ANSWER, f"{where}: expected an answer of at most {_MOST_BYTES} bytes")
+                if clock() > deadline:
+                    raise TimeoutError
+            return HttpsAnswer(status=answer.status, body=_object(parts, where, answer.status), certificate=certificate)
     except ssl.SSLError:
         raise
     except TimeoutError:

@@ -50,6 +50,10 @@ def _covers(pattern: str, host: str) -> bool:
     if not name:
         return False
     try:
-        return ip_address(host) in ip_network(name.strip("[]"), strict=False)
+        address = ip_address(host)
     except ValueError:
         return host == name or host.endswith(f".{name}")
+    try:
+        return address in ip_network(name.strip("[]"), strict=False)
+    except ValueError:
+        return False

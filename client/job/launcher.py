@@ -50,9 +50,17 @@ def main() -> None:
     try:
         code = launch(Launch.decode(line), control)
     except (OSError, WardroundError) as error:
-        _tell(control, error=(error.strerror if isinstance(error, OSError) else None) or str(error))
+        _tell(control, error=_said(error))
         raise SystemExit(_FAILED) from None
     _tell(control, ended=code)
+
+
+def _said(error: OSError | WardroundError) -> str:
+    """What failed, on one line: `OSError`'s own text begins with a number."""
+    if not isinstance(error, OSError):
+        return str(error)
+    name = os.fsdecode(error.filename) + ": " if isinstance(error.filename, str | bytes) else ""
+    return name + (error.strerror or str(error))
 
 
 def _tell(control: socket.socket, **message: object) -> None:
@@ -145,7 +153,7 @@ class _Start:
                 os.chdir(self._wanted.root)
             self._execute(failed)
         except OSError as error:
-            os.write(failed, (error.strerror or str(error)).encode()[:_CHUNK])
+            os.write(failed, _said(error).encode()[:_CHUNK])
         except BaseException as error:
             os.write(failed, f"{type(error).__name__}: {error}".encode()[:_CHUNK])
         os._exit(_FAILED)

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,8 +20,8 @@ from wardround.client.link.session import Called, Event, Session
 from wardround.clock import utc_now
 from wardround.errors import RemoteError, WardroundError
 from wardround.link import link_pb2 as pb
+from wardround.link.allocator import tune_allocator
 from wardround.link.errors import RefusedError
-from wardround.link.freed_memory import keep_freed_memory
 from wardround.link.handshake import check_welcome, farewell_error, hello
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Fault, Notice, Reply
@@ -73,7 +74,7 @@ class Connection:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         split_target(target)
-        keep_freed_memory(4 << 20)
+        tune_allocator(4 << 20)
         self._target, self._tls, self._handler, self._software = target, tls, handler, software
         self._limits, self._clock, self._sleep = limits or Limits(), clock, sleep
         self._random = random or secrets.SystemRandom().random
@@ -90,20 +91,23 @@ class Connection:
         watching.start()
         failures = 0
         while not stop.is_set():
-            self._attached = False
+            self._attached, broke, started = False, False, time.monotonic()
             try:
                 self._attempt(stop)
                 reason = "the server ended the link"
             except RefusedError as error:
                 self._handler.state(False, str(error))
                 raise
-            except WardroundError as error:
+            except (WardroundError, OSError) as error:
                 reason = str(error)
             except grpc.RpcError as error:
-                reason = _reason(error)
+                broke, reason = True, _reason(error)
             if stop.is_set():
                 break
-            failures = 1 if self._attached else failures + 1
+            # a server that ends each link soon, as where two agents have one certificate, is asked ever less often
+            if self._attached and (broke or time.monotonic() - started >= self._limits.most_retry_s):
+                failures = 0
+            failures += 1
             self._handler.state(False, reason)
             delay_s = retry_delay_s(failures, self._random, self._limits)
             _log.warning("link to %s: %s; trying again in %.1f s", self._target, reason, delay_s)

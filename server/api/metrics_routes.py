@@ -1,7 +1,6 @@
 """The metrics of the server in Prometheus' text form, and the token that a Prometheus needs."""
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 
@@ -24,7 +23,7 @@ def add_metrics_routes(app: FastAPI, services: Services, metrics: ServerMetrics)
     @app.get(
         "/api/v1/metrics",
         responses=file_of("text/plain") | refusals(401, 403),
-        response_class=PlainTextResponse,
+        response_class=Response,
         tags=["metrics"],
     )
     def read() -> Response:

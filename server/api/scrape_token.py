@@ -10,8 +10,6 @@ from wardround.server.state.settings import SCRAPE_TOKEN
 __all__ = ["is_scrape_token", "new_scrape_token"]
 
 
-
-
 def new_scrape_token(services: Services) -> str:
     """A new token, which replaces the one before."""
     token = base64.urlsafe_b64encode(services.random(32)).decode().rstrip("=")

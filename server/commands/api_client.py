@@ -18,12 +18,16 @@ from wardround.durable_file import TEMPORARY, sync_folder
 from wardround.errors import LocalError, RemoteError
 from wardround.plain_text import plain_text
 
-__all__ = ["ApiClient", "fetch_authority"]
+__all__ = ["ApiClient", "UnreachableError", "fetch_authority"]
 
 _TIMEOUT_S = 60.0
 _MOST_JSON = 64 << 20
 _MOST_PROBLEM = 64 << 10
 _PIECE = 1 << 20
+
+
+class UnreachableError(LocalError):
+    """The server does not answer now."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -62,7 +66,9 @@ class ApiClient:
             with self._answer("PUT", path, source, headers, {}) as answer:
                 return _decoded(_read(answer, _MOST_JSON))
 
-    def download(self, path: str, out: Path, *, sha256: str | None = None, size: int | None = None, **query: Any) -> None:
+    def download(
+        self, path: str, out: Path, *, sha256: str | None = None, size: int | None = None, **query: Any
+    ) -> None:
         """Write what the server answers to the new file `out`. RemoteError, and no file, for another size or digest."""
         if out.exists():
             raise LocalError(f"{out}: is there already; name another file with -o")
@@ -98,9 +104,9 @@ class ApiClient:
             with error:
                 raise LocalError(_problem(error)) from None
         except urllib.error.URLError as error:
-            raise LocalError(_unreachable(self.url, error.reason)) from None
+            raise _failure(self.url, error.reason) from None
         except (ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            raise LocalError(_unreachable(self.url, error)) from None
+            raise _failure(self.url, error) from None
 
 
 def fetch_authority(url: str) -> bytes:
@@ -120,9 +126,9 @@ def fetch_authority(url: str) -> bytes:
         with error:
             raise LocalError(_problem(error)) from None
     except urllib.error.URLError as error:
-        raise LocalError(_unreachable(url, error.reason)) from None
+        raise _failure(url, error.reason) from None
     except (ssl.SSLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise LocalError(_unreachable(url, error)) from None
+        raise _failure(url, error) from None
     except (ValueError, KeyError, TypeError):
         raise RemoteError(f"{url}: expected a wardround server, got something else") from None
 
@@ -163,14 +169,14 @@ def _problem(error: urllib.error.HTTPError) -> str:
     return plain_text(text, 500)
 
 
-def _unreachable(url: str, reason: object) -> str:
+def _failure(url: str, reason: object) -> LocalError:
     if isinstance(reason, ssl.SSLCertVerificationError):
         text = plain_text(reason.verify_message)
-        return f"{url}: is not the server of this login ({text}); if it was made anew, log in again"
+        return LocalError(f"{url}: is not the server of this login ({text}); if it was made anew, log in again")
     if isinstance(reason, socket.gaierror):
-        return f"{url}: there is no such host; check the name"
+        return UnreachableError(f"{url}: there is no such host; check the name")
     if isinstance(reason, TimeoutError):
-        return f"{url}: does not answer; check that the server runs, and the firewall"
+        return UnreachableError(f"{url}: does not answer; check that the server runs, and the firewall")
     if isinstance(reason, ConnectionRefusedError):
-        return f"{url}: nothing listens there; check that the server runs, and the port"
-    return f"{url}: the connection failed ({plain_text(str(reason))})"
+        return UnreachableError(f"{url}: nothing listens there; check that the server runs, and the port")
+    return UnreachableError(f"{url}: the connection failed ({plain_text(str(reason))})")

@@ -42,8 +42,9 @@ def login(
     password = password_from(password_file, f"Password of {name}")
     client = ApiClient(address, authority)
     made = client.ask("POST", "/session", {"name": name, "password": password})
+    until = made["expires"][:16].replace("T", " ")
     write_login(LoginFile(url=address, authority=authority, token=made["token"]))
-    typer.echo(f"logged in to {address} as {made['account']['name']} until {made['expires'][:16].replace('T', ' ')} UTC")
+    typer.echo(f"logged in to {address} as {made['account']['name']} until {until} UTC")
 
 
 @app.command()
@@ -88,9 +89,11 @@ def _server(url: str | None) -> tuple[str, str]:
     found = hashlib.sha256(der).hexdigest()
     if fingerprint:
         if not hmac.compare_digest(fingerprint.lower().encode(), found.encode()):
-            raise LocalError(f"{address}: expected the authority {fingerprint[:16]}..., got {found[:16]}...: not this server")
+            raise LocalError(
+                f"{address}: expected the authority {fingerprint[:16]}..., got {found[:16]}...; ask who runs it"
+            )
     elif not sys.stdin.isatty():
-        raise LocalError("expected https://HOST:PORT#FINGERPRINT, as `server init` prints it, since nobody can be asked")
+        raise LocalError("expected https://HOST:PORT#FINGERPRINT, as `server init` prints it: here nobody can be asked")
     else:
         typer.echo(f"{address} says that its authority is\n{found}", err=True)
         if not typer.confirm("Is that what `wardround server init` printed?", err=True):

@@ -160,6 +160,7 @@ class Attachment:
 
     def receive(self, message: Message) -> list[Event]:
         """Take what the site sent. Raises RemoteError for what the protocol does not allow: the stream is to end."""
+        self._outbox.check_read()
         match message:
             case pb.Grant():
                 self._granted(message)

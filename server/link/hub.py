@@ -14,8 +14,8 @@ from wardround import __version__
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError, WardroundError
 from wardround.link import link_pb2 as pb
+from wardround.link.allocator import tune_allocator
 from wardround.link.errors import Farewell
-from wardround.link.freed_memory import keep_freed_memory
 from wardround.link.handshake import welcome
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Notice, Reply
@@ -32,6 +32,7 @@ __all__ = ["Gate", "Hub", "ServerTls"]
 
 _log = logging.getLogger(__name__)
 _GOODBYE_S = 1.0
+_LEAST_WINDOW_BYTES = 1 << 18
 
 
 class Gate(Protocol):
@@ -118,7 +119,7 @@ class Hub:
         `tls` is asked at each handshake, from any thread, so that a renewed certificate is used: it must be quick.
         """
         limits = self._limits
-        keep_freed_memory(4 << 20)
+        tune_allocator(8 << 20)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.most_frame_bytes),
@@ -218,7 +219,7 @@ class Hub:
         """How much of one reply may be on its way, so that all together stay within their bound."""
         receiving = sum(site.attachment.receiving for site in self._sites.values())
         shared = self._limits.most_windows_bytes // max(1, receiving)
-        return max(1 << 18, min(self._limits.window_bytes, shared))
+        return max(_LEAST_WINDOW_BYTES, min(self._limits.window_bytes, shared))
 
     def _site(self, site: SiteId) -> _Site:
         if self._stopping:

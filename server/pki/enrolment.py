@@ -38,7 +38,7 @@ from wardround.server.state.events import Events
 from wardround.server.state.invitations import InvitationRow, Invitations
 from wardround.server.state.keyring import Keyring
 from wardround.server.state.sites import Sites, SiteState
-from wardround.signing_key import check_public_key, check_signature, fingerprint_of
+from wardround.signing_key import check_signature, fingerprint_of
 from wardround.tls_identity import CertificateRequest, TlsAuthority, TlsIdentity, read_request
 
 __all__ = ["INVITATION_LIFETIME", "Enrolment", "ServerAddress"]
@@ -165,10 +165,9 @@ class Enrolment:
         now = self._now()
         try:
             request = read_request(asked.request)
-            check_public_key(asked.signing_public)
             statement = join_statement(asked.token, asked.request)
             check_signature(asked.signing_public, asked.proof, statement, "join")
-        except (RemoteError, ValueError) as error:
+        except RemoteError as error:
             raise JoinRefusedError(JoinRefusal.MALFORMED, text=str(error)) from None
         hashed = token_hash(asked.token)
         row = self._invitations.find_by_hash(hashed)
@@ -295,6 +294,16 @@ class Enrolment:
     def authority(self) -> AuthorityAnswer:
         """What anybody may know: the certificate that an invitation has the fingerprint of."""
         return AuthorityAnswer(authority=self._authority.der, time=self._now())
+
+    @property
+    def server_fingerprint(self) -> str:
+        """Of the server's signing key, hex: what sites compare by telephone."""
+        return fingerprint_of(self._keyring.signing.public)
+
+    @property
+    def authority_fingerprint(self) -> str:
+        """Of the certificate of the authority for connections, hex: what an invitation has."""
+        return self._authority.fingerprint.hex()
 
     # -- certificates ---------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class RevocationList:
 
     def make(self, now: datetime) -> tuple[int, bytes]:
         """A new list, its number and DER, for the transaction that revokes; who calls it tells `on_new` afterwards."""
+        self._database.serialise("revocations")
         # at least the seconds since 1970: a server that is restored gives no number that sites have seen already
         number = self._settings.advance(CRL_NUMBER, max(self._settings.counter(CRL_NUMBER) + 1, int(now.timestamp())))
         made = issue_revocations(

@@ -1,6 +1,7 @@
 """A run's progress for a person or a program: a live bar, plain lines, or JSON."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -13,7 +14,15 @@ from wardround.strategies.records import RoundRecord, RunState
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["JsonProgress", "LineProgress", "LiveProgress", "Progress", "show_progress"]
+__all__ = [
+    "JsonProgress",
+    "LineProgress",
+    "LiveProgress",
+    "Progress",
+    "attendance_words",
+    "show_progress",
+    "validation_words",
+]
 
 _BASELINES = "each hospital alone, all rows pooled, then the report"
 
@@ -135,23 +144,38 @@ def show_progress(plan: Plan, *, quiet: bool = False, as_json: bool = False, rep
 
 def validation_text(record: RoundRecord, plan: Plan) -> str:
     """The validation's leading metric and its loss, e.g. `auc 0.981  loss 0.083`; empty without a validation."""
-    if record.validation is None:
-        return ""
-    found = record.validation.total.metrics()
+    return "" if record.validation is None else validation_words(record.validation.total.metrics(), plan)
+
+
+def validation_words(found: Mapping[str, float | None], plan: Plan) -> str:
+    """The leading one of a validation's metrics, and its loss."""
     leading = PRIMARY[Kind.of(plan.data.target)] if plan.data.target is not None else "accuracy"
-    return "  ".join(f"{name} {found[name]:.4g}" for name in dict.fromkeys((leading, "loss")) if name in found)
+    values = {name: found.get(name) for name in (leading, "loss")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
 
 
 def attendance_text(record: RoundRecord) -> str:
     """How many of the cohort's sites are in the round, and in how many sums, and why others are not."""
-    there = f"{len(record.cohort) - len(record.absences)}/{len(record.cohort)} sites"
-    if record.protection is not None:
-        sums = sum(bool(group.survivors) for group in record.protection.groups)
+    protection = record.protection
+    return attendance_words(
+        len(record.cohort),
+        [absence.reason for absence in record.absences],
+        sums=None if protection is None else sum(bool(group.survivors) for group in protection.groups),
+        accounted=protection is not None and protection.accounted,
+        void=record.void,
+    )
+
+
+def attendance_words(
+    cohort: int, absences: Sequence[str], *, sums: int | None, accounted: bool = False, void: bool = False
+) -> str:
+    """The same of a cohort of so many sites, and of the reasons of those who are absent."""
+    there = f"{cohort - len(absences)}/{cohort} sites"
+    if sums is not None:
         there += f" in {sums} group{'' if sums == 1 else 's'}"
-        there += f", {NO_CRYPTOGRAPHY}" if record.protection.accounted else ""
-    reasons = sorted({absence.reason for absence in record.absences})
-    why = f" ({', '.join(reasons)})" if reasons else ""
-    return f"{there}{why}{', round void' if record.void else ''}"
+        there += f", {NO_CRYPTOGRAPHY}" if accounted else ""
+    why = f" ({', '.join(sorted(set(absences)))})" if absences else ""
+    return f"{there}{why}{', round void' if void else ''}"
 
 
 def ending_text(record: RoundRecord, state: RunState, plan: Plan, *, report: bool) -> str:

@@ -51,7 +51,7 @@ from wardround.strategies.secagg.server_epoch import Federation
 from wardround.tally import decode_spec
 from wardround.vector import F32, Layout, TensorSpec
 
-__all__ = ["RunWork"]
+__all__ = ["RunWork", "how_it_ends"]
 
 _STATE, _TEST, _RELEASED = "server-state", "test.json", "released.json"
 _TEST_BEGUN = "test/begun"
@@ -119,11 +119,10 @@ class RunWork:
                 return Ended(state="paused", round=state.round)
             return self._finish(grid, state)
         except WardroundError as error:
-            rounds = self.directory.rounds
-            if _is_of_the_machine(error):
-                return Ended(state="paused", reason=str(error), round=rounds)
-            self.write_down(stopped=str(error))
-            return Ended(state="failed", reason=str(error), round=rounds)
+            ended = how_it_ends(error, self.directory.rounds)
+            if ended.state == "failed":
+                self.write_down(stopped=str(error))
+            return ended
 
     def halted(self, reason: str) -> Ended:
         """How a run ends that a person has stopped."""
@@ -318,6 +317,11 @@ class RunWork:
             self.directory.write_text("report.html", render(run))
         except MissingExtraError as error:
             _log.warning("no report was written: %s", error)
+
+
+def how_it_ends(error: WardroundError, rounds: int) -> Ended:
+    """What `error`, after so many durable rounds, makes of a run."""
+    return Ended(state="paused" if _is_of_the_machine(error) else "failed", reason=str(error), round=rounds)
 
 
 def _is_of_the_machine(error: BaseException) -> bool:

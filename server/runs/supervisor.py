@@ -74,6 +74,7 @@ class SiteCalls(Protocol):
 class Progress:
     """What a run is doing now. `doing` is what its sites were asked last ("" where nobody is asked).
 
+    `asked` and `answered` are empty where the claim of a plan rests on nobody knowing who takes part in a round.
     `pid` is that of its worker, 0 where it is about to be started; `restarts` how often one has crashed in a row.
     """
 
@@ -93,7 +94,7 @@ class _Work:
     """A run at work."""
 
     task: asyncio.Task[None]
-    rounds: int
+    plan: Plan
     round: int
     worker: WorkerProcess | None = None
     crashes: int = 0
@@ -133,16 +134,22 @@ class Supervisor:
     async def open(self) -> None:
         """Go on with the runs that were at work, ask again who has not decided, and tell who was not told."""
         for run in self._runs.list({RunState.WAITING, RunState.READY, RunState.RUNNING, RunState.STOPPING}):
-            if run.state == RunState.WAITING:
-                if self._was_offered(run):
-                    await self._ask(run)
-                    await self._settle(run.id)
-            elif run.state == RunState.STOPPING:
-                await self._end(run.id, RunEvent.HALTED, "stopped by a person")
-            else:
-                await self._begin(run.id)
+            try:
+                await self._go_on(run)
+            except WardroundError as error:
+                _log.error("run %d: cannot go on: %s", run.number, error)
         for run_id, site, state in self._untold():
             self._tell_end(run_id, site, state)
+
+    async def _go_on(self, run: Run) -> None:
+        if run.state == RunState.WAITING:
+            if self._was_offered(run):
+                await self._ask(run)
+                await self._settle(run.id)
+        elif run.state == RunState.STOPPING:
+            await self._end(run.id, RunEvent.HALTED, "stopped by a person")
+        else:
+            await self._begin(run.id)
 
     async def close(self) -> None:
         """End every worker; their runs stay as they are and go on with the next `open`."""
@@ -217,13 +224,14 @@ class Supervisor:
         if work is None:
             return None
         worker = work.worker
+        told = None if work.plan.privacy.hides_participation else worker
         return Progress(
             run_id=run_id,
             round=work.round,
-            rounds=work.rounds,
+            rounds=work.plan.rounds,
             doing="" if worker is None else worker.doing,
-            asked=() if worker is None else tuple(sorted(worker.asked)),
-            answered=() if worker is None else tuple(sorted(worker.answered)),
+            asked=() if told is None else tuple(sorted(told.asked)),
+            answered=() if told is None else tuple(sorted(told.answered)),
             since=None if worker is None else worker.since,
             restarts=work.crashes,
             pid=0 if worker is None else worker.pid,
@@ -302,12 +310,12 @@ class Supervisor:
         if run.state == RunState.READY:
             await self._move(run_id, RunEvent.STARTED, "")
         try:
-            rounds = self._plan(run).rounds
+            plan = self._plan(run)
         except WardroundError as error:
             await self._end(run_id, RunEvent.FAILED, str(error))
             return
         task = asyncio.create_task(self._tend(run_id), name=f"run {run.number}")
-        self._work[run_id] = _Work(task, rounds=rounds, round=run.round)
+        self._work[run_id] = _Work(task, plan, run.round)
 
     async def _tend(self, run_id: str) -> None:
         """One worker after another, until the run is paused or has ended."""
@@ -316,8 +324,12 @@ class Supervisor:
             while not self._closing and self._run(run_id).state == RunState.RUNNING:
                 if not await self._worked(run_id, work):
                     return
+            if not self._closing and self._run(run_id).state == RunState.STOPPING:
+                await self._end(run_id, RunEvent.HALTED, "stopped by a person")
         except WardroundError as error:
             _log.error("run %s: %s; it goes on when the server is started again", run_id, error)
+        except Exception:  # one run must not take the others along
+            _log.exception("run %s: it goes on when the server is started again", run_id)
         finally:
             self._work.pop(run_id, None)
 

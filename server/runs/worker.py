@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Callable
 
-from wardround.errors import LocalError, RemoteError
+from wardround.errors import RemoteError, WardroundError
 from wardround.local_channel import Channel
 from wardround.server.runs.link_grid import Interrupted, LinkGrid
 from wardround.server.runs.run_directory import BusyError
-from wardround.server.runs.run_work import RunWork
-from wardround.server.runs.worker_messages import Ended, Start, unb64
+from wardround.server.runs.run_work import RunWork, how_it_ends
+from wardround.server.runs.worker_messages import Start, unb64
 from wardround.signing_key import SigningKey
 
 __all__ = ["BUSY", "Control", "main", "work"]
@@ -83,8 +83,8 @@ def work(channel: Channel, gone: Callable[[int], object]) -> int:
     except BusyError as error:
         print(error, file=sys.stderr)
         return BUSY
-    except LocalError as error:
-        channel.send(Ended(state="failed", reason=str(error)).to_header())
+    except WardroundError as error:
+        channel.send(how_it_ends(error, start.known_round).to_header())
         return 0
     try:
         channel.send({"type": "ready", "round": run.directory.rounds})

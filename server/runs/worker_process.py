@@ -141,6 +141,7 @@ class WorkerProcess:
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             self._python,
+            "-P",  # no module comes from the folder that the server was started in
             "-m",
             _MODULE,
             str(theirs.fileno()),

@@ -30,12 +30,15 @@ def test_a_call_is_signed_field_by_field() -> None:
 
 
 def test_every_field_changes_what_is_signed() -> None:
-    base = ("r1", "train", b"order", b"protocol", b"spec", DIGEST)
-    inputs = [call_bytes(*base)]
-    for index, other in enumerate(("r2", "evaluate", b"x", b"x", b"x", None)):
-        changed = list(base)
-        changed[index] = other  # type: ignore[call-overload]
-        inputs.append(call_bytes(*changed))  # type: ignore[arg-type]
+    inputs = [
+        call_bytes("r1", "train", b"order", b"protocol", b"spec", DIGEST),
+        call_bytes("r2", "train", b"order", b"protocol", b"spec", DIGEST),
+        call_bytes("r1", "evaluate", b"order", b"protocol", b"spec", DIGEST),
+        call_bytes("r1", "train", b"x", b"protocol", b"spec", DIGEST),
+        call_bytes("r1", "train", b"order", b"x", b"spec", DIGEST),
+        call_bytes("r1", "train", b"order", b"protocol", b"x", DIGEST),
+        call_bytes("r1", "train", b"order", b"protocol", b"spec", None),
+    ]
     inputs += [reply_bytes(DIGEST, fault, DIGEST) for fault in Fault]
     inputs += [reply_bytes(DIGEST, Fault.NONE, bytes(32)), reply_bytes(bytes(32), Fault.NONE, DIGEST)]
     inputs += [approval_bytes("r1", "d", "approved"), approval_bytes("r1", "d", "denied")]

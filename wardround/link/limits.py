@@ -15,7 +15,7 @@ class Limits:
     window_bytes: int = 4 << 20
     """How much of a transfer may be on its way: what a receiver allows beyond what it has."""
     most_windows_bytes: int = 16 << 20
-    """The same of all transfers together, where each has a chunk at least."""
+    """The same of all transfers together, where each has 256 KiB at least."""
     most_calls: int = 64
     """Calls of a site that are not answered yet."""
     most_call_bytes: int = 1 << 32

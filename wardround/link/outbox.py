@@ -3,13 +3,15 @@
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 
-from wardround.errors import LocalError
+from wardround.errors import LocalError, RemoteError
 from wardround.link import link_pb2 as pb
 from wardround.link.messages import Notice
 from wardround.link.transfer import Outbound
 from wardround.link.wire import Message
 
 __all__ = ["Outbox"]
+
+_MOST_MESSAGES = 1024
 
 
 class Outbox:
@@ -22,6 +24,13 @@ class Outbox:
         self._transfers: OrderedDict[int, Outbound] = OrderedDict()
         self._notices: OrderedDict[int, Notice] = OrderedDict()
         self._most_notices = most_notices
+
+    def check_read(self) -> None:
+        """Raises RemoteError where so much waits that the peer cannot be reading: its messages would fill memory."""
+        if len(self._messages) > _MOST_MESSAGES:
+            raise RemoteError(
+                f"link: expected a peer that reads its answers, got one with {len(self._messages)} unread"
+            )
 
     def restart(self) -> None:
         """The stream is another: what was to be said on the old one is void; the first notice is sent again."""

@@ -66,6 +66,7 @@ def decode(frame: bytes) -> Message:
         if frame[:1] == bytes((_CHUNK_TAG,)):
             return _chunk(frame)
         found = pb.Frame.FromString(frame)
+        found.DiscardUnknownFields()  # type: ignore[attr-defined]  # missing in the stubs
         kind = found.WhichOneof("body")
         if kind is None or kind == "chunk" or found.data:
             raise RemoteError("link: expected a frame with one message that is known, got another")

@@ -118,9 +118,6 @@ class FakeJob:
     def restore(self, state: bytes) -> None:
         self.kept = state
 
-    def interrupt(self) -> None:
-        pass
-
     def close(self) -> None:
         self.closed = True
 
@@ -137,10 +134,24 @@ class World:
     others: dict[str, SigningKey]
 
     @classmethod
-    def make(cls, path: Path, name: str = "Hospital A", others: Sequence[str] = ("Hospital B",)) -> "World":
+    def make(
+        cls,
+        path: Path,
+        name: str = "Hospital A",
+        others: Sequence[str] = ("Hospital B",),
+        *,
+        beside: "World | None" = None,
+    ) -> "World":
+        """A site with new keys; `beside` another one it is of the same federation, and one of its others."""
         server, root, own = (SigningKey.make(os.urandom) for _ in range(3))
         span = {"not_before": NOW - timedelta(days=1), "not_after": NOW + timedelta(days=30)}
         authority = make_authority(root, "authority", **span, random=os.urandom)
+        keys = {one: SigningKey.make(os.urandom) for one in others}
+        if beside is not None:
+            server, root, authority, own = beside.server, beside.root, beside.authority, beside.others[name]
+            keys = {one: key for one, key in beside.others.items() if one != name}
+            keys[beside.folder.name] = beside.folder.signing_key
+        path.mkdir(exist_ok=True)
         certificate = issue_certificate(authority, root, name=name, public=own.public, **span, random=os.urandom)
         files = {
             "tls-identity.pem": b"",
@@ -153,7 +164,7 @@ class World:
             name=name, url="https://server.test:8443", target="server.test:8444", server=server.public.hex()
         )
         folder = SiteFolder.make(path / "site", facts, files, own, os.urandom)
-        return cls(path, folder, server, root, authority, {one: SigningKey.make(os.urandom) for one in others})
+        return cls(path, folder, server, root, authority, keys)
 
     @staticmethod
     def crl(authority: bytes, root: SigningKey, number: int) -> bytes:
@@ -167,7 +178,7 @@ class World:
             place = folder / "code" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
-        keys = {self.folder.name: self.folder.signing_key, **self.others}
+        keys = dict(sorted({self.folder.name: self.folder.signing_key, **self.others}.items()))
         return {
             "run": run,
             "plan_digest": parse_plan(text, folder=folder).digest,

@@ -55,7 +55,7 @@ def test_a_path_that_leaves_the_bundle_is_refused(world: World, path: str) -> No
         decode_offer(body(table))
 
 
-@pytest.mark.parametrize("folder", ["../..", "/tmp", "a/../../b", "..", "x/./y"])
+@pytest.mark.parametrize("folder", ["../..", "/srv", "a/../../b", "..", "x/./y"])
 def test_a_code_folder_outside_is_refused(world: World, folder: str) -> None:
     table = world.offer_table() | {"plan": CODE.replace('code = "code"', f'code = "{folder}"')}
     with pytest.raises(RemoteError, match=r"task\.code"):
@@ -129,6 +129,17 @@ def test_another_plan_under_the_name_of_a_known_run_is_refused(world: World) -> 
         plans.put(decode_offer(body(changed)), NOW)
     with pytest.raises(RemoteError, match="needs a new run"):
         plans.put(decode_offer(body(world.offer_table() | {"size": 7, "tensors": [7]})), NOW)
+
+
+def test_a_server_cannot_fill_the_disk_with_offers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wardround.client.agent.plan_store._MOST_UNDECIDED", 2)
+    plans = PlanStore(world.folder)
+    for run in ("one", "two"):
+        plans.put(decode_offer(body(world.offer_table(run=run))), NOW)
+    with pytest.raises(RemoteError, match="at most 2 offers"):
+        plans.put(decode_offer(body(world.offer_table(run="three"))), NOW)
+    plans.decide("one", decision())
+    assert plans.put(decode_offer(body(world.offer_table(run="three"))), NOW)
 
 
 def decision(verdict: Verdict = Verdict.APPROVED) -> Decision:

@@ -111,12 +111,16 @@ def test_a_model_of_another_size_than_offered_is_refused(world: World) -> None:
     assert reply.fault is Fault.REFUSED and "expected 6 parameters" in reply.reason
 
 
-def test_what_the_job_says_of_an_error_stays_at_the_site(world: World) -> None:
+def test_what_the_job_says_of_an_error_stays_at_the_site_and_out_of_its_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     plan = approved(world)
     job = FakeJob(fails=["fit"])
     run = run_of(world, job)
     reply = run.answer(*world.train(plan))
-    assert reply.fault is Fault.REFUSED and "secret" not in reply.reason and "log says why" in reply.reason
+    assert reply.fault is Fault.REFUSED and "secret" not in reply.reason and "own files say why" in reply.reason
+    assert "secret" not in caplog.text
+    assert "secret" in (world.folder.path / "jobs" / f"{RUN}.errors").read_text()
     again = run.answer(*world.train(plan))  # nothing had left: the order is still open
     assert again.fault is Fault.NONE
 

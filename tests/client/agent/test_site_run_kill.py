@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,11 @@ def killed_at(number: int, before: bool, work: Callable[[], None]) -> bool:
         try:
             sync, left = os.fsync, [number]
 
-            def counted(descriptor: int) -> None:
+            def counted(fd: Any) -> None:
                 left[0] -= 1
                 if left[0] == 0 and before:
                     os._exit(_KILLED)
-                sync(descriptor)
+                sync(fd)
                 if left[0] == 0:
                     os._exit(_KILLED)
 

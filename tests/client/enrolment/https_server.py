@@ -77,7 +77,7 @@ def serving(routes: Routes, tls: Callable[[], ServerTls], *, newest: bool = True
             _load(context, tls())
             try:
                 with context.wrap_socket(request, server_side=True) as secured:
-                    super().finish_request(secured, client_address)  # type: ignore[arg-type]
+                    super().finish_request(secured, client_address)
             except OSError:  # a client that goes away, as it should from a certificate that it does not take
                 return
 

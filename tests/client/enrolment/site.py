@@ -7,7 +7,6 @@ from tests.client.enrolment.https_server import Routes
 from tests.server.pki.federation import Federation
 from wardround.client.enrolment.exit_codes import JoinError, JoinExit
 from wardround.client.enrolment.join import Joined, join
-from wardround.invitation import read_invitation
 
 
 @dataclass
@@ -54,7 +53,3 @@ class Site:
     def sent_tokens(self) -> int:
         """How often anybody was told the token."""
         return sum(bool(body) for _, body in self.routes.asked)
-
-
-def token_of(invitation: str) -> bytes:
-    return read_invitation(invitation).token

@@ -1,6 +1,6 @@
 """One invitation, one command: the site that comes of it, every refusal, and every place to break off."""
 
-import copy
+import base64
 import os
 import socket
 import stat
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from tests.client.enrolment.https_server import Answer, Routes, proxying, server_tls, serving
 from tests.client.enrolment.site import Site
@@ -22,15 +23,16 @@ from wardround.client.enrolment import site_files
 from wardround.client.enrolment.exit_codes import JoinError, JoinExit
 from wardround.client.enrolment.join import join
 from wardround.client.enrolment.site_files import SiteFiles
+from wardround.durable_file import replace_file
 from wardround.errors import LocalError
-from wardround.identity import issue_certificate, issue_revocations
+from wardround.identity import issue_certificate, issue_revocations, site_name
 from wardround.invitation import read_invitation, token_hash
 from wardround.join_messages import JoinAnswer
 from wardround.server.pki.tls_authority import issue_site
 from wardround.server.state.invitations import Invitations
 from wardround.server.state.sites import Sites
 from wardround.signing_key import SigningKey, fingerprint_of
-from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint, der_of
+from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint, der_of, pem_of
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 A = "Hospital A"
@@ -59,6 +61,11 @@ def test_both_sides_name_the_same_fingerprints(site: Site) -> None:
     assert known.fingerprint == joined.fingerprint == SiteFolder(site.folder).fingerprint
     assert joined.server_fingerprint == fingerprint_of(site.federation.keyring.signing.public)
     assert joined.authority_fingerprint == certificate_fingerprint(site.federation.authority).hex()
+    enrolment = site.federation.enrolment
+    assert (joined.server_fingerprint, joined.authority_fingerprint) == (
+        enrolment.server_fingerprint,
+        enrolment.authority_fingerprint,
+    )
     text = "\n".join(joined.lines())
     for one in (joined.fingerprint, joined.server_fingerprint, joined.authority_fingerprint, A):
         assert one in text
@@ -97,8 +104,6 @@ def test_no_key_is_sent_and_the_token_only_to_a_verified_server(site: Site) -> N
         SiteFiles(site.folder).read("state-key"),
         TlsKey.read(SiteFiles(site.folder).tls().key).pem,
     ]
-    import base64
-
     for secret in secrets:
         for form in (secret, secret.hex().encode(), base64.b64encode(secret)):
             assert form not in sent
@@ -158,14 +163,8 @@ def test_an_invitation_for_another_name_than_the_one_that_is_expected(site: Site
 
 def test_a_name_that_takes_part_already(site: Site) -> None:
     invitation = site.invitation()
-    Sites(site.federation.database).add(read_name(A), SigningKey(bytes(32)).public, now=site.federation.clock())
+    Sites(site.federation.database).add(site_name(A), SigningKey(bytes(32)).public, now=site.federation.clock())
     assert site.refused(invitation).exit_code is JoinExit.NAME
-
-
-def read_name(name: str) -> Any:
-    from wardround.identity import site_name
-
-    return site_name(name)
 
 
 # -- who answers --------------------------------------------------------------------------------------
@@ -217,19 +216,13 @@ def test_a_site_of_the_federation_that_stands_for_its_server_hears_no_token(site
     answer = site.federation.enrolment.join(asker.request(site.federation.enrolment.invite("Hospital B", by="anna")))
     tls = replace(
         server_tls(site.federation),
-        certificate_chain=TlsAuthority(site.federation.authority).pem[:0] + _pem(answer.certificate),
+        certificate_chain=pem_of(answer.certificate),
         private_key=asker.tls.pem,
     )
     with serving(site.routes, lambda: tls) as port:
         error = site.refused(site.invitation(port=port))
     assert error.exit_code in (JoinExit.INTERCEPTED, JoinExit.ANSWER)
     assert site.sent_tokens == 0
-
-
-def _pem(der: bytes) -> bytes:
-    from wardround.tls_identity import pem_of
-
-    return pem_of(der)
 
 
 def test_less_than_tls_1_3_hears_no_token(site: Site) -> None:
@@ -260,7 +253,6 @@ def test_a_clock_that_is_a_little_off_is_not(site: Site) -> None:
 
 def test_a_server_whose_certificate_is_not_of_now_is_a_matter_of_clocks(site: Site) -> None:
     federation = site.federation
-    tls = server_tls(federation)
     honest = federation.clock.now
     federation.clock.now = honest - 60 * DAY
     tls = server_tls(federation)
@@ -274,19 +266,7 @@ def test_a_server_whose_certificate_is_not_of_now_is_a_matter_of_clocks(site: Si
 # -- what is answered ---------------------------------------------------------------------------------
 
 
-def lied(change: Callable[[JoinAnswer, Federation, dict[str, Any]], JoinAnswer]) -> Callable[[Site], None]:
-    """The server answers all of it truthfully but what `change` makes of it."""
-
-    def attack(site: Site) -> None:
-        honest = site.routes.join
-
-        def answer(body: dict[str, Any]) -> Answer:
-            status, found = honest(body)
-            return status, change(JoinAnswer.read(found), site.federation, body).encode()
-
-        site.routes.join = answer
-
-    return attack
+Change = Callable[[JoinAnswer, Federation, dict[str, Any]], JoinAnswer]
 
 
 def certificate(federation: Federation, *, name: str = A, public: bytes | None = None, days: int = 0) -> bytes:
@@ -313,8 +293,6 @@ def identity(federation: Federation, *, name: str = A, public: bytes) -> bytes:
 
 
 def everything_revoked(answer: JoinAnswer, federation: Federation, body: dict[str, Any]) -> JoinAnswer:
-    from cryptography import x509
-
     der = issue_revocations(
         federation.identity_authority,
         federation.keyring.identity_authority,
@@ -327,8 +305,6 @@ def everything_revoked(answer: JoinAnswer, federation: Federation, body: dict[st
 
 
 def own_key(body: dict[str, Any]) -> bytes:
-    import base64
-
     return base64.b64decode(body["signing_public"])
 
 
@@ -357,12 +333,10 @@ def own_key(body: dict[str, Any]) -> bytes:
         lambda answer, federation, body: replace(answer, target="a/b:1"),
     ],
 )
-def test_an_answer_that_does_not_fit_is_refused_and_written_nowhere(
-    site: Site, change: Callable[[JoinAnswer, Federation, dict[str, Any]], JoinAnswer]
-) -> None:
+def test_an_answer_that_does_not_fit_is_refused_and_written_nowhere(site: Site, change: Change) -> None:
     invitation = site.invitation()
     honest = site.routes.join
-    lied(change)(site)
+    site.routes.join = lambda body: (200, change(JoinAnswer.read(honest(body)[1]), site.federation, body).encode())
     assert site.refused(invitation).exit_code is JoinExit.ANSWER
     assert {path.name for path in site.folder.iterdir()} == {
         "joining.json",
@@ -559,8 +533,9 @@ def writes_of(monkeypatch: pytest.MonkeyPatch, *, end_after: int | None) -> list
 
         return counting
 
-    monkeypatch.setattr(site_files, "replace_file", counted("write", site_files.replace_file))
-    monkeypatch.setattr("wardround.signing_key.replace_file", counted("write", site_files.replace_file))
+    counting_writes = counted("write", replace_file)
+    monkeypatch.setattr(site_files, "replace_file", counting_writes)
+    monkeypatch.setattr("wardround.signing_key.replace_file", counting_writes)
     monkeypatch.setattr(SiteFiles, "remove", counted("remove", SiteFiles.remove))
     return done
 
@@ -569,7 +544,7 @@ def test_wherever_it_is_killed_the_same_command_goes_on_with_the_same_keys(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patched:
-        done = copy.copy(writes_of(patched, end_after=None)) or writes_of(patched, end_after=None)
+        done = writes_of(patched, end_after=None)
         site.join(site.invitation(name="whole"))
     assert len(done) >= 10
     for step in range(len(done)):
@@ -588,7 +563,7 @@ def test_wherever_it_is_killed_the_same_command_goes_on_with_the_same_keys(
             assert folder.read(key) == data
         tls = SiteFiles(site.folder).tls()
         assert site.federation.enrolment.gate.admit(der_of(tls.certificate)) == name
-        known = Sites(site.federation.database).get(read_name(name))
+        known = Sites(site.federation.database).get(site_name(name))
         assert known is not None
         assert known.fingerprint == folder.fingerprint
 

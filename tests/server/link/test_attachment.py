@@ -270,10 +270,10 @@ def test_what_the_protocol_does_not_allow_ends_the_stream_and_changes_nothing(me
     server = open_reply()
     with pytest.raises(RemoteError):
         server.receive(message)
-    assert server.calls == (9,)
+    assert list(server.calls) == [9]
     server.attach()  # the site comes again, and its reply is taken
     assert server.receive(pb.Reply(id=9, making=3, frame_bytes=2, payload=b"ok", key=KEY))
-    assert server.calls == ()
+    assert not server.calls
 
 
 def test_a_second_notice_before_the_first_is_kept_is_refused() -> None:
@@ -309,6 +309,14 @@ def test_a_reply_to_no_call_is_acknowledged_and_dropped() -> None:
     server.attach()
     assert server.receive(pb.Reply(id=4, frame_bytes=1 << 40, key=KEY)) == []
     assert server.next() == pb.Done(id=4)
+
+
+def test_a_site_that_sends_and_does_not_read_is_cut_before_its_answers_fill_memory() -> None:
+    server = Attachment(SMALL, counted())
+    server.attach()
+    with pytest.raises(RemoteError, match="a peer that reads"):
+        for id in range(2000):
+            server.receive(pb.Reply(id=id, key=KEY))
 
 
 SITES_MESSAGES = st.one_of(

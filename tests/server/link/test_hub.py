@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -249,7 +250,7 @@ def test_the_agent_outlives_a_restart_of_the_server(world: World) -> None:
     asyncio.run(run())
 
 
-def test_a_renewed_server_certificate_is_used_without_a_restart(world: World) -> None:
+def test_a_renewed_server_certificate_is_used_without_a_restart(world: World, tmp_path: Path) -> None:
     async def run() -> None:
         served = [world.authority.server_tls()]
 
@@ -257,22 +258,25 @@ def test_a_renewed_server_certificate_is_used_without_a_restart(world: World) ->
 
         hub = Hub(world.register, on_notice=ignore, limits=LIMITS)
         port = await hub.start("127.0.0.1", 0, lambda: served[-1])
-        first = await asyncio.to_thread(served_certificate, world, port)
+        first = await asyncio.to_thread(served_certificate, world, port, tmp_path)
         served.append(world.authority.server_tls())
-        second = await asyncio.to_thread(served_certificate, world, port)
+        second = await asyncio.to_thread(served_certificate, world, port, tmp_path)
         await hub.stop(0)
         assert [first, second] == [ssl.PEM_cert_to_DER_cert(one.certificate_chain.decode()) for one in served]
 
     asyncio.run(run())
 
 
-def served_certificate(world: World, port: int) -> bytes:
-    with connected(world, port, ssl.TLSVersion.TLSv1_3) as tls:
+def served_certificate(world: World, port: int, folder: Path) -> bytes:
+    with connected(world, port, folder, ssl.TLSVersion.TLSv1_3) as tls:
         return tls.getpeercert(binary_form=True) or b""
 
 
-def connected(world: World, port: int, version: ssl.TLSVersion) -> ssl.SSLSocket:
+def connected(world: World, port: int, folder: Path, version: ssl.TLSVersion) -> ssl.SSLSocket:
+    """A bare connection with the site's certificate."""
+    (folder / "site.pem").write_bytes(world.issued.pem + world.issued.key_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(folder / "site.pem")
     context.load_verify_locations(cadata=world.authority.pem.decode())
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
@@ -282,11 +286,11 @@ def connected(world: World, port: int, version: ssl.TLSVersion) -> ssl.SSLSocket
 # -- who may attach ------------------------------------------------------------------------------
 
 
-def test_there_is_no_tls_but_1_3(world: World) -> None:
+def test_there_is_no_tls_but_1_3(world: World, tmp_path: Path) -> None:
     async def scene(hub: Hub, port: int) -> None:
         with pytest.raises(ssl.SSLError):
-            await asyncio.to_thread(connected, world, port, ssl.TLSVersion.TLSv1_2)
-        (await asyncio.to_thread(connected, world, port, ssl.TLSVersion.TLSv1_3)).close()
+            await asyncio.to_thread(connected, world, port, tmp_path, ssl.TLSVersion.TLSv1_2)
+        (await asyncio.to_thread(connected, world, port, tmp_path, ssl.TLSVersion.TLSv1_3)).close()
 
     world.play(scene)
 
@@ -329,7 +333,7 @@ def test_a_site_that_is_not_admitted_is_told_why_and_does_not_come_again(world: 
 
 def test_a_revocation_is_in_effect_before_the_next_frame(world: World) -> None:
     """The site is attached and has work to do: nothing that it sends after the revocation is taken."""
-    entered, go_on = threading.Event(), threading.Event()
+    entered, go_on, away = threading.Event(), threading.Event(), asyncio.Event()
 
     def answer(call: Call) -> Reply:
         entered.set()
@@ -346,9 +350,10 @@ def test_a_revocation_is_in_effect_before_the_next_frame(world: World) -> None:
                 await call
             await asyncio.to_thread(agent.ended)
             assert isinstance(agent.error, RefusedError)
+            await away.wait()
             assert hub.present() == frozenset()
 
-    world.play(scene)
+    world.play(scene, on_presence=lambda site, there: None if there else away.set())
 
 
 def test_nothing_is_sent_to_a_site_that_was_revoked(world: World) -> None:

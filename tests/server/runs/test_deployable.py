@@ -32,7 +32,7 @@ def test_plans_that_hospitals_run(settings: tuple[str, ...]) -> None:
             "slow sites are real here",
         ),
         ((*MASKED, "simulation.cryptography=accounting"), "simulation.cryptography", "hides nothing"),
-        ((*MASKED, "simulation.sites=300"), "simulation.sites", "at most 255"),
+        ((*MASKED, "simulation.sites=300", "protection.groups=3"), "simulation.sites", "at most 255"),
     ],
 )
 def test_plans_that_are_for_simulations_alone(settings: tuple[str, ...], key: str, reason: str) -> None:

@@ -22,6 +22,7 @@ from wardround.link.signing_inputs import call_digest
 from wardround.orders import SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.server.runs.tensor_file import decode_tensors
+from wardround.server.state.runs import Runs
 from wardround.server.state.settings import Settings
 from wardround.server.state.sites import Sites
 from wardround.signing_key import SigningKey
@@ -312,6 +313,22 @@ def test_a_run_is_stopped_in_the_middle_of_a_round(tmp_path: Path) -> None:
         hospitals.state.model(hospitals.run_id)
 
 
+def test_a_run_that_is_stopped_while_it_pauses_ends(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        await supervisor.pause(hospitals.run_id)
+        await supervisor.stop(hospitals.run_id)
+        await hospitals.until("stopped")
+        await supervisor.close()
+
+    play(scenario())
+
+
 def test_a_waiting_and_a_paused_run_are_stopped_at_once(tmp_path: Path) -> None:
     hospitals = Hospitals.of(tmp_path / "state", small_plan(), approve=False)
 
@@ -320,6 +337,11 @@ def test_a_waiting_and_a_paused_run_are_stopped_at_once(tmp_path: Path) -> None:
         await supervisor.start(hospitals.run_id)
         await supervisor.stop(hospitals.run_id)
         assert hospitals.state.run(hospitals.run_id).state == "stopped"
+        other = hospitals.state.add_run(hospitals.plan, hospitals.participants)
+        for state, event in (("waiting", "ready"), ("ready", "running"), ("running", "paused")):
+            assert Runs(hospitals.state.database).move(other.id, {state}, event, reason="", now=datetime.now(UTC))
+        await supervisor.stop(other.id)
+        assert hospitals.state.run(other.id).state == "stopped"
         await supervisor.close()
 
     play(scenario())
@@ -487,7 +509,7 @@ def killed_python(folder: Path) -> Path:
     """A Python whose worker is killed where the file `kill` in `folder` says."""
     script, tests = folder / "python", Path(__file__).parent
     command = f'PYTHONPATH="{tests.parents[2]}" exec "{sys.executable}" "{tests / "killed_worker.py"}"'
-    script.write_text(f'#!/bin/sh\n{command} "{folder / "kill"}" "$3"\n')
+    script.write_text(f'#!/bin/sh\n{command} "{folder / "kill"}" "$4"\n')
     script.chmod(0o755)
     return script
 
@@ -512,6 +534,31 @@ def test_a_worker_that_is_killed_before_any_change_of_the_disk_gives_the_same_mo
         assert [one.detail["round"] for one in events if one.kind == "run-round"] == [1, 2, 3, 4], at
         assert sum(one.kind == "worker-crashed" for one in events) == 1, at
         hospitals.state.database.close()
+
+
+@pytest.mark.parametrize("at", [0, 2, 5, 11])
+def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_room(tmp_path: Path, at: int) -> None:
+    undisturbed = Hospitals.of(tmp_path / "one", small_plan())
+    play(to_the_end(undisturbed))
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+    python = killed_python(tmp_path)
+    (tmp_path / "kill").write_text(f"full-{at}")
+
+    async def scenario() -> None:
+        supervisor = hospitals.connect(python=str(python))
+        await supervisor.start(hospitals.run_id)
+        run = await hospitals.until("paused", "failed", "finished")
+        assert run.state == "paused" and "No space left on device" in run.reason
+        async with asyncio.timeout(30):
+            while supervisor.progress(hospitals.run_id) is not None:
+                await asyncio.sleep(0.01)
+        await supervisor.resume(hospitals.run_id)
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+    assert np.array_equal(released(hospitals), released(undisturbed))
+    assert set(hospitals.trained.values()) == {1}
 
 
 def test_a_worker_that_crashes_again_and_again_ends_the_run_with_the_reason(tmp_path: Path) -> None:
@@ -625,7 +672,11 @@ def test_a_protected_round_that_was_broken_off_is_another_try_in_another_epoch(t
 
 def test_rows_are_hidden_and_the_server_says_what_sites_spend_at_most(tmp_path: Path) -> None:
     plan = small_plan(
-        "privacy.unit=row", "privacy.noise_multiplier=1.5", "data.standardize=range", "cohort.weighting=uniform"
+        "privacy.unit=row",
+        "privacy.noise_multiplier=1.5",
+        "privacy.public_sizes=true",
+        "data.standardize=range",
+        "cohort.weighting=uniform",
     )
     hospitals = Hospitals.of(tmp_path / "state", plan)
     play(to_the_end(hospitals))
@@ -633,7 +684,7 @@ def test_rows_are_hidden_and_the_server_says_what_sites_spend_at_most(tmp_path: 
     assert set(last["sites"]) == set(hospitals.state.keys)
     assert 0 < first["epsilon"] < last["epsilon"] == max(last["sites"].values())
     card = (hospitals.state.folder.runs / hospitals.run_id / "model-card.md").read_text()
-    assert "Differential privacy: epsilon" in card or "epsilon" in card
+    assert "No differential privacy" not in card and "Differential privacy: " in card
 
 
 def test_clients_are_hidden_and_every_begun_round_is_charged(tmp_path: Path) -> None:
@@ -649,5 +700,69 @@ def test_clients_are_hidden_and_every_begun_round_is_charged(tmp_path: Path) -> 
     )
     hospitals = Hospitals.of(tmp_path / "state", plan)
     play(to_the_end(hospitals))
+    assert all(line["cohort"] == sorted(hospitals.state.keys) for line in lines(hospitals))
     spent = [line["privacy"]["epsilon"] for line in lines(hospitals)]
     assert spent == sorted(spent) and spent[-1] > spent[0] > 0
+
+
+def test_a_round_that_a_crash_ended_is_charged_and_another_is_begun(tmp_path: Path) -> None:
+    plan = small_plan(
+        "privacy.unit=client",
+        "privacy.noise_multiplier=1.0",
+        "data.standardize=range",
+        "cohort.weighting=uniform",
+        "simulation.sites=5",
+        "rounds=4",
+    )
+    hospitals = Hospitals.of(tmp_path / "state", plan)
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        doing = supervisor.progress(hospitals.run_id)
+        assert doing is not None
+        hospitals.tamper = None
+        kill(doing.pid)
+        gate.open.set()
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+    run = hospitals.state.run(hospitals.run_id)
+    assert run.round == 4 and run.reason.startswith("the privacy budget is spent: 4 rounds were begun")
+    first, second, third, last = lines(hospitals)
+    assert first["privacy"]["epsilon"] < second["privacy"]["epsilon"] < third["privacy"]["epsilon"]
+    assert last["void"] and last["privacy"]["epsilon"] == third["privacy"]["epsilon"]
+
+
+def test_nobody_is_told_who_takes_part_where_the_claim_rests_on_it(tmp_path: Path) -> None:
+    plan = small_plan(
+        "privacy.unit=client",
+        "privacy.noise_multiplier=1.0",
+        "privacy.sampling=poisson",
+        "privacy.evaluation=off",
+        "evaluation.every=0",
+        "data.standardize=range",
+        "cohort.weighting=uniform",
+        "cohort.size=3",
+        "simulation.sites=6",
+        "rounds=6",
+    )
+    hospitals = Hospitals.of(tmp_path / "state", plan)
+    seen: list[tuple[SiteId, ...]] = []
+
+    async def look(site: SiteId, call: Call) -> Reply | None:
+        assert hospitals.supervisor is not None
+        doing = hospitals.supervisor.progress(hospitals.run_id)
+        assert doing is not None and doing.doing == "training"
+        seen.append(doing.asked + doing.answered)
+        return None
+
+    hospitals.tamper = look
+    play(to_the_end(hospitals))
+    assert seen and set(seen) == {()}
+    assert all(line["cohort"] == line["absences"] == [] for line in lines(hospitals))
+    rounds = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "run-round"]
+    assert all((one.detail["asked"], one.detail["seconds"]) == (0, 0) for one in rounds)

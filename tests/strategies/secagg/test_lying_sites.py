@@ -7,9 +7,10 @@ import pytest
 from flwr.app import Message
 
 from tests.federation_of_points import Recorder
-from tests.masked_points import masked_plan
+from tests.masked_points import MaskedPoints, masked_plan
 from tests.strategies.secagg.lying_sites import Liars, Lie, bad_bundles, bad_commitments, lying_weight
 from wardround import _flower
+from wardround.errors import LocalError
 from wardround.orders import OrderKind, Split
 from wardround.plan import Plan
 from wardround.strategies.federated import FederatedStrategy
@@ -202,6 +203,36 @@ def test_the_evaluation_of_the_released_model_is_asked_for_again_without_a_bad_d
     strategy, state, _ = run_of(points)
     record = strategy.evaluate(points.grid, state, Split.TEST)
     assert record.total.n == sum(one.num_examples for one in points.trainers) - points.trainers[LIAR].num_examples
+
+
+def test_a_server_that_is_started_again_still_knows_a_bad_dealer() -> None:
+    points = Liars(plan_of_eight("protection.groups=1"), LIAR)
+    points.lie = bad_bundles(points)
+    assert points.collect_over_one_model(1) == []
+    points.server = points.masking()
+    [one] = points.collect_over_one_model(2)  # as without a restart: no further round is lost
+    assert points.liar not in one.members
+
+
+def test_a_server_that_is_started_again_still_knows_who_held_epochs_up() -> None:
+    rows = ("privacy.unit=row", "privacy.noise_multiplier=2", "privacy.public_sizes=true", "rounds=5")
+    drawn = ("protection.groups=2", "protection.min_roster=7", "protection.tables=each-round")
+    points = Liars(plan_of_eight(*drawn, *rows), LIAR, mute_at_rosters)
+    tried = []
+    for round_ in range(1, 6):
+        points.server = points.masking()
+        points.server._specs = {OrderKind.FIT: MeansSpec()}
+        before = points.server.next_epoch()
+        points.collect(round_)
+        tried.append(points.server.next_epoch() - before - 1)
+    assert tried == [2, 2, 2, 1, 1]  # epochs: after the third he is not asked any more
+
+
+def test_a_store_that_does_not_hold_what_was_kept_is_refused() -> None:
+    points = MaskedPoints()
+    points.identities.federation.store.put("secagg-server/run/conduct", b"[]")
+    with pytest.raises(LocalError, match="conduct"):
+        points.masking()
 
 
 def test_a_site_that_is_away_when_an_epoch_begins_voids_rounds_until_it_is_back() -> None:

@@ -1,0 +1,324 @@
+"""The agent between a link and its runs: what reaches a run, what the server is told, what goes on after a restart."""
+
+import base64
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.agent.site_world import NOW, RUN, FakeJob, World, plan_text
+from tests.client.agent.test_site_run import PRIVATE
+from wardround.client.agent.agent import Agent
+from wardround.client.agent.plan_store import Decision, PlanStore, RunState, Verdict
+from wardround.client.agent.revocation_list import RevocationList
+from wardround.client.agent.site_run import SiteRun, finish_run
+from wardround.errors import LocalError, RemoteError
+from wardround.link.messages import Fault, Notice
+from wardround.link.signing_inputs import approval_bytes, reply_bytes
+from wardround.signing_key import SigningKey, check_signature
+
+
+class Renewing:
+    """Certificates that are due once."""
+
+    def __init__(self) -> None:
+        self.due, self.taken = True, list[bytes]()
+
+    def is_due(self, now: object) -> bool:
+        return self.due
+
+    def request(self) -> bytes:
+        return b"{}"
+
+    def accept(self, body: bytes, now: object) -> bool:
+        if body == b"bad":
+            raise RemoteError("another site's")
+        self.taken.append(body)
+        return True
+
+
+class Site:
+    """An agent with fake jobs, and the notices that it sends; `wait` until one of a kind came."""
+
+    def __init__(self, world: World, job: FakeJob | None = None) -> None:
+        self.world, self.job, self.sent = world, job or FakeJob(), list[Notice]()
+        self.renewal = Renewing()
+        self._came = threading.Condition()
+        self.agent = Agent(
+            world.folder,
+            run_of=lambda run: SiteRun(world.folder, run, lambda *about: self.job, now=lambda: NOW),
+            finish=lambda run, reason: finish_run(world.folder, run, reason),
+            renewal=self.renewal,
+            now=lambda: NOW,
+        )
+        self.agent.attach(self._send)
+
+    def _send(self, notice: Notice) -> None:
+        with self._came:
+            self.sent.append(notice)
+            self._came.notify_all()
+
+    def offer(self, *settings: str, run: str = RUN) -> None:
+        table = self.world.offer_table(plan_text(*settings), run=run)
+        self.agent.notice(Notice(kind="offer", body=json.dumps(table).encode()))
+
+    def approval(self, number: int = 0) -> dict[str, Any]:
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.sent) > number, timeout=60)
+        assert self.sent[number].kind == "approval"
+        found: dict[str, Any] = json.loads(self.sent[number].body)
+        return found
+
+    def ready(self) -> None:
+        self.offer()
+        self.world.approve(self.world.data())
+        self.agent.look()
+        assert self.approval()["verdict"] == "approved"
+
+    def end(self, state: str = "finished") -> None:
+        self.agent.notice(Notice(kind="ended", body=json.dumps({"run": RUN, "state": state}).encode()))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World.make(tmp_path)
+
+
+def test_nothing_is_approved_by_default(world: World) -> None:
+    site = Site(world)
+    site.offer()
+    site.agent.look()
+    plan = PlanStore(world.folder).plan(RUN)
+    call, digest = world.train(plan)
+    reply = site.agent.call(call)
+    assert reply.fault is Fault.NOT_READY and site.sent == [] and site.job.asked == []
+    signed = reply_bytes(digest, Fault.NOT_READY, bytes.fromhex(EMPTY))
+    check_signature(world.folder.signing_key.public, reply.signature, signed, "site")
+
+
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_an_approval_is_signed_and_told_once_and_then_orders_are_answered(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    told, plan = site.approval(), PlanStore(world.folder).plan(RUN)
+    assert (told["run"], told["plan_digest"], told["units"]) == (RUN, plan.digest, None)
+    signed = approval_bytes(RUN, plan.digest, "approved")
+    check_signature(world.folder.signing_key.public, base64.b64decode(told["signature"]), signed, "site")
+    site.agent.look()
+    assert len(site.sent) == 1
+    assert site.agent.call(world.train(plan)[0]).fault is Fault.NONE
+    site.agent.close()
+    assert site.job.closed
+
+
+def test_the_number_of_hidden_rows_goes_with_the_approval_and_is_counted_before_any_code_is_loaded(
+    world: World,
+) -> None:
+    site = Site(world)
+    site.offer(*PRIVATE)
+    world.approve(world.data(epsilon=10.0))
+    site.agent.look()
+    assert site.approval()["units"] == 48 and site.job.asked == ["describe"]
+
+
+def test_another_run_of_the_same_plan_needs_another_approval(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    other = "f" * 32
+    site.offer(run=other)
+    plan = PlanStore(world.folder).plan(other)
+    assert site.agent.call(world.train(plan, run=other)[0]).fault is Fault.NOT_READY
+
+
+def test_a_call_that_the_server_has_not_signed_reaches_no_run(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    call, _ = world.train(plan)
+    model = bytes(call.model or b"")
+    forged, _ = world.call("train", model=model, key=SigningKey(bytes(32)))
+    moved = type(call)(run=call.run, kind="evaluate", order=call.order, model=call.model, signature=call.signature)
+    for bad in (forged, moved):
+        reply = site.agent.call(bad)
+        assert reply.fault is Fault.REFUSED and "signature" in reply.reason
+    assert "fit" not in site.job.asked
+
+
+def test_a_denial_is_told_with_its_reason_and_after_a_restart_again(world: World) -> None:
+    site = Site(world)
+    site.offer()
+    plans = PlanStore(world.folder)
+    denied = Decision(
+        verdict=Verdict.DENIED, plan_digest=plans.offer(RUN).plan_digest, by="IT", at="2026", reason="no time"
+    )
+    plans.decide(RUN, denied)
+    site.agent.look()
+    told = site.approval()
+    assert (told["verdict"], told["reason"]) == ("denied", "no time")
+    again = Site(world)
+    again.agent.look()
+    assert again.approval()["verdict"] == "denied"
+
+
+def test_data_that_do_not_fit_are_told_as_a_denial_without_why(world: World) -> None:
+    site = Site(world, FakeJob(fails=["describe"]))
+    site.offer()
+    world.approve(world.data())
+    site.agent.look()
+    told = site.approval()
+    assert told["verdict"] == "denied" and "secret" not in told["reason"]
+    outcome = PlanStore(world.folder).outcome(RUN)
+    assert outcome is not None and outcome.state is RunState.UNFIT and "row 17" in outcome.reason
+    assert site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0]).fault is Fault.NOT_READY
+
+
+def test_an_approved_run_goes_on_after_a_restart_and_the_approval_is_told_again(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    first = site.agent.call(world.train(plan)[0])
+    site.agent.close()
+    again = Site(world)
+    again.agent.look()
+    assert again.approval()["verdict"] == "approved"
+    assert bytes(again.agent.call(world.train(plan)[0]).frame) == bytes(first.frame)
+    assert again.agent.call(world.train(plan, 2)[0]).fault is Fault.NONE
+
+
+def test_an_ended_run_is_refused_and_its_state_is_gone(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    site.agent.call(world.train(plan)[0])
+    site.end()
+    site.end()
+    reply = site.agent.call(world.train(plan, 2)[0])
+    assert reply.fault is Fault.REFUSED and "has ended" in reply.reason
+    site.agent.close()
+    assert site.job.closed
+    assert not (world.folder.path / "runs" / RUN).exists()
+    again = Site(world)
+    again.agent.look()
+    assert again.sent == [] and again.agent.call(world.train(plan, 2)[0]).fault is Fault.REFUSED
+
+
+def test_an_end_that_a_kill_cut_short_is_finished_at_the_start(world: World) -> None:
+    site = Site(world)
+    site.agent._finish = lambda run, reason: None
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    site.agent.call(world.train(plan)[0])
+    site.end()
+    site.agent.close()
+    assert (world.folder.path / "runs" / RUN).exists()
+    Site(world).agent.look()
+    assert not (world.folder.path / "runs" / RUN).exists()
+
+
+def test_an_approval_that_is_taken_back_ends_the_run_here(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    plans = PlanStore(world.folder)
+    digest = plans.offer(RUN).plan_digest
+    plans.decide(RUN, Decision(verdict=Verdict.DENIED, plan_digest=digest, by="IT", at="2026"))
+    site.agent.look()
+    assert site.approval(1)["verdict"] == "denied"
+    assert site.agent.call(world.train(plans.plan(RUN))[0]).fault is Fault.REFUSED
+
+
+def test_an_end_in_the_middle_of_a_training_interrupts_it(world: World) -> None:
+    class Slow(FakeJob):
+        began, stopped = threading.Event(), threading.Event()
+
+        def fit(self, *about: Any) -> Any:
+            self.began.set()
+            assert self.stopped.wait(60)
+            raise LocalError("ended")
+
+        def close(self) -> None:
+            self.stopped.set()
+
+    job = Slow()
+    site = Site(world, job)
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    replies = []
+    calling = threading.Thread(target=lambda: replies.append(site.agent.call(world.train(plan)[0])))
+    calling.start()
+    assert job.began.wait(60)
+    site.end()  # returns at once: it runs in the link's reading thread
+    calling.join(60)
+    assert replies[0].fault is Fault.REFUSED
+    site.agent.close()
+    assert not (world.folder.path / "runs" / RUN).exists()
+
+
+def test_a_newer_revocation_list_is_kept_and_an_older_one_refused(world: World) -> None:
+    site = Site(world)
+
+    def send(number: int) -> None:
+        der = World.crl(world.authority, world.root, number)
+        body = json.dumps({"crl": base64.b64encode(der).decode()}).encode()
+        site.agent.notice(Notice(kind="revocations", body=body))
+
+    send(5)
+    assert RevocationList(world.folder).current(NOW).number == 5
+    send(4)
+    assert RevocationList(world.folder).current(NOW).number == 5
+    world.folder.write("revocations.der", World.crl(world.authority, world.root, 2))  # a file that was put back
+    with pytest.raises(LocalError, match="expected number 5 or above"):
+        RevocationList(world.folder).current(NOW)
+
+
+@pytest.mark.parametrize("kind", ["offer", "ended", "revocations", "unheard-of"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"run": "../x", "state": "y", "crl": "!"}', b"[" * 9000])
+def test_a_notice_of_any_form_is_done_with(world: World, kind: str, body: bytes) -> None:
+    site = Site(world)
+    site.agent.notice(Notice(kind=kind, body=body))
+    assert PlanStore(world.folder).runs() == []
+
+
+def test_certificates_are_renewed_when_due_and_asked_for_once_an_hour(world: World) -> None:
+    site = Site(world)
+    site.agent.tick()
+    site.agent.tick()
+    assert [one.kind for one in site.sent] == ["renew"]
+    site.agent.notice(Notice(kind="certificate", body=b"bad"))
+    site.agent.notice(Notice(kind="certificate", body=b"good"))
+    assert site.renewal.taken == [b"good"]
+    site.renewal.due = False
+    site.agent.tick()
+    assert len(site.sent) == 1
+
+
+def test_a_bug_in_a_run_is_told_as_a_failure_and_ends_nothing(world: World) -> None:
+    class Buggy(FakeJob):
+        def fit(self, *about: Any) -> Any:
+            raise ZeroDivisionError("a patient's value")
+
+    site = Site(world, Buggy())
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    reply = site.agent.call(world.train(plan)[0])
+    assert reply.fault is Fault.REFUSED and "patient" not in reply.reason
+
+
+def test_one_damaged_run_does_not_stop_the_others(world: World) -> None:
+    site = Site(world)
+    other = "e" * 32
+    site.offer(run=other)
+    world.folder.write(f"plans/{other}/decision.json", b"{")
+    site.ready()
+    assert site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0]).fault is Fault.NONE
+
+
+def test_nothing_is_begun_while_the_agent_stops(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    site.agent.close()
+    reply = site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0])
+    assert reply.fault is Fault.NOT_READY and "fit" not in site.job.asked
