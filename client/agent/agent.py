@@ -216,25 +216,29 @@ class Agent:
         elif outcome is None:
             with self._lock:
                 self._preparing.add(run)
-            digest = decision.plan_digest
-            self._in_thread(f"prepare {run}", lambda: self._prepare(run, digest))
+            self._in_thread(f"prepare {run}", lambda: self._prepare(run))
         elif outcome.state is RunState.UNFIT:
             self._tell(run, decision.plan_digest, Verdict.DENIED, _UNFIT, None)
         else:
             self._tell(run, decision.plan_digest, Verdict.APPROVED, "", outcome.units)
 
-    def _prepare(self, run: str, plan_digest: str) -> None:
-        """Read the data for an approved run, and tell the server that it may begin, or that it cannot here."""
+    def _prepare(self, run: str) -> None:
+        """Read the data for an approved run; then the server is told that it may begin, or that it cannot here."""
         try:
-            units = self._made(run).prepare()
-            if self._note(run, Outcome(state=RunState.READY, units=units)):
-                self._tell(run, plan_digest, Verdict.APPROVED, "", units)
-                _log.info("the run is ready", extra={"run": run})
-        except WardroundError as error:
-            self._discard(run)
-            if self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000))):
+            try:
+                units = self._made(run).prepare()
+                self._note(run, Outcome(state=RunState.READY, units=units))
+                _log.info("the data were read", extra={"run": run})
+            except WardroundError as error:
+                self._discard(run)
+                self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000)))
                 _log.error("the run cannot be run here: %s", error, extra={"run": run})
-                self._tell(run, plan_digest, Verdict.DENIED, _UNFIT, None)
+            with self._lock:
+                self._preparing.discard(run)
+            if not self._stopping:
+                self._look_at(run)
+        except WardroundError as error:  # it is looked at again in a minute
+            _log.error("%s", error, extra={"run": run})
         except Exception:
             _log.exception("the run could not be prepared; this is a bug", extra={"run": run})
             self._discard(run)
@@ -242,13 +246,11 @@ class Agent:
             with self._lock:
                 self._preparing.discard(run)
 
-    def _note(self, run: str, outcome: Outcome) -> bool:
-        """Keep what became of a run; False where it has ended meanwhile, or the process stops."""
+    def _note(self, run: str, outcome: Outcome) -> None:
+        """Keep what became of a run, unless it has ended meanwhile, or failed since the process stops."""
         with self._lock:
-            if run in self._ended or self._stopping:
-                return False
-            self._plans.note(run, outcome)
-            return True
+            if run not in self._ended and not self._stopping:
+                self._plans.note(run, outcome)
 
     def _discard(self, run: str) -> None:
         with self._lock:

@@ -3,7 +3,9 @@
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 
 from wardround.plain_text import plain_text
 
@@ -25,8 +27,15 @@ class JsonLines(logging.Formatter):
         if run is not None:
             line["run"] = plain_text(str(run))
         if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = plain_text(f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}", _MOST_LETTERS)
+            line["error"] = _where(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)
+
+
+def _where(error: BaseException) -> str:
+    """What kind of error, and where in the code; not its text, which may hold a value."""
+    places = traceback.extract_tb(error.__traceback__)
+    calls = " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in reversed(places))
+    return plain_text(f"{type(error).__name__} at {calls}", _MOST_LETTERS)
 
 
 def log_to_stderr() -> None:

@@ -70,7 +70,7 @@ class SiteRun:
         self._job: SiteJob | None = None
         self._units: int | None = None
         self._open: _Open | None = None
-        self._closed = False
+        self._closed = self._stale = False
 
     # -- before the first order -----------------------------------------------------------------------
 
@@ -196,6 +196,9 @@ class SiteRun:
     def _frame(self, call: Call, digest: bytes) -> bytes:
         if self._closed:
             raise LocalError(f"run {self._run}: has ended at this site")
+        if self._stale:
+            self._stale = False
+            self._forget()
         if self._open is None:
             try:
                 self.prepare()
@@ -229,9 +232,8 @@ class SiteRun:
     # -- the end --------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Go by the newest revocation list from the next message on."""
-        with self._lock:
-            self._forget()
+        """Go by the newest revocation list and certificate from the next message on. Does not wait for this one."""
+        self._stale = True
 
     def _forget(self) -> None:
         if self._open is not None:

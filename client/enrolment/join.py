@@ -38,7 +38,7 @@ from wardround.join_messages import (
     join_statement,
 )
 from wardround.plain_text import plain_text
-from wardround.signing_key import SigningKey, check_public_key, fingerprint_of
+from wardround.signing_key import SigningKey, fingerprint_of
 from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint
 
 __all__ = ["Joined", "join"]
@@ -167,7 +167,6 @@ def _checked(
         identity = trusted.verify(answer.identity, name=answer.name, now=now, revocations=revoked)
         if identity.public != signing_key.public:
             raise RemoteError("expected an identity for the signing key of this folder, got one for another")
-        check_public_key(answer.server)
         if answer.server == signing_key.public:
             raise RemoteError("expected a signing key of the server's own, got this site's")
         if canonical_url(f"https://{answer.target}") != f"https://{answer.target}":

@@ -21,6 +21,7 @@ from wardround.plain_text import plain_text
 __all__ = ["LaunchedJob", "environment_of"]
 
 _END_S = 10.0
+_LAUNCHER = ("-I", "-B", "-m", "wardround.client.job.launcher")
 _MOST_LINE = 1 << 17
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -58,7 +59,7 @@ class LaunchedJob:
         try:
             written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             launcher = subprocess.Popen(
-                [sys.executable, "-I", "-B", "-m", "wardround.client.job.launcher"],
+                [sys.executable, *_LAUNCHER],
                 stdin=theirs.fileno(),
                 stdout=written,
                 stderr=written,

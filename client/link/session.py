@@ -153,7 +153,7 @@ class Session:
             inbound = one.inbound = Inbound(pb.TO_SITE, id, one.parts, heading.key, lambda: self._limits.window_bytes)
         elif one.heading != heading:
             raise RemoteError("link: expected a call as it was sent before, got another of its number")
-        elif False:
+        elif one.inbound is None or one.inbound.under_way:
             return []  # it is being done, or answered, or on its way
         else:
             inbound = one.inbound

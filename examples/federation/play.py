@@ -26,6 +26,7 @@ def play(stage: Stage) -> None:
     stage.say("# The coordinator makes a federation and starts its server.\n")
     stage.make_server("cardio")
     stage.start_server()
+    stage.log_in()
 
     stage.say("# It invites three hospitals. Each joins with one command, and has a table of its own.\n")
     deal(stage.folder / "data", HOSPITALS)

@@ -29,6 +29,7 @@ class Stage:
         self.folder, self._network = folder, network
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._talking = threading.Lock()
+        self._login = ""
 
     def host(self) -> str:
         return "localhost" if self._network is None else self._network.address(SERVER)
@@ -80,25 +81,38 @@ class Stage:
             path.touch(mode=0o600)
             path.write_text(os.urandom(16).hex(), encoding="ascii")
         https, grpc = _free_ports(2)
-        self.run(
+        made = self.run(
             SERVER, "server", "init", name, "--host", self.host(), "--bind", self.host(),
-            "--https-port", str(https), "--grpc-port", str(grpc), "--owner", "coordinator",
+            "--https-port", str(https), "--grpc-port", str(grpc),
             "--password-file", str(own / "password"), "--passphrase-file", str(own / "passphrase"),
         )  # fmt: skip
+        self._login = next(word for word in made.split() if word.startswith("https://"))
 
     def start_server(self) -> None:
         """Start it, and return when it answers."""
         self.start(SERVER, "server", "start", "--passphrase-file", str(self.folder / SERVER / "passphrase"))
         deadline = time.monotonic() + PATIENCE_S
-        while self.try_run(SERVER, "server", "status").returncode:
+        while not self._answers():
             if time.monotonic() > deadline or self._processes[SERVER].poll() is not None:
                 raise SystemExit(f"the server did not start; see {self.folder / SERVER / 'log.jsonl'}")
             time.sleep(0.2)
 
+    def log_in(self) -> None:
+        """The coordinator, on the machine of the server."""
+        self.run(SERVER, "login", "--password-file", str(self.folder / SERVER / "password"))
+
+    def _answers(self) -> bool:
+        port = int(self._login.partition("#")[0].rpartition(":")[2])
+        probe = f"import socket; socket.create_connection(({self.host()!r}, {port}), 5)"
+        command = [sys.executable, "-c", probe]
+        if self._network is not None:
+            command = self._network.command(SERVER, command)
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
     def join(self, hospital: str) -> None:
         """Invite it, and let it join with what the invitation says."""
         invited = json.loads(self.run(SERVER, "server", "invite", hospital, "--json"))
-        self.run(hospital, "client", "join", invited["url"])
+        self.run(hospital, "client", "join", invited["invitation"])
 
     def start_client(self, hospital: str) -> None:
         self.start(hospital, "client", "start")

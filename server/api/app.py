@@ -71,6 +71,7 @@ def make_routes(services: Services, login: Login, metrics: ServerMetrics) -> Fas
     )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _unforeseen)
     for kind, status in ((PlanError, 422), (LocalError, 409), (RemoteError, 422)):
         app.add_exception_handler(kind, _failed(status))
     add_session_routes(app, services, login)
@@ -103,6 +104,11 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 (how it is registered)
     return _problem(error.status_code, str(error.detail), error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    """The log, which the error goes to next, says more."""
+    return _problem(500, "a failure of the server; its log says more")
 
 
 def _failed(status: int) -> Any:

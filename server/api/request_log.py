@@ -35,16 +35,18 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        number, started, status = self._random(8).hex(), time.monotonic(), 0
+        number, started, status, whole = self._random(8).hex(), time.monotonic(), 0, False
         scope.setdefault("state", {})
 
         async def answered(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = {name for name, _ in message["headers"]}
                 missing = [one for one in _HEADERS if one[0] not in own]
                 message["headers"] = [*message["headers"], *missing, (b"x-request-id", number.encode())]
+            elif message["type"] == "http.response.body":
+                whole = not message.get("more_body", False)
             await send(message)
 
         failure: Exception | None = None
@@ -54,7 +56,7 @@ class RequestLog:
             failure = error
             if status == 0:
                 await _refuse(answered)
-            else:
+            elif not whole:
                 raise _CutOffError("the answer was cut off") from None
         finally:
             seconds = time.monotonic() - started

@@ -35,6 +35,8 @@ class Control:
         self._channel, self._grid = channel, grid
         self._pause = threading.Event()
         self.stopped = threading.Event()
+        self.over = threading.Event()
+        """Set before the server is told of the end, after which it may be gone."""
         self.revocations = revocations
 
     def paused(self) -> bool:
@@ -63,7 +65,8 @@ class Control:
                 else:
                     raise RemoteError(f"local channel: expected a known message, got {kind!r}")
         except (EOFError, OSError, RemoteError):
-            gone(GONE)
+            if not self.over.is_set():
+                gone(GONE)
 
 
 def work(channel: Channel, gone: Callable[[int], object]) -> int:
@@ -95,6 +98,7 @@ def work(channel: Channel, gone: Callable[[int], object]) -> int:
             ended = run.run(grid, control.paused)
         except Interrupted:
             ended = run.halted(STOPPED)
+        control.over.set()
         channel.send(ended.to_header())
     finally:
         run.close()

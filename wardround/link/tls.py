@@ -2,8 +2,8 @@
 
 gRPC for Python has no setting for the version of TLS. Its ciphers can be chosen, but only those of TLS 1.2: it is given
 one for RSA keys, which no party has (all keys are P-256), so that a handshake in TLS 1.2 finds no cipher. It reads the
-choice from the environment, once, when the first credentials are made, hence the order in here. The server also asks
-each stream which version it has (`hub`).
+choice from the environment, once, when it is loaded, hence the order in here: a process that loads gRPC before this
+module has TLS 1.2. Therefore the server also asks each stream which version it has (`hub`), and refuses another.
 """
 
 import os

@@ -322,3 +322,57 @@ def test_nothing_is_begun_while_the_agent_stops(world: World) -> None:
     site.agent.close()
     reply = site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0])
     assert reply.fault is Fault.NOT_READY and "fit" not in site.job.asked
+
+
+def test_a_newer_list_does_not_wait_for_a_training_and_counts_from_the_next_message_on(world: World) -> None:
+    class Slow(FakeJob):
+        began, go_on = threading.Event(), threading.Event()
+
+        def fit(self, *about: Any) -> Any:
+            self.began.set()
+            assert self.go_on.wait(60)
+            return super().fit(*about)
+
+    job = Slow()
+    site = Site(world, job)
+    site.ready()
+    plan = PlanStore(world.folder).plan(RUN)
+    replies = []
+    calling = threading.Thread(target=lambda: replies.append(site.agent.call(world.train(plan)[0])))
+    calling.start()
+    assert job.began.wait(60)
+    body = json.dumps({"crl": base64.b64encode(World.crl(world.authority, world.root, 9)).decode()}).encode()
+    site.agent.notice(Notice(kind="revocations", body=body))
+    job.go_on.set()
+    calling.join(60)
+    assert replies[0].fault is Fault.NONE
+    assert site.agent.call(world.train(plan, 2)[0]).fault is Fault.NONE
+    site.agent.close()
+
+
+def test_a_decision_that_is_taken_back_while_the_data_are_read_is_not_lost(world: World) -> None:
+    class Slow(FakeJob):
+        began, go_on = threading.Event(), threading.Event()
+
+        def describe(self) -> Any:
+            self.began.set()
+            assert self.go_on.wait(60)
+            return super().describe()
+
+    job = Slow()
+    site = Site(world, job)
+    site.offer()
+    world.approve(world.data())
+    site.agent.look()
+    assert job.began.wait(60)
+    plans = PlanStore(world.folder)
+    denied = Decision(verdict=Verdict.DENIED, plan_digest=plans.offer(RUN).plan_digest, by="IT", at="2026")
+    plans.decide(RUN, denied)
+    site.agent.look()
+    job.go_on.set()
+    assert site.approval()["verdict"] == "denied"
+    for what in ("prepare", "end"):
+        for thread in [one for one in threading.enumerate() if one.name == f"{what} {RUN}"]:
+            thread.join(60)
+    assert job.closed
+    assert not (world.folder.path / "runs" / RUN).exists()

@@ -22,3 +22,11 @@ def test_what_a_peer_said_can_neither_break_the_line_nor_write_to_a_terminal() -
     line = JsonLines().format(record('refused: "\n{"at": 1}\x1b[2J' + "x" * 10_000))
     assert "\n" not in line and "\x1b" not in line and len(line) < 3000
     assert json.loads(line)["event"].startswith('refused: "')
+
+
+def test_of_a_bug_there_is_its_kind_and_place_and_no_text() -> None:
+    try:
+        raise ZeroDivisionError("John Smith, 47")
+    except ZeroDivisionError as error:
+        line = JsonLines().format(record("a bug", exc_info=(type(error), error, error.__traceback__)))
+    assert "Smith" not in line and "ZeroDivisionError at test_json_log.py:" in line

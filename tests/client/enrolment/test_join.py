@@ -32,7 +32,7 @@ from wardround.server.pki.tls_authority import issue_site
 from wardround.server.state.invitations import Invitations
 from wardround.server.state.sites import Sites
 from wardround.signing_key import SigningKey, fingerprint_of
-from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint, der_of, pem_of
+from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint, der_of, pem_of, read_request
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 A = "Hospital A"
@@ -345,6 +345,36 @@ def test_an_answer_that_does_not_fit_is_refused_and_written_nowhere(site: Site, 
         "state-key",
         "tls-next.pem",
     }
+    site.routes.join = honest
+    assert site.join(invitation).name == A
+
+
+def test_a_name_that_was_not_asked_for_is_refused_even_where_all_fits(site: Site) -> None:
+    site.name = A
+    honest, federation = site.routes.join, site.federation
+
+    def other_name(body: dict[str, Any]) -> Answer:
+        answer = JoinAnswer.read(honest(body)[1])
+        asked = read_request(base64.b64decode(body["csr"]))
+        name = site_name("Hospital B")
+        lie = replace(
+            answer,
+            name=name,
+            certificate=certificate(federation, name=name, public=asked.public),
+            identity=identity(federation, name=name, public=own_key(body)),
+        )
+        return 200, lie.encode()
+
+    site.routes.join = other_name
+    error = site.refused()
+    assert (error.exit_code, "expected to join as Hospital A" in str(error)) == (JoinExit.ANSWER, True)
+
+
+def test_a_clock_that_only_the_verified_answer_shows_to_be_off_is_named(site: Site) -> None:
+    honest, invitation = site.routes.join, site.invitation()
+    late = (site.federation.clock() + timedelta(minutes=6)).isoformat(timespec="seconds")
+    site.routes.join = lambda body: (200, honest(body)[1] | {"time": late})
+    assert site.refused(invitation).exit_code is JoinExit.CLOCK
     site.routes.join = honest
     assert site.join(invitation).name == A
 

@@ -42,13 +42,13 @@ HOSTILE = '[task]\ncode = "code"\nentry = "hostile:task"\n'
 
 
 class Place:
-    """Folders of a site below `folder`, with a table of 40 rows and a secret key."""
+    """Folders of a site below `folder`, with a table of 40 rows and a secret key. Twice is once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.jobs = self.state / "jobs"
-        self.jobs.mkdir(parents=True, mode=0o700)
+        self.jobs.mkdir(parents=True, mode=0o700, exist_ok=True)
         self.key = self.state / "signing-key"
         self.key.write_text("the site's key", encoding="ascii")
         self.key.chmod(0o600)

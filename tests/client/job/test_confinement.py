@@ -1,6 +1,8 @@
 """A malicious plan in a confined job, and, so that these tests can fail, in one that is not."""
 
+import contextlib
 import ctypes
+import errno
 import json
 import os
 import socket
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.client.job.job_world import Place, mark_of, model, running_with, training
+from wardround.client.job import launched_job
 from wardround.client.job.confinement import available
 from wardround.client.job.launch import Launch
 from wardround.client.job.launched_job import LaunchedJob, environment_of
@@ -162,13 +165,30 @@ def test_the_same_succeeds_where_it_is_not_confined(
     place.key.write_text("the site's key")
 
 
+def test_namespaces_hold_without_the_filter_of_system_calls(
+    place: Place, services: dict[str, Any], victim: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either of the two is enough for these."""
+    program = "from wardround.client.job import launcher as l; l.forbid_system_calls = lambda: None; l.main()"
+    monkeypatch.setattr(launched_job, "_LAUNCHER", ("-I", "-B", "-c", program))
+    wanted = attacks_on(place, services, victim.pid)
+    for passes in ("connect_to_host", "connect_netlink", "io_uring"):  # these need the filter
+        del wanted[passes]
+    found = place.attack("several", wanted, limits=LIMITS)["got"]
+    for name, result in found.items():
+        assert result.get("refused") in REFUSED, f"{name}: {result}"
+    assert found["connect"]["errno"] == errno.ENETUNREACH
+    assert found["take_off_cover_as_root"]["errno"] in (errno.ENOSPC, errno.EPERM)  # no more user namespaces
+    assert victim.poll() is None
+
+
 def test_there_is_no_place_to_write_but_its_own_folder(place: Place) -> None:
     assert place.attack("write_anywhere", {}) == {"got": []}
 
 
 def test_signals_reach_none_but_its_own_processes(place: Place, victim: "subprocess.Popen[bytes]") -> None:
     """kill(-1) is every process that it may signal. Not tried without confinement, for the sake of this machine."""
-    assert place.attack("kill_all", {}) == {"got": "sent"}
+    assert place.attack("kill_all", {}) == {"refused": "ProcessLookupError", "errno": 3}
     assert victim.poll() is None
 
 
@@ -178,10 +198,9 @@ def test_it_is_first_of_no_process_that_it_could_tamper_with(place: Place) -> No
 
 def test_a_fork_bomb_goes_out(place: Place) -> None:
     plan = place.hostile_plan("fork_bomb", {})
-    with place.job(plan, limits=LIMITS) as job:
-        job.fit(training(plan), model())
-    result = place.outcome()
-    assert result == {"refused": "BlockingIOError", "errno": 11}
+    with place.job(plan, limits=LIMITS) as job, contextlib.suppress(LocalError):
+        job.fit(training(plan), model())  # what is left of it may not be able to train
+    assert place.outcome() == {"refused": "BlockingIOError", "errno": 11}
 
 
 def test_memory_is_bounded(place: Place) -> None:
@@ -207,8 +226,7 @@ def test_nothing_outlives_an_agent_that_is_killed(place: Place, confined: bool) 
 import sys
 from pathlib import Path
 from tests.client.job.job_world import Place, model, training
-place = Place.__new__(Place)
-place.__dict__.update({{name: Path(value) for name, value in { ({n: str(v) for n, v in vars(place).items()})!r}.items()}})
+place = Place(Path({str(place.folder)!r}))
 plan = place.hostile_plan("leave_behind_and_go_on", {{"mark": {mark!r}}})
 with place.job(plan, confined={confined}) as job:
     job.describe()
@@ -223,11 +241,6 @@ with place.job(plan, confined={confined}) as job:
         _until(lambda: running_with(mark) != [])
         agent.kill()
     _until(lambda: running_with(mark) == [])
-    _until(lambda: not _jobs_of(place))
-
-
-def _jobs_of(place: Place) -> list[int]:
-    return running_with("wardround.client.job") if os.geteuid() else []
 
 
 def _until(holds: Any) -> None:
@@ -339,7 +352,7 @@ def test_what_cannot_be_started_is_said(place: Place) -> None:
         run(place, "pass", root="/no/such/root")
 
 
-def test_as_root_of_a_container_that_has_one_user(tmp_path: Path) -> None:
+def test_as_root_of_a_container_that_has_one_user() -> None:
     program = "from wardround.client.job.confinement import available; print(available())"
     found = subprocess.run(
         ["unshare", "-Ur", sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -377,7 +390,7 @@ def test_an_agents_memory_is_closed_to_its_user() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="this is how root tries it as an ordinary user, which this already is")
 def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All of this file as a user without any right; the interpreter may lie where only root gets, and is shown to it."""
+    """All of this file as a user without any right. An interpreter where only root gets to is shown to it."""
     folder = tmp_path_factory.mktemp("user")
     os.chown(folder, 4242, 4242)
     for parent in folder.parents[:2]:

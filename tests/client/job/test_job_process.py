@@ -76,14 +76,8 @@ def test_patients_are_counted_before_any_code_of_the_plan_runs(place: Place) -> 
 
 
 def test_a_plan_that_hides_rows_is_trained_privately(place: Place) -> None:
-    plan = place.plan(
-        'privacy.unit="row"',
-        "privacy.clip_norm=1.0",
-        "privacy.noise_multiplier=1.0",
-        "privacy.delta=1e-3",
-        "privacy.public_sizes=true",
-        "privacy.research_delta=true",
-    )
+    settings = ("clip_norm=1.0", "noise_multiplier=1.0", "delta=1e-3", "public_sizes=true", "research_delta=true")
+    plan = place.plan('privacy.unit="row"', *(f"privacy.{one}" for one in settings))
     with place.job(plan) as job:
         first, second = job.fit(training(plan), model()), job.fit(training(plan), model())
     assert first.num_examples == second.num_examples == 1 and first.tally.n == 0

@@ -64,7 +64,8 @@ def test_from_an_invitation_to_a_client_to_a_revocation(world: World) -> None:
 
 
 def test_a_join_that_is_none_is_answered_in_the_words_of_joins(world: World) -> None:
-    for body in ({}, [], {"version": 1, "token": "x"}, {"version": 99, "later": True}):
+    bodies: list[Any] = [{}, [], {"version": 1, "token": "x"}, {"version": 99, "later": True}]
+    for body in bodies:
         answer = world.ask("POST", "/join", body, token="")
         assert answer.status_code == 400
         assert answer.json()["error"] in ("malformed", "version")

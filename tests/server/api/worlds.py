@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from wardround.orders import SiteId
 from wardround.plan import parse_plan
 from wardround.server.api.app import make_api
 from wardround.server.api.json_log import json_log
+from wardround.server.api.login import LIFETIME, hash_of_token
 from wardround.server.api.passwords import Passwords
 from wardround.server.api.permissions import ROLES, Permission
 from wardround.server.api.services import Services
@@ -162,30 +164,45 @@ class World:
 
 
 @cache
+def empty_database() -> bytes:
+    """A file with the tables, made once."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "server.db"
+        database = Database.open(sqlite_url(path))
+        database.migrate()
+        database.close()  # the last connection writes everything into the one file
+        return path.read_bytes()
+
+
+@cache
 def password_hash() -> str:
     return Passwords().hash(PASSWORD)
 
 
 def make_world(
-    folder: Path, *, roles: Mapping[str, frozenset[Permission]] = ROLES, address: ServerAddress | None = None
+    folder: Path,
+    *,
+    roles: Mapping[str, frozenset[Permission]] = ROLES,
+    address: ServerAddress | None = None,
+    start: datetime = START,
 ) -> World:
-    """A server with the owner `ada`, logged in. Close its database at the end."""
+    """A server with the owner `ada`, logged in, at the time `start`. Close its database at the end."""
+    (folder / "server.db").write_bytes(empty_database())
     database = Database.open(sqlite_url(folder / "server.db"))
-    database.migrate()
     for name in ("runs", "models"):
         (folder / name).mkdir(mode=0o700)
-    clock = [START]
+    clock = [start]
 
     def random(size: int) -> bytes:
         return bytes(np.random.default_rng().bytes(size))
 
     keys = keyring()
-    first, last = START - timedelta(days=1), START + timedelta(days=3650)
+    first, last = start - timedelta(days=1), start + timedelta(days=3650)
     enrolment = Enrolment(
         database,
         keys,
         address or ServerAddress.at("fl.example.org", https_port=8443, grpc_port=8444),
-        authority=make_tls_authority(keys.tls_authority, "cardio", now=START, random=random),
+        authority=make_tls_authority(keys.tls_authority, "cardio", now=start, random=random),
         identity_authority=make_authority(
             keys.identity_authority, "cardio", not_before=first, not_after=last, random=random
         ),
@@ -206,5 +223,11 @@ def make_world(
     app = make_api(services, log=json_log(log), roles=roles)
     world = World(services=services, app=app, database=database, runs=runs, presence=presence, log=log, clock=clock)
     world.add_account("ada")
-    world.token = world.log_in()
+    world.token = "token-of-tests"  # noqa: S105
+    services.sessions.add(
+        hash_of_token(world.token),
+        account_id=services.accounts.list()[0].id,
+        now=clock[0],
+        expires=clock[0] + LIFETIME,
+    )
     return world

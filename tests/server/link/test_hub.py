@@ -268,17 +268,16 @@ def test_a_renewed_server_certificate_is_used_without_a_restart(world: World, tm
 
 
 def served_certificate(world: World, port: int, folder: Path) -> bytes:
-    with connected(world, port, folder, ssl.TLSVersion.TLSv1_3) as tls:
+    with connected(world, port, folder) as tls:
         return tls.getpeercert(binary_form=True) or b""
 
 
-def connected(world: World, port: int, folder: Path, version: ssl.TLSVersion) -> ssl.SSLSocket:
+def connected(world: World, port: int, folder: Path) -> ssl.SSLSocket:
     """A bare connection with the site's certificate."""
     (folder / "site.pem").write_bytes(world.issued.pem + world.issued.key_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_cert_chain(folder / "site.pem")
     context.load_verify_locations(cadata=world.authority.pem.decode())
-    context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
     return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname="localhost")
 
@@ -286,11 +285,30 @@ def connected(world: World, port: int, folder: Path, version: ssl.TLSVersion) ->
 # -- who may attach ------------------------------------------------------------------------------
 
 
-def test_there_is_no_tls_but_1_3(world: World, tmp_path: Path) -> None:
+def test_a_stream_over_another_tls_than_1_3_is_refused(world: World) -> None:
+    """The second line: the first is that there is no handshake (test_strangers)."""
+
+    class Older:
+        """What gRPC would say of such a stream; nothing here can open one."""
+
+        farewell: pb.Farewell | None = None
+
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {"ssl_tls_version": [b"TLSv1.2"], "x509_pem_cert": [world.issued.pem]}
+
+        def peer(self) -> str:
+            return "ipv4:192.0.2.1:1"
+
+        async def write(self, frame: bytes) -> None:
+            found = decode(frame)
+            assert isinstance(found, pb.Farewell)
+            self.farewell = found
+
     async def scene(hub: Hub, port: int) -> None:
-        with pytest.raises(ssl.SSLError):
-            await asyncio.to_thread(connected, world, port, tmp_path, ssl.TLSVersion.TLSv1_2)
-        (await asyncio.to_thread(connected, world, port, tmp_path, ssl.TLSVersion.TLSv1_3)).close()
+        older = Older()
+        await hub._serve(None, older)  # type: ignore[arg-type]
+        assert older.farewell is not None
+        assert (older.farewell.reason, older.farewell.text) == (Farewell.REFUSED, "expected TLS 1.3, got TLSv1.2")
 
     world.play(scene)
 
@@ -581,6 +599,31 @@ def test_a_clock_that_is_off_is_named(world: World) -> None:
         assert agent.error is None
 
     world.play(scene, clock=lambda: utc_now() - timedelta(minutes=6))
+
+
+def test_connections_beyond_the_bound_are_closed_at_once(world: World) -> None:
+    def closed(port: int) -> int:
+        """How many of ten connections end before any of them has said a word, or waited for the handshake's end."""
+        many = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(10)]
+        ended = set[int]()
+        while len(ended) < 6:
+            for number, one in enumerate(many):
+                one.setblocking(False)
+                try:
+                    if not one.recv(1):
+                        ended.add(number)
+                except BlockingIOError:
+                    continue
+                except ConnectionResetError:
+                    ended.add(number)
+        for one in many:
+            one.close()
+        return len(ended)
+
+    async def scene(hub: Hub, port: int) -> None:
+        assert await asyncio.to_thread(closed, port) == 6
+
+    world.play(scene, limits=replace(LIMITS, most_streams=4))
 
 
 def test_an_address_that_is_taken_is_a_clear_error(world: World) -> None:

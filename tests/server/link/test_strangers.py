@@ -146,6 +146,16 @@ def test_ten_thousand_strangers_are_refused_and_cost_nothing(tmp_path: Path) -> 
     check_strangers(tmp_path, 10_000)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_there_is_no_handshake_but_of_tls_1_3(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """Not even with a certificate that is admitted. In a process that loads things in the order of a real one."""
+    authority = Authority()
+    tls = context(authority, tmp_path, authority.site("Hospital A"))
+    tls.minimum_version = tls.maximum_version = version
+    with served(tmp_path, authority) as server:
+        assert asyncio.run(knock(server.port, tls, 1, 1)) == (version is ssl.TLSVersion.TLSv1_3)
+
+
 def test_connections_that_say_nothing_are_cut(tmp_path: Path) -> None:
     """A handshake that does not come within the time that the server gives."""
     authority, number = Authority(), 300
