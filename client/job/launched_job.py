@@ -58,7 +58,7 @@ class LaunchedJob:
         written = None
         try:
             written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            launcher = subprocess.Popen(
+            launcher = subprocess.Popen(  # noqa: S603 (our own program)
                 [sys.executable, *_LAUNCHER],
                 stdin=theirs.fileno(),
                 stdout=written,

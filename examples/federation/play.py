@@ -6,7 +6,6 @@ own, and nothing gets into a hospital's; this needs root. FOLDER gets the model,
 """
 
 import argparse
-import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from stage import SERVER, Stage
 
 PLAN = Path(__file__).parent / "plan.toml"
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
-KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 8
+KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 14
 """Who is killed, after which round, and for how long it is away."""
 
 
@@ -53,12 +52,11 @@ def play(stage: Stage) -> None:
     watched.finish()
 
     stage.say("# What is left of it.\n")
-    run = json.loads(stage.run(SERVER, "run", "list", "--json", show=False))["runs"][0]["id"]
-    stage.run(SERVER, "run", "show", run)
-    stage.run(SERVER, "run", "report", run, "--out", str(stage.folder / "report.html"))
+    stage.run(SERVER, "run", "show", "1")
+    stage.run(SERVER, "run", "report", "1", "--out", str(stage.folder / "report.html"))
     stage.run(SERVER, "model", "list")
     stage.run(SERVER, "model", "export", "breast-cancer@1", "--out", str(stage.folder / "model.safetensors"))
-    timeline = stage.run(SERVER, "run", "show", run, "--timeline", show=False)
+    timeline = stage.run(SERVER, "run", "timeline", "1")
     (stage.folder / "timeline.txt").write_text(timeline, encoding="utf-8")
 
 

@@ -122,9 +122,9 @@ class Stage:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             listed = json.loads(self.run(hospital, "client", "plan", "list", "--json", show=False))
-            for one in listed["plans"]:
-                if one["verdict"] == "waiting":
-                    return str(one["run"])
+            for run, about in listed.items():
+                if about["standing"] == "waits for a decision":
+                    return str(run)
             time.sleep(0.2)
         raise SystemExit(f"{hospital} was offered no plan")
 

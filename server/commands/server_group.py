@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wardround.errors import LocalError
+
 if TYPE_CHECKING:
     from wardround.server.state.folder import StateFolder
     from wardround.server.state.restore import Restored
@@ -57,8 +59,10 @@ def init(
     """Make a server: its keys, its authorities, its owner, and the folder of its state."""
     from wardround.server.commands.making import make_server
     from wardround.server.commands.passphrase import made_key_file, password_from, secret_from
-    from wardround.server.state.folder import StateSettings
+    from wardround.server.state.folder import STATE_FILE, StateSettings
 
+    if (_path(state) / STATE_FILE).exists():
+        raise LocalError(f"{_path(state)}: is the state of a server already; use it, or name another folder")
     try:
         settings = StateSettings(
             name=name, host=host, bind=bind, https_port=https_port, grpc_port=grpc_port, database=database

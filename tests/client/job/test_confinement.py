@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,8 +179,20 @@ def test_namespaces_hold_without_the_filter_of_system_calls(
     for name, result in found.items():
         assert result.get("refused") in REFUSED, f"{name}: {result}"
     assert found["connect"]["errno"] == errno.ENETUNREACH
-    assert found["take_off_cover_as_root"]["errno"] in (errno.ENOSPC, errno.EPERM)  # no more user namespaces
+    assert found["take_off_cover_as_root"] == {"refused": "OSError", "errno": errno.ENOSPC, "at": "unshare"}
     assert victim.poll() is None
+
+
+def test_mounts_are_locked_in_namespaces_of_its_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it could make such a namespace after all: with neither the filter nor the bound on their number."""
+    program = (
+        "from wardround.client.job import launcher as l; l.forbid_system_calls = lambda: None; "
+        "l._Start._forbid_more_namespaces = lambda self: None; l.main()"
+    )
+    monkeypatch.setattr(launched_job, "_LAUNCHER", ("-I", "-B", "-c", program))
+    for path in ("/data/patients.csv", "/job", "/usr"):
+        found = place.attack("take_off_cover_as_root", {"path": path})
+        assert (found["at"], found["errno"]) == ("umount", errno.EINVAL), found
 
 
 def test_there_is_no_place_to_write_but_its_own_folder(place: Place) -> None:
@@ -389,12 +402,8 @@ def test_an_agents_memory_is_closed_to_its_user() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="this is how root tries it as an ordinary user, which this already is")
-def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_as_an_ordinary_user() -> None:
     """All of this file as a user without any right. An interpreter where only root gets to is shown to it."""
-    folder = tmp_path_factory.mktemp("user")
-    os.chown(folder, 4242, 4242)
-    for parent in folder.parents[:2]:
-        parent.chmod(0o711)
     here = Path(__file__).resolve()
     script = """
 set -e
@@ -408,17 +417,19 @@ exec setpriv --reuid 4242 --regid 4242 --clear-groups --bounding-set=-all --no-n
 """
     prefix = Path(sys.base_prefix).resolve()
     closed = [one for one in reversed(prefix.parents) if not one.stat().st_mode & 0o001]
-    ran = subprocess.run(
-        [
-            *("unshare", "--mount", "sh", "-c", script, "sh", str(closed[0]) if closed else ""),
-            *(sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(folder / "t")),
-            str(here),
-        ],
-        cwd=here.parents[3],
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "PREFIX": str(prefix), "LANG": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 4242, 4242)
+        ran = subprocess.run(
+            [
+                *("unshare", "--mount", "sh", "-c", script, "sh", str(closed[0]) if closed else ""),
+                *(sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                *("--basetemp", f"{folder}/tests", str(here)),
+            ],
+            cwd=here.parents[3],
+            env={"PATH": os.environ["PATH"], "HOME": folder, "PREFIX": str(prefix), "LANG": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
     assert " passed, 1 skipped" in ran.stdout

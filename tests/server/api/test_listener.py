@@ -176,12 +176,11 @@ def test_strangers_push_out_each_other_and_not_who_asks(tmp_path: Path) -> None:
         strangers = [socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) for _ in range(60)]
         try:
             assert server.client().ask("GET", "/session")["account"]["name"] == "ada"
-            assert strangers[0].recv(1) == b""  # the first came to its end long before its time
+            for one in strangers[:40]:  # the first came to their end long before their time
+                assert one.recv(1) == b""
         finally:
             for one in strangers:
                 one.close()
-        lines = [line for line in server.lines() if line["event"] == "https port is full"]
-    assert sum(line["pushed_out"] for line in lines) >= 41 or not lines  # logged each second, not each time
 
 
 def test_a_request_at_work_is_not_pushed_out(tmp_path: Path) -> None:

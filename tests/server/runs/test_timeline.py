@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 
 from tests.server.runs.hospitals import Hospitals
-from tests.server.runs.test_supervisor import never, small_plan, to_the_end
+from tests.server.runs.test_supervisor import silent, small_plan, to_the_end
 from wardround.server.runs.timeline import timeline, timeline_text
 
 
 def test_a_run_with_a_silent_site(tmp_path: Path) -> None:
-    plan = small_plan("cohort.deadline_s=0.3", "cohort.min_replies=2", "rounds=2")
-    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=never)
+    hospitals = Hospitals.of(tmp_path / "state", small_plan("cohort.min_replies=2", "rounds=2"), tamper=silent)
     asyncio.run(to_the_end(hospitals))
     entries = timeline(hospitals.state.events(hospitals.run_id))
     told = [line.split("  ", 1)[1] for line in timeline_text(entries).splitlines()]
