@@ -115,3 +115,14 @@ def test_any_text_is_an_invitation_or_refused(text: str) -> None:
 def test_another_form_cannot_be_made(url: str, token: int, authority: int) -> None:
     with pytest.raises(ValueError, match="expected"):
         Invitation(url=url, token=bytes(token), authority=bytes(authority))
+
+
+def test_the_last_letter_has_one_spelling_though_it_has_bits_to_spare() -> None:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    read = []
+    for letter in letters:
+        try:
+            read.append(read_invitation(TEXT[:-1] + letter))
+        except InvitationError:
+            continue
+    assert read == [MADE]

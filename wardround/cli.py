@@ -52,6 +52,7 @@ PARTS = {
         "start": (_RUNS, "Start a run: ask its sites for their approval, and begin when all have given it."),
         "list": (_RUNS, "List every run, and where it stands."),
         "show": (_RUNS, "Show a run: its sites, what was noted about them, and what happened last."),
+        "timeline": (_RUNS, "Tell everything that happened in a run, in order."),
         "watch": (_RUNS, "Show what happens in a run, until it has ended."),
         "pause": (_RUNS, "Let a run finish the round at work, and then wait."),
         "resume": (_RUNS, "Let a paused run go on."),

@@ -82,7 +82,7 @@ class SiteFiles:
             )
         remove_leftovers(self.path)
         begun = (self.path / _JOINING).exists()
-        allowed = {_LOCK, _JOINING, *(_JOINED_ALL if begun else ())}
+        allowed = {_LOCK, _JOINING, "data", "ledgers", *(_JOINED_ALL if begun else ())}  # of a site that had left
         strangers = sorted({name for name in os.listdir(self.path) if not name.startswith(TEMPORARY)} - allowed)
         if strangers:
             raise JoinError(

@@ -44,25 +44,28 @@ _ACCOUNTS = {
 }
 _ASK = (
     "import importlib.util as u, json, os, sys; found = u.find_spec('wardround'); "
-    "print(json.dumps([sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *sys.path, "
+    "missing = [name for name in ('wardround', 'torch', 'safetensors', 'pyarrow') if u.find_spec(name) is None]; "
+    "paths = [sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *sys.path, "
     "*([os.path.join(folder, name) for folder in found.submodule_search_locations "
-    "for name in ('', 'client', 'strategies')] if found else [])]))"
+    "for name in ('', 'client', 'strategies')] if found else [])]; print(json.dumps([missing, paths]))"
 )
 
 
 def needed_by(python: str, environment: dict[str, str]) -> list[Path]:
     """Where the Python of a job and its packages are, as it says itself; no code of a plan runs here.
 
-    Raises OSError where it cannot be asked.
+    Raises OSError where it cannot be asked, or lacks what a job needs.
     """
     asked = subprocess.run(  # noqa: S603 (the site's own choice of an interpreter)
         [python, "-I", "-B", "-c", _ASK], env=environment, capture_output=True, check=False, timeout=60
     )
     try:
-        named = json.loads(asked.stdout)
+        missing, named = json.loads(asked.stdout)
     except ValueError:
         said = asked.stderr.decode(errors="replace").strip().splitlines()
         raise OSError(0, f"{python} does not start{f' ({said[-1]})' if said else ''}") from None
+    if missing:
+        raise OSError(0, f"{python} lacks {', '.join(missing)}: install wardround[job] for it")
     return [path for name in dict.fromkeys((*_SYSTEM, *named)) if name and (path := Path(name)).is_absolute()]
 
 

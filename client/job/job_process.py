@@ -1,6 +1,7 @@
 """The agent's side of a job: it starts the process, asks it, believes nothing, and ends it."""
 
 import logging
+import socket
 import sys
 import tempfile
 import threading
@@ -42,6 +43,7 @@ from wardround.vector import F32
 __all__ = ["JobProcess"]
 
 _MOST_STATE_BYTES = 1 << 30
+_MOST_ANSWER_BYTES = 1 << 20
 _MARGIN_S = 5.0
 _A = TypeVar("_A", Described, Loaded, Counted, Fitted)
 _log = logging.getLogger("wardround")
@@ -50,9 +52,13 @@ _log = logging.getLogger("wardround")
 class _Running:
     """A job's process, and the channel to it."""
 
-    def __init__(self, job: LaunchedJob, channel: Channel) -> None:
-        self.job, self.channel = job, channel
+    def __init__(self, job: LaunchedJob, channel: socket.socket) -> None:
+        self.job = job
+        self.requests = Channel(channel)
+        self.answers = Channel(channel.dup(), most_bytes=_MOST_ANSWER_BYTES)
         self.described = self.loaded = False
+        self.tainted = False
+        """Code of the plan may have run in it."""
         self.late = self.ended = False
 
     def too_late(self) -> None:
@@ -61,7 +67,8 @@ class _Running:
 
     def end(self) -> None:
         self.job.end()
-        self.channel.close()
+        self.requests.close()
+        self.answers.close()
 
 
 class JobProcess:
@@ -102,8 +109,12 @@ class JobProcess:
     def describe(self) -> JobFacts:
         """Read the data, and say what is there, before any code of the plan is loaded.
 
-        Raises LocalError where they do not fit the plan.
+        A process that has loaded it is not asked, since it may lie. Raises LocalError where they do not fit the plan.
         """
+        with self._lock:
+            tainted = self._running is not None and self._running.tainted
+        if tainted:
+            self.interrupt()
         with self._asking(loaded=False) as running:
             return self._describe(running)
 
@@ -176,12 +187,13 @@ class JobProcess:
                 reason = "was ended" if running.ended else "ended without an answer"
             else:
                 reason = f"broke the protocol: {error}"
-            raise LocalError(f"{self._site}: the job {reason}; what it printed is in {self._log}") from None
+            raise LocalError(f"{self._site}: the job {reason}; its log {self._log.name} says more") from None
 
     def _prepare(self, running: _Running) -> None:
         if not running.described:
             self._describe(running)
         if not running.loaded:
+            running.tainted = True
             self._ask(running, Load(files=_code_of(self._plan)), (), Loaded)
             running.loaded = True
 
@@ -196,7 +208,7 @@ class JobProcess:
             format=self._format,
         )
         found, _ = self._ask(running, asked, (), Described)
-        running.described, running.loaded = True, False
+        running.described = True
         return JobFacts(rows=found.rows, train=found.train, patients=found.patients)
 
     def _ask(
@@ -214,8 +226,8 @@ class JobProcess:
         clock.daemon = True
         clock.start()
         try:
-            running.channel.send(encode_request(request), shared)
-            header, found = running.channel.receive(deadline_s + _MARGIN_S)
+            running.requests.send(encode_request(request), shared)
+            header, found = running.answers.receive(deadline_s + _MARGIN_S)
         finally:
             clock.cancel()
         answer: Answer = decode_answer(header, len(found))
@@ -244,7 +256,7 @@ class JobProcess:
     def _start(self) -> _Running:
         if not self._confined:
             _log.warning("%s: this job is NOT confined: it can reach the network and this site's keys", self._site)
-        channel, theirs = Channel.pair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             root = tempfile.mkdtemp(prefix="job-", dir=self._folder)
@@ -261,14 +273,14 @@ class JobProcess:
             )
             job = LaunchedJob.start(wanted, log=self._log, timeout_s=self._limits.start_s)
         except OSError as error:
-            channel.close()
+            ours.close()
             raise LocalError(f"{self._site}: no job can be started ({error.strerror or error})") from None
         except LocalError as error:
-            channel.close()
+            ours.close()
             raise LocalError(f"{self._site}: {error}") from None
         finally:
             theirs.close()
-        return _Running(job, channel)
+        return _Running(job, ours)
 
 
 class _Inputs:

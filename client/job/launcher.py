@@ -9,6 +9,7 @@ and when the agent closes it, or dies, everything ends. What the job prints goes
 output, a file, as far as there is room. The launcher holds no secret; no code of a plan runs in it.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -125,8 +126,8 @@ class _Start:
         if wanted.confined:
             self._needed = needed_by(wanted.python, wanted.environment)
             if wanted.data is not None:
-                opened = os.open(wanted.data, os.O_RDONLY | os.O_CLOEXEC) if self._as_nobody else None
-                self._data = (wanted.data, opened)
+                opened = os.open(wanted.data, os.O_RDONLY | os.O_CLOEXEC)
+                self._data = (wanted.data, opened if self._as_nobody else None)
 
     def map_ids(self, child: int) -> None:
         """From outside: the agent's user is root in the namespace of `child`, and nobody exists where that is root."""
@@ -145,6 +146,8 @@ class _Start:
             os.dup2(printed, 2)
             nothing = os.open(os.devnull, os.O_RDWR)
             os.dup2(nothing, 0)
+            with contextlib.suppress(OSError):  # where memory runs out, the job ends before the agent
+                Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
             if self._wanted.confined:
                 self._confine(outside)
             else:

@@ -100,7 +100,10 @@ def unshare_users_and_mounts() -> None:
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     encoded = (None if text is None else os.fsencode(text) for text in (source, target, kind))
-    _call("mount", *encoded, ctypes.c_ulong(flags), None if options is None else options.encode())
+    try:
+        _call("mount", *encoded, ctypes.c_ulong(flags), None if options is None else options.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"{target}: {error.strerror}") from None
 
 
 def make_mounts_private() -> None:

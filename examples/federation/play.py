@@ -16,7 +16,7 @@ from stage import SERVER, Stage
 
 PLAN = Path(__file__).parent / "plan.toml"
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
-KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 14
+KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 25
 """Who is killed, after which round, and for how long it is away."""
 
 

@@ -66,9 +66,14 @@ class Presence(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything that a route may use. `runs_folder` holds the run directories by run id."""
+    """Everything that a route may use.
+
+    `runs_folder` holds the run directories by run id; `fingerprint` is that of the key that the server signs with, which
+    sites compare by telephone, or empty.
+    """
 
     name: str
+    fingerprint: str
     accounts: Accounts
     sessions: Sessions
     invitations: Invitations
@@ -96,6 +101,7 @@ class Services:
         vault: Vault,
         *,
         name: str,
+        fingerprint: str = "",
         runs_folder: Path,
         models_folder: Path,
         enrolment: Enrolment,
@@ -107,6 +113,7 @@ class Services:
         """With the repositories of `database`."""
         return cls(
             name=name,
+            fingerprint=fingerprint,
             accounts=Accounts(database),
             sessions=Sessions(database),
             invitations=Invitations(database),

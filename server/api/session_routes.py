@@ -69,6 +69,7 @@ class SessionAnswer(Form):
 
 class Status(Form):
     name: str
+    fingerprint: str = Field(description="Of the key that the server signs with, which every site pins.")
     version: str
     time: datetime
     sites: int = Field(description="Sites that take part.")
@@ -134,6 +135,7 @@ def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
         active = {site.name for site in services.sites.list() if site.revoked_at is None}
         return Status(
             name=services.name,
+            fingerprint=services.fingerprint,
             version=__version__,
             time=services.clock(),
             sites=len(active),

@@ -18,17 +18,20 @@ from wardround.server.state.database import Database
 from wardround.server.state.events import Events
 from wardround.server.state.folder import StateFolder, StateSettings
 from wardround.server.state.keyring import make_keyring, seal_keyring
+from wardround.signing_key import fingerprint_of
 
 __all__ = ["MadeServer", "make_server", "set_password"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeServer:
-    """A new server: `fingerprint` is the SHA-256 of its authority's certificate, hex; `url` where people log in."""
+    """A new server: `fingerprint` is the SHA-256 of its authority's certificate, hex; `url` where people log in; `key`
+    the fingerprint of the key that it signs with."""
 
     folder: StateFolder
     fingerprint: str
     url: str
+    key: str
 
 
 def make_server(path: Path, settings: StateSettings, *, secret: bytes, owner: str, password: str) -> MadeServer:
@@ -65,7 +68,8 @@ def make_server(path: Path, settings: StateSettings, *, secret: bytes, owner: st
         identity_authority=identity,
         prepare=fill,
     )
-    return MadeServer(folder=folder, fingerprint=hashlib.sha256(tls).hexdigest(), url=address.url)
+    key = fingerprint_of(keyring.signing.public)
+    return MadeServer(folder=folder, fingerprint=hashlib.sha256(tls).hexdigest(), url=address.url, key=key)
 
 
 def set_password(folder: StateFolder, name: str, password: str) -> None:

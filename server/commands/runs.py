@@ -1,4 +1,4 @@
-"""`wardround run start`, `list`, `show`, `watch`, `pause`, `resume`, `stop` and `report`: the runs of a server."""
+"""The parts of `wardround run` that are about the runs of a server."""
 
 import json
 from pathlib import Path
@@ -67,12 +67,10 @@ def show(run: RunNumber, as_json: Json = False) -> None:
     from wardround.server.commands.watching import doing_text, round_text, run_text
 
     client = connect()
-    news, found = client.ask("GET", f"/runs/{run}/events"), client.ask("GET", f"/runs/{run}")
-    while len(more := client.ask("GET", f"/runs/{run}/events", after=_last(news["events"]))["events"]):
-        news["events"] += more
+    events, found = _events(client, run), client.ask("GET", f"/runs/{run}")
     evidence = client.ask("GET", f"/runs/{run}/evidence")
     if as_json:
-        typer.echo(json.dumps(found | {"evidence": evidence, "events": news["events"]}, ensure_ascii=False))
+        typer.echo(json.dumps(found | {"evidence": evidence, "events": events}, ensure_ascii=False))
         return
     typer.echo(f"run {found['number']} {found['name']}: {run_text(found)}")
     typer.echo(f"round {found['round']}/{found['rounds']}  {doing_text(found)}".rstrip())
@@ -91,10 +89,20 @@ def show(run: RunNumber, as_json: Json = False) -> None:
         typer.echo("")
         Console().print(evidence_table(evidence))
     typer.echo("")
-    for event in news["events"][-_EVENTS_SHOWN:]:
-        who = f"  by {event['who']}" if event["who"] else ""
-        detail = "  ".join(f"{name} {_short(value)}" for name, value in event["detail"].items())
-        typer.echo(f"{shown(event['at'])}  {event['kind']}{who}  {detail}".rstrip())
+    typer.echo(_told(events[-_EVENTS_SHOWN:]), nl=False)
+
+
+@app.command()
+def timeline(run: RunNumber, as_json: Json = False) -> None:
+    """Tell everything that happened in a run, in order."""
+    from wardround.server.commands.session import connect
+
+    events = _events(connect(), run)
+    if as_json:
+        for event in events:
+            typer.echo(json.dumps(event, ensure_ascii=False))
+    else:
+        typer.echo(_told(events), nl=False)
 
 
 @app.command()
@@ -166,12 +174,22 @@ def _plan(client: "ApiClient", digest: str) -> Any:
     return parse_plan(client.ask("GET", f"/plans/{digest}")["toml"], code_files=())
 
 
-def _last(events: list[dict[str, Any]]) -> int:
-    return max((event["id"] for event in events), default=0)
+def _events(client: "ApiClient", run: int) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    while more := client.ask("GET", f"/runs/{run}/events", after=max((one["id"] for one in events), default=0))[
+        "events"
+    ]:
+        events += more
+    return events
 
 
-def _short(value: object) -> str:
-    from wardround.server.commands.listing import shown
+def _told(events: list[dict[str, Any]]) -> str:
+    """A line for each event."""
+    from datetime import datetime
 
-    text = shown(value) if not isinstance(value, list) else ", ".join(map(str, value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    from wardround.server.runs.timeline import timeline, timeline_text
+    from wardround.server.state.events import Event
+
+    return timeline_text(
+        timeline(Event(**{**one, "at": datetime.fromisoformat(one["at"]), "run_id": None}) for one in events)
+    )

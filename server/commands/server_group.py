@@ -78,6 +78,7 @@ def init(
     chosen = "".join(f" {option} {path}" for option, path in options if path is not None)
     typer.echo(
         f"{name}: made in {made.folder.path}\n"
+        f"key        {made.key}\n"
         f"authority  {made.fingerprint}\n"
         f"start      wardround server start{chosen}\n"
         f"log in     wardround login {made.url}#{made.fingerprint}"
@@ -166,6 +167,7 @@ def status(as_json: Json = False) -> None:
     runs = ", ".join(f"{count} {state}" for state, count in sorted(found["runs"].items())) or "none"
     typer.echo(
         f"{found['name']}, wardround {found['version']}\n"
+        f"key    {found['fingerprint']}\n"
         f"sites  {found['present']} of {found['sites']} attached\n"
         f"runs   {runs}"
     )

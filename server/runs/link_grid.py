@@ -278,12 +278,12 @@ class LinkGrid(Grid):
             now = self._clock()
             while later and later[0][0] <= now:
                 self._again(pending[heapq.heappop(later)[1]], deadline)
-            if now >= deadline:
-                return None
             until = min(deadline, later[0][0]) if later else deadline
-            try:
+            try:  # what is there already counts, even if nobody looked in time
                 found = self._incoming.get(timeout=max(0.0, until - now))
             except queue.Empty:
+                if now >= deadline:
+                    return None
                 continue
             if found is None:
                 continue

@@ -11,6 +11,8 @@ from wardround.server.state.events import Event
 __all__ = ["Entry", "timeline", "timeline_text"]
 
 _WORDS = {
+    "run.created": "created",
+    "model.exported": "its model was exported",
     "run-offered": "offered to its sites",
     "run-approved": "approved by all sites",
     "run-denied": "ends: denied",

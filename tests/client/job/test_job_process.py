@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from wardround.client.data.encoding import encode_table
 from wardround.client.data.files import read_table
 from wardround.client.data.splits import split_rows
 from wardround.client.job.confinement import available
+from wardround.client.job.job_process import JobProcess
 from wardround.client.job.limits import JobLimits
 from wardround.client.trainer.bundle import load_task
 from wardround.client.trainer.torch_trainer import TorchTrainer
@@ -73,6 +76,26 @@ def test_patients_are_counted_before_any_code_of_the_plan_runs(place: Place) -> 
         assert "ATTACK" not in place.log.read_text()
         job.fit(training(plan), model())
         assert place.outcome() == {"got": "harmless"}
+
+
+def test_a_process_that_has_run_the_plans_code_does_not_count_rows(place: Place) -> None:
+    """How many there are decides what is charged."""
+    plan = place.hostile_plan("lie_about_numbers", {"fields": {"rows": 5, "train": 5}})
+    with place.job(plan) as job:
+        job.fit(training(plan), model())
+        assert job.describe().rows == 40
+
+
+def test_a_table_as_parquet(place: Place) -> None:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table = place.folder / "patients.pq"
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(place.table), table)
+    for confined in (True, False):
+        made = JobProcess(place.plan(), SITE, table, "parquet", folder=place.jobs, log=place.log, confined=confined)
+        with contextlib.closing(made) as job:
+            assert job.describe().rows == 40
 
 
 def test_a_plan_that_hides_rows_is_trained_privately(place: Place) -> None:
@@ -231,6 +254,12 @@ def test_an_interpreter_that_is_none_is_named(place: Place) -> None:
                 job.describe()
     reason = available("/no/such/python")
     assert reason is not None and "/no/such/python" in reason
+
+
+def test_an_interpreter_without_what_a_job_needs_is_named(place: Place) -> None:
+    bare = str(Path(sys.base_prefix) / "bin" / "python3")
+    with place.job(place.plan(), python=bare) as job, pytest.raises(LocalError, match=r"lacks wardround.*\[job\]"):
+        job.describe()
 
 
 def test_an_unconfined_job_is_logged_at_every_start(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -198,7 +198,7 @@ def test_what_is_not_there_is_said(logged_in: Coordinator) -> None:
     assert "there is no run 9" in logged_in.refused("run", "pause", "9")
     assert "there is no model x" in logged_in.refused("model", "export", "x@1")
     assert logged_in.say("run", "list", "--json") == ""
-    assert logged_in.say("server", "status").splitlines()[1:] == ["sites  0 of 0 attached", "runs   none"]
+    assert logged_in.say("server", "status").splitlines()[2:] == ["sites  0 of 0 attached", "runs   none"]
 
 
 def test_a_plan_goes_to_the_server_with_its_first_model(logged_in: Coordinator) -> None:

@@ -34,7 +34,8 @@ class Server:
         ours, theirs = Channel.pair()
         self.channel, worker = ours, Channel(theirs)
         public = {site: key.public for site, key in self.keys.items()}
-        self.grid = LinkGrid(worker, "the run", public, self.key, size=10)
+        self.now = 0.0
+        self.grid = LinkGrid(worker, "the run", public, self.key, size=10, clock=lambda: self.now)
         self.answer = answer
         self.calls: list[CallMessage] = []
         self.models: dict[int, bytes] = {}
@@ -161,10 +162,14 @@ def test_who_does_not_answer_by_the_deadline_is_left_out_and_a_late_reply_is_dro
         if call.site == "Hospital B" and not late:
             late.append(reply)
             return None
+        if call.site == "Hôpital C":
+            server.send(*reply)
+            server.now += 10  # the deadline is over as soon as C has answered
+            return None
         return reply
 
     server.answer = some
-    replies = list(server.grid.send_and_receive(orders(server), timeout=0.3))
+    replies = list(server.grid.send_and_receive(orders(server), timeout=5))
     assert [site_of(server, one) for one in replies] == ["Hospital A", "Hôpital C"]
     assert server.cancelled.wait(10)
     [cancel] = [one for one in server.others if one["type"] == "cancel"]
@@ -178,7 +183,7 @@ def test_faults_are_errors_of_their_kind() -> None:
     faults = {"Hospital A": Fault.REFUSED, "Hospital B": Fault.SPENT, "Hôpital C": Fault.NOT_READY}
     server = Server(lambda call, digest: None)
     server.answer = lambda call, digest: server.signed(call, digest, b"", faults[call.site], "why")
-    a, b, c = server.grid.send_and_receive(orders(server), timeout=0.5)
+    a, b, c = server.grid.send_and_receive(orders(server), timeout=0.9)
     assert [one.error.reason for one in (a, b, c)] == ["why"] * 3
     assert [_flower.is_spent(one) for one in (a, b, c)] == [False, True, False]
     assert [_flower.is_gone(one) for one in (a, b, c)] == [False, False, True]
