@@ -176,11 +176,12 @@ def _plan(client: "ApiClient", digest: str) -> Any:
 
 def _events(client: "ApiClient", run: int) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
-    while more := client.ask("GET", f"/runs/{run}/events", after=max((one["id"] for one in events), default=0))[
-        "events"
-    ]:
+    while True:
+        last = max((one["id"] for one in events), default=0)
+        more = client.ask("GET", f"/runs/{run}/events", after=last)["events"]
+        if not more:
+            return events
         events += more
-    return events
 
 
 def _told(events: list[dict[str, Any]]) -> str:
@@ -190,6 +191,10 @@ def _told(events: list[dict[str, Any]]) -> str:
     from wardround.server.runs.timeline import timeline, timeline_text
     from wardround.server.state.events import Event
 
+    names = ("id", "kind", "subject", "who", "detail")
     return timeline_text(
-        timeline(Event(**{**one, "at": datetime.fromisoformat(one["at"]), "run_id": None}) for one in events)
+        timeline(
+            Event(at=datetime.fromisoformat(one["at"]), run_id=None, **{name: one[name] for name in names})
+            for one in events
+        )
     )
