@@ -141,16 +141,18 @@ class _Server:
     def _revoked(self, der: bytes) -> None:
         """A new revocation list, from any thread."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(lambda: self._spawn(self._spread(der)))
+            self._loop.call_soon_threadsafe(lambda: self._spawn(self._spread()))
 
-    async def _spread(self, der: bytes) -> None:
+    async def _spread(self) -> None:
+        """Tell everybody the newest list, whatever came in between, and cut off who is not of the federation now."""
+        newest = await asyncio.to_thread(self._enrolment.revocations)
         active = {site.name for site in await asyncio.to_thread(self._sites.list) if site.state is SiteState.ACTIVE}
         for site in self._hub.present():
             if site in active:
-                self._spawn(self._tell(site, _revocations(der)))
+                self._spawn(self._tell(site, _revocations(newest)))
             else:
                 self._hub.drop(site, "revoked")
-        await self._supervisor.renewed(der)
+        await self._supervisor.renewed(newest)
 
     # -- the rest -------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ def needed_by(python: str, environment: dict[str, str]) -> list[Path]:
 def steps_of(path: Path) -> tuple[dict[Path, str], Path | None]:
     """The links on the way to `path` with what they say, and the file or folder at its end, if there is one."""
     links: dict[Path, str] = {}
-    at, rest = Path("/"), list(path.parts[1:])
+    at, rest, followed = Path("/"), list(path.parts[1:]), 0
     while rest:
         part = rest.pop(0)
         if part in ("", "."):
@@ -86,7 +86,8 @@ def steps_of(path: Path) -> tuple[dict[Path, str], Path | None]:
         except OSError:
             return links, None
         if stat.S_ISLNK(kind):
-            if len(links) >= _MOST_LINKS:
+            followed += 1
+            if followed > _MOST_LINKS:  # a loop
                 return links, None
             links[at] = os.readlink(at)
             target = Path(links[at])

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from wardround import __version__
@@ -72,7 +73,7 @@ def make_routes(services: Services, login: Login, metrics: ServerMetrics) -> Fas
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unforeseen)
-    for kind, status in ((PlanError, 422), (LocalError, 409), (RemoteError, 422)):
+    for kind, status in ((PlanError, 422), (LocalError, 409), (RemoteError, 422), (ClientDisconnect, 400)):
         app.add_exception_handler(kind, _failed(status))
     add_session_routes(app, services, login)
     add_site_routes(app, services)

@@ -68,8 +68,8 @@ class Presence(Protocol):
 class Services:
     """Everything that a route may use.
 
-    `runs_folder` holds the run directories by run id; `fingerprint` is that of the key that the server signs with, which
-    sites compare by telephone, or empty.
+    `runs_folder` holds the run directories by run id; `fingerprint` is that of the key that the server signs with,
+    which sites compare by telephone, or empty.
     """
 
     name: str
