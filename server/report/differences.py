@@ -19,7 +19,8 @@ def differences(run: ReportedRun) -> Section:
     title, anchor = "How the hospitals' data differ", "differences"
     data = run.differences
     if data is None:
-        body = "<p>The hospitals' data are not described: this run's code brought its own.</p>"
+        why = "they stayed with them" if run.deployed else "this run's code brought its own"
+        body = f"<p>The hospitals' data are not described: {why}.</p>"
         return Section(anchor=anchor, title=title, body=body)
     sites = data["sites"]
     if len(sites) <= _MOST_SITES:

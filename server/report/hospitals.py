@@ -21,7 +21,10 @@ def hospitals(run: ReportedRun) -> Section:
     """What the federation brings to each hospital; every model's scores in tables."""
     found = run.comparison
     if found is None or not found.overall.get(Model.FEDERATED):
-        body = "<p>No model was judged on test rows, so hospitals are not compared.</p>"
+        why = "No model was judged on test rows"
+        if run.deployed:
+            why = "A hospital counts in sums with the others, and no model was trained on its rows alone"
+        body = f"<p>{why}, so hospitals are not compared.</p>"
         return Section(anchor="hospitals", title="What each hospital gains", body=body)
     unit = "" if run.plan.data.target is None else run.plan.data.target.unit
     plots = [_own(found, unit) if len(found.sites) <= _MOST_LISTED else _scatter(found, unit)]

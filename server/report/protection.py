@@ -44,7 +44,7 @@ def protection(run: ReportedRun) -> Section | None:
     if not lines:
         body += "<p>No round was finished.</p>"
     else:
-        plots = [figure(plot) for plot in (_groups(lines), _seconds(lines)) if plot is not None]
+        plots = [figure(plot) for plot in (_groups(lines), _seconds(lines, deployed=run.deployed)) if plot is not None]
         body += f'<div class="pair">{"".join(plots)}</div>' if plots else ""
         body += _lost(lines) + _aborted(lines) + _costs(lines)
     return Section(anchor="protection", title="Secure aggregation", body=body)
@@ -128,7 +128,7 @@ def _groups(lines: Sequence[Json]) -> Figure | None:
     )
 
 
-def _seconds(lines: Sequence[Json]) -> Figure | None:
+def _seconds(lines: Sequence[Json], *, deployed: bool) -> Figure | None:
     """Seconds of each stage, stacked over the rounds."""
     stages = [stage for stage in Stage if any(_cost(line, stage) for line in lines)]
     if not stages:
@@ -146,6 +146,7 @@ def _seconds(lines: Sequence[Json]) -> Figure | None:
         }
         for stage in stages
     ]
+    where = "at the server, waiting included" if deployed else "on one machine that plays everybody"
     return Figure(
         title="Seconds of each stage",
         label="Stacked bars: seconds of each stage of the protocol, by round",
@@ -158,7 +159,7 @@ def _seconds(lines: Sequence[Json]) -> Figure | None:
             legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         ),
         height=280,
-        caption="Of the trainings, on one machine that plays everybody; the training itself is in “update”."
+        caption=f"Of the trainings, {where}; the training itself is in “update”."
         + (f" Means of {width} rounds." if width > 1 else ""),
     )
 

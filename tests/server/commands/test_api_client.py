@@ -25,7 +25,7 @@ def test_a_download_is_there_whole_or_not_at_all(server: Serving, tmp_path: Path
     client, out, digest = server.client(), tmp_path / "out", hashlib.sha256(HEALTH).hexdigest()
     for wrong in ({"sha256": "0" * 64}, {"sha256": digest, "size": 3}, {"size": len(HEALTH) + 1}):
         with pytest.raises(RemoteError, match="nothing was kept"):
-            client.download("/health", out, **wrong)  # type: ignore[arg-type]
+            client.download("/health", out, **wrong)
         assert not list(tmp_path.iterdir())
     client.download("/health", out, sha256=digest, size=len(HEALTH))
     assert out.read_bytes() == HEALTH
