@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from network import Network
 
@@ -63,14 +62,44 @@ class Stage:
     def start(self, party: str, *arguments: str) -> None:
         """Start a program of `party`; what it logs goes to a file of its own."""
         self.say(f"{party} $ wardround {shlex.join(arguments)} &\n")
-        log = self._log(party)
-        self._processes[party] = subprocess.Popen(
-            self._command(party, arguments), env=self._environment(party), stdout=log, stderr=log, text=True
-        )
+        with self.log(party).open("a", encoding="utf-8") as log:
+            self._processes[party] = subprocess.Popen(
+                self._command(party, arguments), env=self._environment(party), stdout=log, stderr=log, text=True
+            )
+
+    def log(self, party: str) -> Path:
+        """The file that the party's program logs to: beside its folder, whose disk may be full."""
+        return self.folder / f"{party}.log.jsonl"
+
+    def pid(self, party: str) -> int:
+        """The process id of the party's program."""
+        return self._processes[party].pid
 
     def kill(self, party: str) -> None:
-        """SIGKILL, as a power cut would."""
-        self._processes.pop(party).kill()
+        """SIGKILL, as a power cut would; returns when it is gone."""
+        process = self._processes.pop(party)
+        process.kill()
+        process.wait()
+
+    def freeze(self, party: str) -> None:
+        """Let the party's program do nothing, and not know of it, until `thaw`."""
+        self._processes[party].send_signal(signal.SIGSTOP)
+
+    def thaw(self, party: str) -> None:
+        """Let it go on."""
+        self._processes[party].send_signal(signal.SIGCONT)
+
+    def stop(self, party: str) -> int:
+        """Ask the party's program to end; its exit code, that of SIGKILL where it took too long."""
+        process = self._processes.pop(party)
+        process.send_signal(signal.SIGCONT)  # one that is frozen hears nothing
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            self.say(f"{party} did not stop in time")
+            return process.wait()
 
     def make_server(self, name: str) -> None:
         """A new federation, with secrets that were drawn for it."""
@@ -94,7 +123,7 @@ class Stage:
         deadline = time.monotonic() + PATIENCE_S
         while not self._answers():
             if time.monotonic() > deadline or self._processes[SERVER].poll() is not None:
-                raise SystemExit(f"the server did not start; see {self.folder / SERVER / 'log.jsonl'}")
+                raise SystemExit(f"the server did not start; see {self.log(SERVER)}")
             time.sleep(0.2)
 
     def log_in(self) -> None:
@@ -129,14 +158,9 @@ class Stage:
         raise SystemExit(f"{hospital} was offered no plan")
 
     def stop_all(self) -> None:
-        for party, process in reversed(self._processes.items()):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                self.say(f"{party} did not stop in time")
-        self._processes.clear()
+        """Ask every program to end, the last that was started first."""
+        for party in reversed(list(self._processes)):
+            self.stop(party)
 
     def watch(self, party: str, *arguments: str) -> "Watched":
         """A command that goes on, whose lines are shown as they come."""
@@ -165,9 +189,6 @@ class Stage:
             "COLUMNS": "110",
         }
 
-    def _log(self, party: str) -> TextIO:
-        return (self.folder / party / "log.jsonl").open("a", encoding="utf-8")
-
 
 class Watched:
     """A command at work: its lines, and that a line with some words came."""
@@ -181,11 +202,12 @@ class Watched:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._say(f"    {line.rstrip()}")
-            with self._came:
-                self._lines.append(line)
-                self._came.notify_all()
+        with self._process.stdout as lines:
+            for line in lines:
+                self._say(f"    {line.rstrip()}")
+                with self._came:
+                    self._lines.append(line)
+                    self._came.notify_all()
 
     def wait_for(self, words: str) -> None:
         """Return once a line contains `words`; the end of the play when it does not come."""
