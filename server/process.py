@@ -31,6 +31,7 @@ from wardround.server.state.keyring import Keyring
 from wardround.server.state.sessions import Sessions
 from wardround.server.state.sites import Sites, SiteState
 from wardround.server.state.vault import Vault
+from wardround.signing_key import fingerprint_of
 
 __all__ = ["serve"]
 
@@ -66,7 +67,7 @@ class _Server:
         self._enrolment = Enrolment(
             database,
             keyring,
-            ServerAddress.at(settings.host, https_port=settings.https_port, grpc_port=settings.grpc_port),
+            ServerAddress.of(settings),
             authority=folder.tls_authority(),
             identity_authority=folder.identity_authority(),
             on_revocations=self._revoked,
@@ -78,6 +79,7 @@ class _Server:
             database,
             Vault(keyring.data_key),
             name=settings.name,
+            fingerprint=fingerprint_of(keyring.signing.public),
             runs_folder=folder.runs,
             models_folder=folder.models,
             enrolment=self._enrolment,

@@ -36,7 +36,7 @@ class MadeServer:
 
 def make_server(path: Path, settings: StateSettings, *, secret: bytes, owner: str, password: str) -> MadeServer:
     """A server in the new folder `path`. LocalError for what it cannot be made of; then there is none."""
-    address = ServerAddress.at(settings.host, https_port=settings.https_port, grpc_port=settings.grpc_port)
+    address = ServerAddress.of(settings)
     kept, now, keyring = Passwords().hash(password), utc_now(), make_keyring()
     try:
         name, authority = account_name(owner), str(site_name(settings.name))

@@ -41,6 +41,9 @@ def init(
     bind: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "0.0.0.0",  # noqa: S104
     https_port: Annotated[int, typer.Option(metavar="PORT", help="For people, and for joining.")] = 8443,
     grpc_port: Annotated[int, typer.Option(metavar="PORT", help="For sites.")] = 8444,
+    public_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The one port of a proxy in front of both.  [default: none]")
+    ] = None,
     database: Annotated[
         str | None, typer.Option(metavar="URL", help="A PostgreSQL.  [default: SQLite in the state]")
     ] = None,
@@ -65,7 +68,13 @@ def init(
         raise LocalError(f"{_path(state)}: is the state of a server already; use it, or name another folder")
     try:
         settings = StateSettings(
-            name=name, host=host, bind=bind, https_port=https_port, grpc_port=grpc_port, database=database
+            name=name,
+            host=host,
+            bind=bind,
+            https_port=https_port,
+            grpc_port=grpc_port,
+            public_port=public_port,
+            database=database,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -116,5 +116,5 @@ def _known() -> tuple[str, str]:
     from wardround.server.pki.enrolment import ServerAddress
 
     settings = folder.settings
-    address = ServerAddress.at(settings.host, https_port=settings.https_port, grpc_port=settings.grpc_port)
+    address = ServerAddress.of(settings)
     return address.url, pem_of(folder.tls_authority()).decode()

@@ -35,6 +35,7 @@ from wardround.server.pki.tls_authority import CLOCK_SLACK, LIFETIME, issue_site
 from wardround.server.state.certificates import Certificate, CertificateKind, Certificates
 from wardround.server.state.database import Database, TakenError
 from wardround.server.state.events import Events
+from wardround.server.state.folder import StateSettings
 from wardround.server.state.invitations import InvitationRow, Invitations
 from wardround.server.state.keyring import Keyring
 from wardround.server.state.sites import Sites, SiteState
@@ -66,6 +67,13 @@ class ServerAddress:
                 raise ValueError("expected lower case, and ports")
         except ValueError as error:
             raise LocalError(f"server: expected https://HOST:PORT and HOST:PORT ({error})") from None
+
+    @classmethod
+    def of(cls, settings: StateSettings) -> Self:
+        """As the settings say. LocalError for what is no host name or IP address."""
+        public = settings.public_port
+        https_port, grpc_port = public or settings.https_port, public or settings.grpc_port
+        return cls.at(settings.host, https_port=https_port, grpc_port=grpc_port)
 
     @classmethod
     def at(cls, host: str, *, https_port: int, grpc_port: int) -> Self:

@@ -50,20 +50,25 @@ _MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSettings:
-    """What state.json says. `host` is what sites and people call the server; `database` is absent for SQLite here."""
+    """What state.json says. `host` is what sites and people call the server; `database` is absent for SQLite here.
+
+    `public_port` is the one port of a proxy in front of both, where there is one.
+    """
 
     name: str
     host: str
     bind: str = "0.0.0.0"  # noqa: S104 (hospitals call from elsewhere)
     https_port: int = 8443
     grpc_port: int = 8444
+    public_port: int | None = None
     database: str | None = None
 
     def __post_init__(self) -> None:
         for text in (self.name, self.host, self.bind):
             if not isinstance(text, str) or not text or plain_text(text) != text:
                 raise ValueError("expected a name, a host and an address of 1 to 200 printable letters")
-        for port in (self.https_port, self.grpc_port):
+        public = () if self.public_port is None else (self.public_port,)
+        for port in (self.https_port, self.grpc_port, *public):
             if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
                 raise ValueError(f"expected a port of 0 to 65535, got {port!r}")
         if self.database is not None:
