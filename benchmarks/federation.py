@@ -133,9 +133,9 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def program_in(pid: int, program: str) -> int:
-    """The descendant of `pid` that runs the module `program`; 0 where there is none."""
-    return next((one for one in descendants(pid) if program in command_of(one) and one != pid), 0)
+def programs_in(pid: int, program: str) -> list[int]:
+    """The descendants of `pid` that run the module `program`."""
+    return [one for one in descendants(pid)[1:] if program in command_of(one)]
 
 
 def cpu_s(pid: int) -> float:
@@ -158,33 +158,34 @@ def status_mib(pid: int, field: str) -> float:
 
 
 class Watcher(threading.Thread):
-    """Looks at processes ten times a second, since a worker that has ended can be asked no more."""
+    """Looks at processes ten times a second, since a worker that has ended can be asked no more.
 
-    def __init__(self, pids: Callable[[], dict[str, int]]) -> None:
+    `pids` names them. Of memory only what is private counts: what is shared between processes is counted apart.
+    """
+
+    def __init__(self, pids: Callable[[], dict[str, list[int]]]) -> None:
         super().__init__(daemon=True)
-        self._pids, self._stop = pids, threading.Event()
-        self.cpu: dict[str, float] = {}
+        self._pids, self._over = pids, threading.Event()
+        self.cpu_s: dict[str, float] = {}
         self.peak_mib: dict[str, float] = {}
-        """Largest resident memory that was private: what is shared between processes is counted apart."""
         self.shared_mib: dict[str, float] = {}
 
     def run(self) -> None:
-        while not self._stop.wait(0.1):
-            self.look()
-
-    def look(self) -> None:
-        for name, pid in self._pids().items():
-            if not pid:
-                continue
-            self.cpu[name] = max(self.cpu.get(name, 0.0), cpu_s(pid))
-            shared = status_mib(pid, "RssShmem")
-            self.shared_mib[name] = max(self.shared_mib.get(name, 0.0), shared)
-            private = status_mib(pid, "VmRSS") - shared
-            self.peak_mib[name] = max(self.peak_mib.get(name, 0.0), private)
+        while not self._over.wait(0.1):
+            for name, pids in self._pids().items():
+                shared = sum(status_mib(pid, "RssShmem") for pid in pids)
+                private = sum(status_mib(pid, "VmRSS") for pid in pids) - shared
+                most(self.cpu_s, name, sum(map(cpu_s, pids)))
+                most(self.peak_mib, name, private)
+                most(self.shared_mib, name, shared)
 
     def end(self) -> None:
-        self._stop.set()
+        self._over.set()
         self.join()
+
+
+def most(table: dict[str, float], name: str, value: float) -> None:
+    table[name] = max(table.get(name, 0.0), value)
 
 
 def wait_for_end(client: Any, number: int, timeout_s: float, look_s: float = 1.0) -> dict[str, Any]:
@@ -204,11 +205,9 @@ def round_seconds(client: Any, number: int) -> list[float]:
     """From each round's line in the timeline to the next one's."""
     times: list[float] = []
     after = 0
-    while found := client.ask("GET", f"/runs/{number}/events", after=after):
+    while found := client.ask("GET", f"/runs/{number}/events", after=after)["events"]:
         times += [datetime.fromisoformat(one["at"]).timestamp() for one in found if one["kind"] == "run-round"]
         after = found[-1]["id"]
-        if any(one["kind"] == "run-finished" for one in found):
-            break
     return [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
 
 
@@ -222,7 +221,9 @@ def write_rows(path: Path, columns: int) -> None:
         writer = csv.writer(file)
         writer.writerow([*(f"x{number}" for number in range(columns)), "y"])
         for row in range(ROWS):
-            writer.writerow([*(((row * 31 + number * 17) % 19) / 19 for number in range(columns)), ("no", "yes")[row % 2]])
+            writer.writerow(
+                [*(((row * 31 + number * 17) % 19) / 19 for number in range(columns)), ("no", "yes")[row % 2]]
+            )
 
 
 def noop(findings: Findings, args: argparse.Namespace) -> None:
@@ -239,24 +240,24 @@ def noop(findings: Findings, args: argparse.Namespace) -> None:
             stage.start_client(site)
         number = json.loads(stage.run(SERVER, "run", "start", str(plan), "--json"))["number"]
         server = stage.pid(SERVER)
-        agents = {f"agent {site}": stage.pid(site) for site in sites}
 
-        def pids() -> dict[str, int]:
-            jobs = {f"job {site}": program_in(stage.pid(site), JOB) for site in sites}
-            return {"server": server, "worker": program_in(server, WORKER), **agents, **jobs}
+        def pids() -> dict[str, list[int]]:
+            agents = {f"agent {site}": [stage.pid(site)] for site in sites}
+            jobs = {f"job {site}": descendants(stage.pid(site))[1:] for site in sites}
+            return {"server": [server], "worker": programs_in(server, WORKER), **agents, **jobs}
 
         for site in sites:
             run = stage.wait_for_offer(site)
             stage.run(site, "client", "plan", "approve", run, "--data", "rows")
         watcher = Watcher(pids)
         client = stage.client()
-        before, begin = {name: cpu_s(pid) for name, pid in pids().items()}, time.monotonic()
+        begin, before = time.monotonic(), {name: sum(map(cpu_s, found)) for name, found in pids().items()}
         watcher.start()
         wait_for_end(client, number, 10 + args.rounds * 5, look_s=2.0)
         seconds = time.monotonic() - begin
         watcher.end()
         took = [1000 * one for one in round_seconds(client, number)]
-    cpu = {name: 1000 * (found - before.get(name, 0.0)) / args.rounds for name, found in watcher.cpu.items()}
+    cpu = {name: 1000 * (found - before.get(name, 0.0)) / args.rounds for name, found in watcher.cpu_s.items()}
     findings.runs.append(
         {"case": "noop", "rounds": args.rounds, "round_ms": took, "cpu_ms_a_round": cpu, "seconds": seconds,
          "load_average": os.getloadavg()[0]}
@@ -367,13 +368,15 @@ def clients(findings: Findings, args: argparse.Namespace) -> None:
         progress(f"{args.sites} sites have joined")
         unattached_mib = status_mib(server, "VmRSS")
         for one in senders:
-            threads.append(threading.Thread(target=one.connection.run, args=(stop,)))
+            threads.append(threading.Thread(target=one.connection.run, args=(stop,), daemon=True))
             threads[-1].start()
         for one in senders:
             if not one.attached.wait(PATIENCE_S):
                 raise SystemExit("a site could not attach")
-        port = int(json.loads((stage.folder / "site 000" / "state" / "site.json").read_text())["target"].rpartition(":")[2])
-        watcher = Watcher(lambda: {"server": server, "worker": program_in(server, WORKER)})
+        port = int(
+            json.loads((stage.folder / "site 000" / "state" / "site.json").read_text())["target"].rpartition(":")[2]
+        )
+        watcher = Watcher(lambda: {"server": [server], "worker": programs_in(server, WORKER)})
         idle_mib, wire = status_mib(server, "VmRSS"), wire_bytes(port)
         number = json.loads(stage.run(SERVER, "run", "start", str(plan_file), "--json"))["number"]
         begin, cpu, own = time.monotonic(), cpu_s(server), time.process_time()
@@ -396,8 +399,8 @@ def clients(findings: Findings, args: argparse.Namespace) -> None:
         "rounds": args.wide_rounds,
         "round_s": took,
         "seconds": seconds,
-        "server_cpu_s_a_round": (watcher.cpu["server"] - cpu) / args.wide_rounds,
-        "worker_cpu_s_a_round": watcher.cpu.get("worker", 0.0) / args.wide_rounds,
+        "server_cpu_s_a_round": (watcher.cpu_s["server"] - cpu) / args.wide_rounds,
+        "worker_cpu_s_a_round": watcher.cpu_s.get("worker", 0.0) / args.wide_rounds,
         "senders_cpu_s_a_round": own / args.wide_rounds,
         "server_unattached_mib": unattached_mib,
         "server_idle_mib": idle_mib,
@@ -435,7 +438,9 @@ def idle(findings: Findings, args: argparse.Namespace) -> None:
     findings.gates.append(
         Gate(name="an idle agent: percent of a core", measured=100 * share, bound=100 * CPU_GATE, at_least=False)
     )
-    findings.gates.append(Gate(name="an idle agent: resident memory, MB", measured=rss, bound=RSS_GATE_MB, at_least=False))
+    findings.gates.append(
+        Gate(name="an idle agent: resident memory, MB", measured=rss, bound=RSS_GATE_MB, at_least=False)
+    )
     print_table([("idle agent", ""), ("CPU", f"{100 * share:.3f} %"), ("resident", f"{rss:.1f} MB")])
 
 

@@ -38,6 +38,7 @@ _NEVER = frozenset(map(Path, ("/", "/etc", "/home", "/proc", "/root", "/run", "/
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _ROOT_BYTES = 4 << 20
 _MOST_LINKS = 40
+_ASK_S = 60.0
 _ACCOUNTS = {
     "passwd": "job:x:1000:1000:job:/job:/bin/false\n",
     "group": "job:x:1000:\n",
@@ -56,9 +57,12 @@ def needed_by(python: str, environment: dict[str, str]) -> list[Path]:
 
     Raises OSError where it cannot be asked, or lacks what a job needs.
     """
-    asked = subprocess.run(  # noqa: S603 (the site's own choice of an interpreter)
-        [python, "-I", "-B", "-c", _ASK], env=environment, capture_output=True, check=False, timeout=60
-    )
+    try:
+        asked = subprocess.run(  # noqa: S603 (the site's own choice of an interpreter)
+            [python, "-I", "-B", "-c", _ASK], env=environment, capture_output=True, check=False, timeout=_ASK_S
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(0, f"{python} does not answer within {_ASK_S:g} s") from None
     try:
         missing, named = json.loads(asked.stdout)
     except ValueError:

@@ -1,6 +1,8 @@
 """The agent's side of a job: it starts the process, asks it, believes nothing, and ends it."""
 
 import logging
+import mmap
+import os
 import socket
 import sys
 import tempfile
@@ -56,7 +58,10 @@ class _Running:
         self.job = job
         self.requests = Channel(channel)
         self.answers = Channel(channel.dup(), most_bytes=_MOST_ANSWER_BYTES)
-        self.described = self.loaded = False
+        self.asking = threading.RLock()
+        """Held while it is asked: who ends it from another thread closes nothing that is in use."""
+        self.facts: JobFacts | None = None
+        self.loaded = False
         self.tainted = False
         """Code of the plan may have run in it."""
         self.late = self.ended = False
@@ -66,9 +71,10 @@ class _Running:
         self.job.end()
 
     def end(self) -> None:
-        self.job.end()
-        self.requests.close()
-        self.answers.close()
+        self.job.end()  # who waits for its answer finds that there is none
+        with self.asking:
+            self.requests.close()
+            self.answers.close()
 
 
 class JobProcess:
@@ -125,6 +131,8 @@ class JobProcess:
             update, counts, state = shared
             if update.size != 4 * model.size:
                 raise RemoteError(f"expected an update of {4 * model.size} bytes, got {update.size}")
+            if running.facts is not None and found.num_examples > max(running.facts.train, 1):
+                raise RemoteError(f"expected at most {running.facts.train} examples, got {found.num_examples}")
             if state.size > _MOST_STATE_BYTES:
                 raise RemoteError(f"expected at most {_MOST_STATE_BYTES} bytes to keep between rounds")
             result = LocalResult(
@@ -175,22 +183,25 @@ class JobProcess:
     def _asking(self, *, loaded: bool = True) -> Iterator[_Running]:
         """A process to ask, described and loaded; ended where it does not keep to the protocol."""
         running = self._started()
-        try:
-            if loaded:
-                self._prepare(running)
-            yield running
-        except (RemoteError, EOFError, TimeoutError) as error:
-            self._drop(running)
-            if running.late or isinstance(error, TimeoutError):
-                reason = "gave no answer in time"
-            elif isinstance(error, EOFError):
-                reason = "was ended" if running.ended else "ended without an answer"
-            else:
-                reason = f"broke the protocol: {error}"
-            raise LocalError(f"{self._site}: the job {reason}; its log {self._log.name} says more") from None
+        with running.asking:
+            try:
+                if running.ended:
+                    raise EOFError
+                if loaded:
+                    self._prepare(running)
+                yield running
+            except (RemoteError, EOFError, TimeoutError) as error:
+                self._drop(running)
+                if running.late or isinstance(error, TimeoutError):
+                    reason = "gave no answer in time"
+                elif isinstance(error, EOFError):
+                    reason = "was ended" if running.ended else "ended without an answer"
+                else:
+                    reason = f"broke the protocol: {error}"
+                raise LocalError(f"{self._site}: the job {reason}; its log {self._log.name} says more") from None
 
     def _prepare(self, running: _Running) -> None:
-        if not running.described:
+        if running.facts is None:
             self._describe(running)
         if not running.loaded:
             running.tainted = True
@@ -208,8 +219,8 @@ class JobProcess:
             format=self._format,
         )
         found, _ = self._ask(running, asked, (), Described)
-        running.described = True
-        return JobFacts(rows=found.rows, train=found.train, patients=found.patients)
+        running.facts = JobFacts(rows=found.rows, train=found.train, patients=found.patients)
+        return running.facts
 
     def _ask(
         self, running: _Running, request: Request, shared: Sequence[Shared], expected: type[_A]
@@ -231,6 +242,8 @@ class JobProcess:
         finally:
             clock.cancel()
         answer: Answer = decode_answer(header, len(found))
+        if any(os.fstatvfs(one.fileno()).f_bsize != mmap.PAGESIZE for one in found):
+            raise RemoteError("expected memory in ordinary pages")  # a huge one may kill who reads it
         if isinstance(answer, Failed):
             raise LocalError(answer.text if answer.text else f"{self._site}: the job failed")
         if not isinstance(answer, expected):

@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import time
@@ -102,6 +103,7 @@ def launch(wanted: Launch, control: socket.socket) -> int:
     finally:
         here.close()
         _end_everything()
+        shutil.rmtree(wanted.root, ignore_errors=True)  # also where the agent was killed
 
 
 def _all_of(descriptor: int) -> str:
@@ -121,6 +123,8 @@ class _Start:
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._needed: list[Path] = []
         self._data: tuple[str, int | None] | None = None
+        # both names: a link on the way to what lies in a folder that is shown need not be there for the job
+        self._hidden = [name for path in wanted.hidden for name in (path, os.path.realpath(path))]
         # root's job is nobody's: the kernel does not count the processes of root, and files of root would be its own
         self._as_nobody = os.geteuid() == 0 and _is_mapped(_NOBODY)
         if wanted.confined:
@@ -197,7 +201,7 @@ class _Start:
             owner=self._id,
         )
         namespaces.enter_root(Path(wanted.root))
-        finish_view(wanted.hidden)
+        finish_view(self._hidden)
         job = os.fork()
         if job:
             _keep_only()

@@ -161,7 +161,7 @@ def _state(trainer: Trainer) -> bytes:
     from safetensors.numpy import save
 
     state: dict[str, NDArray[Any]] | None = getattr(trainer, "state", None)
-    return save({name: np.ascontiguousarray(array) for name, array in state.items()}) if state else b""
+    return save({name: np.asarray(array, order="C") for name, array in state.items()}) if state else b""
 
 
 def _restore(trainer: Trainer, state: Shared) -> None:

@@ -269,5 +269,5 @@ class Ended:
             blob=None if blob is None else str(blob),
             sha256=None if sha256 is None else unb64(sha256),
             released_round=_field(header, "released_round", int),
-            metrics={str(name): float(value) for name, value in metrics.items()},
+            metrics={str(name): float(_field(metrics, name, float, int)) for name in metrics},
         )

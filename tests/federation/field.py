@@ -95,16 +95,20 @@ class Field:
         self.approve(run, *sites, data=data)
         return run
 
-    def begin_held(self, *settings: str, rounds: int, by: str, data: str = "ehr") -> StartedRun:
-        """A run that is in the middle of its first round, since `by`, who has approved it, is frozen."""
-        run = self.offer(*settings, rounds=rounds)
+    def begin_held(self, *settings: str, rounds: int, by: str, data: str = "ehr", count: int = 1) -> list[StartedRun]:
+        """`count` runs that are in the middle of their first round, since `by`, who has approved them, is frozen."""
+        runs = [self.offer(*settings, rounds=rounds) for _ in range(count)]
         last = next(site for site in HOSPITALS if site != by)
-        self.approve(run, *(site for site in HOSPITALS if site != last), data=data)
-        self.wait(run, lambda found: _verdicts(found)[by] == "approved")
+        for run in runs:
+            self.approve(run, *(site for site in HOSPITALS if site != last), data=data)
+        for run in runs:
+            self.wait(run, lambda found: _verdicts(found)[by] == "approved")
         self.stage.freeze(by)
-        self.approve(run, last, data=data)
-        self.wait_answered(run, but=by)
-        return run
+        for run in runs:
+            self.approve(run, last, data=data)
+        for run in runs:
+            self.wait_answered(run, but=by)
+        return runs
 
     def hold(self, run: StartedRun, *, by: str, after: int) -> None:
         """Freeze `by` once round `after` is durable, and wait until everybody else has answered what comes then."""

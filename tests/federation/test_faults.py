@@ -30,8 +30,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 @pytest.fixture(scope="module")
 def undisturbed(field: Field) -> tuple[StartedRun, StartedRun]:
     """Two runs of one plan, at the same time: both are in their first round before either can end it."""
-    first = field.begin_held(rounds=ROUNDS, by=A)
-    second = field.offer(rounds=ROUNDS)
+    first, second = field.begin_held(rounds=ROUNDS, by=A, count=2)
     field.stage.thaw(A)
     return first, second
 
@@ -50,7 +49,7 @@ def test_two_runs_at_the_same_time_reach_the_same_model(
 def test_sigkill_of_the_server_and_of_a_worker_in_the_middle_of_a_round(
     field: Field, undisturbed: tuple[StartedRun, StartedRun]
 ) -> None:
-    run = field.begin_held(rounds=ROUNDS, by=B)
+    (run,) = field.begin_held(rounds=ROUNDS, by=B)
     field.restart(SERVER)
     field.wait_answered(run, but=B)  # those who have answered send the same again
     field.stage.thaw(B)
@@ -70,7 +69,7 @@ def test_sigkill_of_the_server_and_of_a_worker_in_the_middle_of_a_round(
 def test_sigkill_of_an_agent_before_and_after_its_reply(
     field: Field, undisturbed: tuple[StartedRun, StartedRun]
 ) -> None:
-    run = field.begin_held(rounds=ROUNDS, by=B)
+    (run,) = field.begin_held(rounds=ROUNDS, by=B)
     field.restart(B)  # before
     field.hold(run, by=C, after=2)
     field.restart(A)  # after
@@ -82,7 +81,7 @@ def test_sigkill_of_an_agent_before_and_after_its_reply(
 
 
 def test_a_hanging_hospital_and_a_killed_job_cost_a_reply_and_no_more(field: Field) -> None:
-    run = field.begin_held(*K_OF_N, rounds=ROUNDS, by=B)
+    (run,) = field.begin_held(*K_OF_N, rounds=ROUNDS, by=B)
     field.wait_rounds(run, 1)  # at the deadline, with the two others
     field.stage.thaw(B)
     until(lambda: _complete(field, run), lambda: f"{B} did not come back: {field.rounds(run)}", every_s=0.02)

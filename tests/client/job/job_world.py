@@ -16,7 +16,7 @@ from wardround.orders import EvalJob, FitJob, Order, OrderKind, SiteId, Split
 from wardround.plan import Plan, parse_plan
 from wardround.vector import F32
 
-__all__ = ["SITE", "SIZE", "Place", "evaluation", "mark_of", "model", "running_with", "training"]
+__all__ = ["PLAN", "SITE", "SIZE", "Place", "evaluation", "mark_of", "model", "running_with", "training"]
 
 SITE = SiteId("Hospital A")
 SIZE = 6

@@ -1,5 +1,7 @@
 import contextlib
 import dataclasses
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.client.job.job_world import SITE, SIZE, Place, evaluation, mark_of, model, running_with, training
+from tests.client.job.job_world import PLAN, SITE, SIZE, Place, evaluation, mark_of, model, running_with, training
 from wardround.client.data.encoding import encode_table
 from wardround.client.data.files import read_table
 from wardround.client.data.splits import split_rows
@@ -19,6 +21,7 @@ from wardround.client.job.limits import JobLimits
 from wardround.client.trainer.bundle import load_task
 from wardround.client.trainer.torch_trainer import TorchTrainer
 from wardround.errors import LocalError
+from wardround.local_channel import Channel
 from wardround.orders import Split
 from wardround.plan import Plan, parse_plan
 
@@ -125,6 +128,60 @@ def test_what_a_site_keeps_between_rounds_outlives_its_process(place: Place) -> 
         assert other.state() == second
 
 
+NORMED = """
+from torch import nn
+from wardround.client.trainer.tasks.tabular import TabularClassifier
+
+class Normed(TabularClassifier):
+    def model(self, seed):
+        return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+"""
+
+
+def normed_plan(place: Place) -> Plan:
+    """A plan with a task of its own, whose sites keep the statistics of BatchNorm."""
+    code = place.folder / "bundle" / "code"
+    code.mkdir(parents=True, exist_ok=True)
+    (code / "normed.py").write_text(NORMED)
+    text = PLAN.replace('name = "tabular-classifier"', 'code = "code"\nentry = "normed:Normed"')
+    return parse_plan(text, folder=code.parent).override(('training.batch_norm="local"',))
+
+
+def own_jobs() -> list[int]:
+    """The processes of jobs that this one has started."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = []
+    for one in running_with("wardround.client.job"):
+        above: int | None = one
+        while above is not None and above != os.getpid():
+            above = parents.get(above)
+        if above is not None:
+            found.append(one)
+    return found
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_local_batch_norm_survives_that_the_job_is_killed(place: Place, confined: bool) -> None:
+    plan = normed_plan(place)
+    trainer = in_this_process(place, plan)
+    start = np.linspace(-0.5, 0.5, trainer.workspace.model.layout.size, dtype=np.float32)
+    with place.job(plan, confined=confined) as job:
+        for round in (1, 2, 3):
+            found, expected = job.fit(training(plan, round), start), trainer.fit(training(plan, round), start)
+            np.testing.assert_array_equal(found.update, expected.update)
+            counted = job.evaluate(evaluation(plan), start)
+            np.testing.assert_array_equal(counted.counts, trainer.evaluate(evaluation(plan), start).counts)
+            [process] = own_jobs()
+            os.kill(process, signal.SIGKILL)
+            with pytest.raises(LocalError, match="ended without an answer"):
+                job.evaluate(evaluation(plan), start)
+        assert job.state()
+        assert own_jobs() == []
+
+
 def test_a_job_that_crashed_is_started_again(place: Place) -> None:
     plan = place.hostile_plan("crash", {})
     with place.job(plan) as job:
@@ -179,6 +236,26 @@ def test_another_thread_ends_a_job_that_works(place: Place) -> None:
             job.interrupt()
             asking.join(0.2)
         assert len(failed) == 1 and ("was ended" in failed[0] or "cannot be started" in failed[0])
+
+
+@pytest.mark.parametrize("end", [JobProcess.interrupt, JobProcess.close])
+def test_a_job_may_be_ended_just_before_its_answer_is_waited_for(
+    place: Place, end: Callable[[JobProcess], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is taken away under the thread that asks: it learns that the job was ended."""
+    receive = Channel.receive
+    with place.job(place.plan()) as job:
+        ending = threading.Thread(target=end, args=(job,))
+
+        def wait_first(channel: Channel, timeout_s: float | None = None) -> Any:
+            ending.start()
+            ending.join(2.0)  # it may not be done, if it has to wait for this one
+            return receive(channel, timeout_s)
+
+        monkeypatch.setattr(Channel, "receive", wait_first)
+        with pytest.raises(LocalError, match="the job was ended"):
+            job.describe()
+        ending.join()
 
 
 def test_nothing_is_started_once_it_is_closed(place: Place) -> None:
@@ -295,6 +372,7 @@ def answers(*headers: dict[str, Any]) -> list[Any]:
         ("send_unsealed", {}),
         ("send_file", {}),
         ("send_many_descriptors", {}),
+        ("send_huge_pages", {}),
         *answers(
             {},
             {"is": "counted", "spec": "{}"},
@@ -328,6 +406,7 @@ def test_memory_of_another_size_is_refused(place: Place, sizes: dict[str, list[i
         {"num_examples": True},
         {"num_examples": 1e6},
         {"num_examples": 1 << 70},
+        {"num_examples": 41},
         {"spec": '{"kind": "classification", "classes": 1000, "bins": 65536}'},
         {"spec": '{"kind": "means", "names": ["loss", "more"]}'},
         {"spec": None},
