@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ class QuietStage(Stage):
 
     def say(self, text: str) -> None:
         pass
+
+    def run(self, party: str, *arguments: str, show: bool = True) -> str:
+        done = self.try_run(party, *arguments)
+        if done.returncode:
+            raise SystemExit(f"{party}: `wardround {' '.join(arguments)}`: {done.stdout.strip()}")
+        return done.stdout
+
+    def kill(self, party: str) -> None:
+        """SIGKILL, and wait until it is gone."""
+        process = self._processes.pop(party)
+        process.kill()
+        process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection((self.host(), self._https), 5).close()
+        except OSError:
+            return False
+        return True
+
+    @property
+    def _https(self) -> int:
+        return int(self._login.partition("#")[0].rpartition(":")[2])
 
     def pid(self, party: str) -> int:
         """The process of `party`; 0 where it has none."""
@@ -208,7 +232,7 @@ def round_seconds(client: Any, number: int) -> list[float]:
     while found := client.ask("GET", f"/runs/{number}/events", after=after)["events"]:
         times += [datetime.fromisoformat(one["at"]).timestamp() for one in found if one["kind"] == "run-round"]
         after = found[-1]["id"]
-    return [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    return [later - sooner for sooner, later in pairwise(times)]
 
 
 # -- sections ------------------------------------------------------------------------------------
@@ -249,19 +273,24 @@ def noop(findings: Findings, args: argparse.Namespace) -> None:
         for site in sites:
             run = stage.wait_for_offer(site)
             stage.run(site, "client", "plan", "approve", run, "--data", "rows")
-        watcher = Watcher(pids)
-        client = stage.client()
-        begin, before = time.monotonic(), {name: sum(map(cpu_s, found)) for name, found in pids().items()}
+        watcher, client = Watcher(pids), stage.client()
+        while (done := client.ask("GET", f"/runs/{number}")["round"]) == 0:
+            time.sleep(0.2)  # what a job does once, as it starts, is no part of a round
+        before = {name: sum(map(cpu_s, found)) for name, found in pids().items()}
         watcher.start()
         wait_for_end(client, number, 10 + args.rounds * 5, look_s=2.0)
-        seconds = time.monotonic() - begin
         watcher.end()
         took = [1000 * one for one in round_seconds(client, number)]
-    cpu = {name: 1000 * (found - before.get(name, 0.0)) / args.rounds for name, found in watcher.cpu_s.items()}
+    cpu = {name: 1000 * (watcher.cpu_s[name] - was) / (args.rounds - done) for name, was in before.items()}
     findings.runs.append(
-        {"case": "noop", "rounds": args.rounds, "round_ms": took, "cpu_ms_a_round": cpu, "seconds": seconds,
-         "load_average": os.getloadavg()[0]}
-    )  # fmt: skip
+        {
+            "case": "noop",
+            "rounds": args.rounds,
+            "round_ms": took,
+            "cpu_ms_a_round": cpu,
+            "load_average": os.getloadavg()[0],
+        }
+    )
     name = f"a round of two agents that do nearly nothing, median of {len(took)} (ms)"
     findings.gates.append(Gate(name=name, measured=statistics.median(took), bound=ROUND_GATE_MS, at_least=False))
     print_table([("", "ms a round"), ("wall", spread(took, 1)), *((who, f"{ms:.1f} CPU") for who, ms in cpu.items())])
@@ -281,7 +310,7 @@ class Sender:
         self._key, self._server, self._update, self._ended = self._site.signing_key, self._site.server, update, ended
         found = files.tls()
         tls = ClientTls(private_key=found.key, certificate_chain=found.certificate, authority=found.authority)
-        self.attached, self.offers = threading.Event(), list[str]()
+        self.attached, self.port = threading.Event(), int(self._site.facts.target.rpartition(":")[2])
         self.connection = Connection(self._site.facts.target, lambda: tls, self, software=f"wardround {__version__}")
 
     def call(self, call: Any) -> Any:

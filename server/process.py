@@ -20,6 +20,7 @@ from wardround.server.api.json_log import Log, adopt_standard_logging, json_log
 from wardround.server.api.listener import HttpsListener
 from wardround.server.api.services import Services
 from wardround.server.link.hub import Hub
+from wardround.server.open_files import WANTED, allow_open_files
 from wardround.server.pki.endpoints import handle_renewal
 from wardround.server.pki.enrolment import Enrolment, ServerAddress
 from wardround.server.pki.server_certificate import ServerCertificate
@@ -45,6 +46,9 @@ def serve(path: Path, secret: bytes) -> None:
     """
     log = json_log()
     adopt_standard_logging(log)
+    files = allow_open_files()
+    if files < WANTED:
+        log.warning("few open files are allowed; see ulimit -n", allowed=files, wanted=WANTED)
     folder = StateFolder.open(path)
     with folder.lock():
         keyring = folder.keyring(secret)

@@ -338,7 +338,8 @@ def test_a_list_in_another_form_is_refused() -> None:
         .build()
     )
     released = plain.add_extension(number, False).add_revoked_certificate(hold)
-    for builder in (plain, partial, released):
+    endless = plain.add_extension(x509.CRLNumber(1 << 20_000), False)  # too long to be written down in digits
+    for builder in (plain, partial, released, endless):
         der = builder.sign(Ed25519PrivateKey.from_private_bytes(CA_SECRET), None).public_bytes(Encoding.DER)
         with pytest.raises(RemoteError, match=r"^revocation list: "):
             Authority(CA).revocations(der, NOW)

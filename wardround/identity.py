@@ -36,6 +36,7 @@ __all__ = [
 _MAX_NAME_BYTES = 255
 _MAX_CERTIFICATE_BYTES = 4096
 _MAX_REVOCATIONS_BYTES = 1 << 20
+_MOST_NUMBER_BITS = 160  # of a revocation list: RFC 5280, 5.2.3
 
 
 def site_name(name: str) -> SiteId:
@@ -131,6 +132,8 @@ class Authority:
             number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             if len(found.extensions) != 1 or found.next_update_utc is None:
                 raise ValueError("expected a number, a next update, and no more")
+            if not 0 <= number < 1 << _MOST_NUMBER_BITS:
+                raise ValueError("expected a number of at most 20 bytes")
             if any(len(one.extensions) for one in found):
                 raise ValueError("expected serial numbers and dates alone")
             serials = frozenset(one.serial_number for one in found)

@@ -2,7 +2,8 @@
 
 The guard's state, the order that it admits and what the ledger had begun before are one value of the run's store, so
 that they change together. Then the ledger is charged, unless it shows that it was. A process that finds an admitted
-order without a reply in the outbox works it out, charged as it is: nothing of it has left.
+order without a reply in the outbox works it out, charged as it is: nothing of it has left. It does so for the same call
+only: where the reply is in the outbox already, another call with this order would get a second one for one charge.
 """
 
 import json
@@ -67,7 +68,7 @@ class Admission:
 
     @property
     def admitted(self) -> str | None:
-        """The digest of the order that was admitted and is not answered."""
+        """The digest of the call and the order that was admitted and is not answered."""
         found = self._table["admitted"]
         return found if isinstance(found, str) else None
 
@@ -110,21 +111,26 @@ class Admission:
 class OnceGuard:
     """A guard behind an `Admission`, whose store and budget it has. `note` takes what a job says of its errors."""
 
-    __slots__ = ("_admission", "_guard", "_note", "_plan")
+    __slots__ = ("_admission", "_call", "_guard", "_note", "_plan")
 
     def __init__(self, plan: Plan, guard: Guard, admission: Admission, note: Callable[[str], None]) -> None:
         self._plan, self._guard, self._admission, self._note = plan, guard, admission, note
+        self._call = b""
 
     @property
     def site(self) -> SiteId:
         return self._guard.site
+
+    def asked_by(self, call: bytes) -> None:
+        """The order that comes next is of the call with this digest, by which its reply is kept."""
+        self._call = call
 
     def begin(self, order: Order, start: bytes, spec: bytes) -> bytes | None:
         return self._guard.begin(order, start, spec)
 
     def admit(self, order: Order) -> FitJob | EvalJob:
         """As the guard does; an order that was admitted before a crash, and never answered, is not admitted again."""
-        name = _name(order)
+        name = _name(order, self._call)
         if self._admission.admitted == name:
             self._admission.charge()
             if order.kind is not OrderKind.FIT:
@@ -152,7 +158,7 @@ class OnceGuard:
         return self._guard.answer(frame)
 
 
-def _name(order: Order) -> str:
+def _name(order: Order, call: bytes) -> str:
     import hashlib
 
-    return hashlib.sha256(order.encode()).hexdigest()
+    return hashlib.sha256(call + order.encode()).hexdigest()

@@ -58,6 +58,7 @@ class ConfinedJobs:
             confined=why is None,
             hidden=(self._folder.path,),
             python=self._python,
+            check=data.check_unchanged,  # the run is charged for the rows that were registered
         )
 
     def _why_not(self) -> str | None:

@@ -81,6 +81,7 @@ def _decoded(table: Any) -> Offer:
     members = tuple(_member(one) for one in sites)
     if len({one.name for one in members}) != len(members):
         raise ValueError("each site is named once")
+    plan.encode()  # a lone surrogate is a ValueError here, and no plan that can be kept
     folder = _code_folder(plan)
     code = _code(table["code"])
     if bool(code) and folder is None:

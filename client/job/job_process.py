@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -84,6 +84,8 @@ class JobProcess:
     is late is ended with all that it has started: what was asked fails, and the next question starts another. `folder`
     is where each makes a folder of its own, `log` is a file that takes what it prints, `hidden` are folders that a
     confined one must not see: the site's own. One thread asks at a time, any may end it.
+
+    `check` is called before each process is started; what it raises is raised where no process may read the table.
     """
 
     def __init__(
@@ -99,10 +101,11 @@ class JobProcess:
         hidden: Sequence[Path] = (),
         python: str = sys.executable,
         limits: JobLimits | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None:
         self._plan, self._site, self._file, self._format = plan, site, file.resolve(), format
         self._folder, self._log, self._confined, self._python = folder, log, confined, python
-        self._hidden, self._limits = tuple(hidden), limits or JobLimits()
+        self._hidden, self._limits, self._check = tuple(hidden), limits or JobLimits(), check
         self._running: _Running | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -267,6 +270,8 @@ class JobProcess:
         running.end()
 
     def _start(self) -> _Running:
+        if self._check is not None:
+            self._check()
         if not self._confined:
             _log.warning("%s: this job is NOT confined: it can reach the network and this site's keys", self._site)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

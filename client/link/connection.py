@@ -152,6 +152,7 @@ class Connection:
         answer = check_welcome(decode(first), now=self._clock(), limits=self._limits)
         with self._changed:
             self._session.attach(answer.calls)
+            self._forget_unwanted()
             self._attached = True
             self._changed.notify_all()
         greeted.set()
@@ -163,6 +164,8 @@ class Connection:
                 raise farewell_error(message)
             with self._changed:
                 events = self._session.receive(message)
+                if isinstance(message, pb.Cancel | pb.Done):
+                    self._forget_unwanted()
                 self._changed.notify_all()
             for event in events:
                 self._take(event)
@@ -197,6 +200,13 @@ class Connection:
         with self._changed:
             self._session.noted(event.id)
             self._changed.notify_all()
+
+    def _forget_unwanted(self) -> None:
+        """Do no call that the server has taken back: it would cost a charge for nobody, and endless ones memory."""
+        for waiting in self._work.values():
+            wanted = [call for call in waiting if self._session.waits_for(call.id)]
+            waiting.clear()
+            waiting.extend(wanted)
 
     def _do(self, run: str) -> None:
         """The calls of one run, until none waits."""

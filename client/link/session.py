@@ -80,6 +80,10 @@ class Session:
             one.reply, one.making, one.key, one.parts = reply, self._number(), self._random(KEY_BYTES), []
             self._send_reply(id, one, reply)
 
+    def waits_for(self, id: int) -> bool:
+        """Whether the server still wants the reply to this call."""
+        return id in self._calls
+
     def noted(self, id: int) -> None:
         """The server's notice `id` is kept."""
         if self._noticing == id:

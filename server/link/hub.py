@@ -128,6 +128,8 @@ class Hub:
                 ("grpc.max_concurrent_streams", 4),
                 ("grpc.max_allowed_incoming_connections", limits.most_streams),
                 ("grpc.server_handshake_timeout_ms", int(limits.hello_s * 1000)),
+                # one without a stream takes a place from others, and certificates are asked for with a stream only
+                ("grpc.max_connection_idle_ms", int(limits.hello_s * 1000)),
                 ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1000)),
                 ("grpc.keepalive_timeout_ms", int(limits.keepalive_answer_s * 1000)),
                 ("grpc.http2.min_ping_interval_without_data_ms", int(limits.keepalive_s * 500)),

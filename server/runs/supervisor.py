@@ -319,19 +319,30 @@ class Supervisor:
 
     async def _tend(self, run_id: str) -> None:
         """One worker after another, until the run is paused or has ended."""
-        work = self._work[run_id]
+        work, wait_s = self._work[run_id], _FIRST_RETRY_S
         try:
-            while not self._closing and self._run(run_id).state == RunState.RUNNING:
-                if not await self._worked(run_id, work):
-                    return
-            if not self._closing and self._run(run_id).state == RunState.STOPPING:
-                await self._end(run_id, RunEvent.HALTED, "stopped by a person")
-        except WardroundError as error:
-            _log.error("run %s: %s; it goes on when the server is started again", run_id, error)
+            while not self._closing:
+                try:
+                    if not await self._tended(run_id, work):
+                        return
+                    wait_s = _FIRST_RETRY_S
+                except WardroundError as error:  # of the database: its disk is full, say, and somebody makes room
+                    wait_s = min(_MOST_RETRY_S, 2 * wait_s)
+                    _log.error("run %s: %s; it is tried again in %g s", run_id, error, wait_s)
+                    await self._sleep(wait_s)
         except Exception:  # one run must not take the others along
             _log.exception("run %s: it goes on when the server is started again", run_id)
         finally:
             self._work.pop(run_id, None)
+
+    async def _tended(self, run_id: str, work: _Work) -> bool:
+        """Do what the state of the run asks for; whether more may have to be done."""
+        state = self._run(run_id).state
+        if state == RunState.RUNNING:
+            return await self._worked(run_id, work)
+        if state == RunState.STOPPING:
+            await self._end(run_id, RunEvent.HALTED, "stopped by a person")
+        return False
 
     async def _worked(self, run_id: str, work: _Work) -> bool:
         """Run one worker; whether another may have to follow."""
@@ -367,6 +378,8 @@ class Supervisor:
         return await self._crashed(run_id, work)
 
     async def _ended(self, run_id: str, ended: Ended) -> bool:
+        if ended.reason:
+            _log.warning("run %s: %s after round %d: %s", run_id, ended.state, ended.round, ended.reason)
         if ended.state == "paused":
             if ended.reason and self._run(run_id).state == RunState.RUNNING:
                 await self._move(run_id, RunEvent.PAUSED, ended.reason)

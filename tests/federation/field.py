@@ -26,7 +26,17 @@ from data import deal  # type: ignore[import-not-found]  # noqa: E402
 from network import Network  # type: ignore[import-not-found]  # noqa: E402
 from stage import SERVER, Stage  # type: ignore[import-not-found]  # noqa: E402
 
-__all__ = ["FOLDER", "HOSPITALS", "PATIENCE_S", "SERVER", "Field", "StartedRun", "build_field", "why_no_network"]
+__all__ = [
+    "FOLDER",
+    "HOSPITALS",
+    "SERVER",
+    "Field",
+    "Network",
+    "StartedRun",
+    "build_field",
+    "until",
+    "why_no_network",
+]
 
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
 A, B, C = HOSPITALS
@@ -151,6 +161,15 @@ class Field:
         """Wait until so many rounds are durable."""
         until(lambda: len(self.rounds(run)) >= count, lambda: f"round {count} did not come", every_s=0.02)
 
+    def wait_present(self, hospital: str) -> None:
+        """Wait until the hospital's link is up."""
+
+        def there() -> bool:
+            clients = json.loads(self.stage.run(SERVER, "server", "clients", "--json", show=False))
+            return any(one["name"] == hospital and one["present"] for one in clients)
+
+        until(there, lambda: f"{hospital} did not come back", every_s=0.5)
+
     def rounds(self, run: StartedRun) -> list[dict[str, Any]]:
         """The lines of the run's metrics.jsonl."""
         folder = self.stage.folder / SERVER / "state" / "runs" / run.id
@@ -166,9 +185,10 @@ class Field:
         """The tensors of the run's released model, bit by bit."""
         from safetensors.numpy import load_file
 
-        made = self.show(run)["model"]
         path = self.stage.folder / f"model-of-run-{run.number}.safetensors"
-        self.stage.run(SERVER, "model", "export", f"{made['name']}@{made['version']}", "--out", str(path))
+        if not path.exists():
+            made = self.show(run)["model"]
+            self.stage.run(SERVER, "model", "export", f"{made['name']}@{made['version']}", "--out", str(path))
         return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
 
     # -- what befalls them ----------------------------------------------------------------------------
@@ -199,6 +219,11 @@ class Field:
             if above and words in _command_line(pid):
                 found.append(pid)
         return found
+
+    def budget(self, hospital: str, run: StartedRun) -> int:
+        """How many rounds of the run the hospital's ledgers have as begun."""
+        ledgers = json.loads(self.stage.run(hospital, "client", "budget", "--json", show=False))
+        return sum(one["runs"][run.id]["begun"] for one in ledgers if run.id in one["runs"])
 
     @contextmanager
     def full_disk(self, party: str) -> Iterator[None]:

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,18 @@ from tests.federation.field import HOSPITALS, SERVER, Field, StartedRun, build_f
 pytestmark = pytest.mark.slow
 A, B, C = HOSPITALS
 ROUNDS = 6
-K_OF_N = ("cohort.min_replies=2", "cohort.deadline_s=6")
+K_OF_N = ("cohort.min_replies=2", "cohort.deadline_s=6", 'data.standardize="range"')  # sums for it need everybody
+PRIVATE = (
+    'privacy.unit="row"',
+    "privacy.epsilon=3.0",
+    "privacy.delta=1e-5",
+    "privacy.clip_norm=0.5",
+    'privacy.sampling="full"',
+    "privacy.public_sizes=true",
+    'data.standardize="range"',
+    "clipping.clip_norm=",
+    "evaluation.every=0",
+)
 WORKER, JOB = "wardround.server.runs.worker", "wardround.client.job"
 
 
@@ -93,6 +103,141 @@ def test_a_hanging_hospital_and_a_killed_job_cost_a_reply_and_no_more(field: Fie
     lines = field.rounds(run)
     assert {one["site"]: one["reason"] for one in lines[0]["absences"]} == {B: "no reply by the deadline"}
     assert not any(line["void"] for line in lines)
+
+
+@pytest.mark.skipif(bool(why_no_network()), reason=why_no_network() or "-")
+def test_a_cable_that_is_cut_for_longer_than_a_round_and_mended(field: Field) -> None:
+    """Ten minutes are not waited for: what counts is that the link is lost, and that rounds end meanwhile."""
+    (run,) = field.begin_held(*K_OF_N, rounds=ROUNDS, by=B)
+    field.network.cut(C)
+    try:
+        field.stage.thaw(B)
+        field.wait_rounds(run, 2)
+    finally:
+        field.network.mend(C)
+    found = field.wait_ended(run)
+    field.check_numbers(run, found, ROUNDS)
+    lines = field.rounds(run)
+    assert [one["site"] for one in lines[0]["absences"]] == [C]
+    assert not any(line["void"] for line in lines)
+    field.wait_present(C)
+
+
+def test_budgets_are_spent_once_whatever_is_killed(field: Field) -> None:
+    rounds = 5
+    for hospital in HOSPITALS:
+        table = str(field.stage.folder / "data" / f"{hospital}.csv")
+        wanted = ("--name", "private", "--max-epsilon", "5", "--delta", "1e-5", "--unit", "row")
+        field.stage.run(hospital, "client", "data", "add", table, *wanted)
+    (run,) = field.begin_held(*PRIVATE, rounds=rounds, by=B, data="private")
+    field.restart(B)  # charged maybe, and not answered
+    field.hold(run, by=C, after=1)
+    field.restart(A)  # charged, and answered
+    field.restart(SERVER)
+    field.wait_answered(run, but=C)
+    field.stage.thaw(C)
+    field.hold(run, by=C, after=2)
+    (worker,) = field.descendants(SERVER, WORKER)
+    os.kill(worker, signal.SIGKILL)
+    field.wait(run, lambda found: any(event["kind"] == "worker-crashed" for event in found["events"]))
+    field.stage.thaw(C)
+
+    field.check_numbers(run, field.wait_ended(run), rounds)
+    assert all(line["absences"] == [] for line in field.rounds(run))
+    for hospital in HOSPITALS:
+        assert field.budget(hospital, run) == rounds
+
+
+@pytest.mark.skipif(bool(why_no_network()), reason=why_no_network() or "-")
+def test_a_full_disk_at_the_server(field: Field, undisturbed: tuple[StartedRun, StartedRun]) -> None:
+    (run,) = field.begin_held(rounds=ROUNDS, by=B)
+    before = len(field.log(SERVER))
+    with field.full_disk(SERVER):
+        field.stage.thaw(B)
+        until(lambda: "No space left" in field.log(SERVER)[before:], lambda: field.log(SERVER)[before:], every_s=0.2)
+        assert len(field.rounds(run)) < ROUNDS
+    # whether there was room to write the pause itself down is chance: without it the run goes on of its own accord
+    if field.wait(run, lambda found: found["state"] != "running")["state"] == "paused":
+        field.stage.run(SERVER, "run", "resume", str(run.number))
+    field.check_numbers(run, field.wait_ended(run), ROUNDS)
+    assert field.model(run) == field.model(undisturbed[0])
+
+
+@pytest.mark.skipif(bool(why_no_network()), reason=why_no_network() or "-")
+def test_a_full_disk_at_a_hospital(field: Field) -> None:
+    (run,) = field.begin_held(*K_OF_N, rounds=ROUNDS, by=B)
+    before = len(field.log(C))
+    with field.full_disk(C):
+        field.stage.thaw(B)
+        field.wait_rounds(run, 1)
+        until(lambda: "No space left" in field.log(C)[before:], lambda: field.log(C)[before:], every_s=0.2)
+    found = field.wait_ended(run)
+    field.check_numbers(run, found, ROUNDS)
+    lines = field.rounds(run)
+    assert any(one["site"] == C for line in lines for one in line["absences"])
+    assert not any(line["void"] for line in lines)
+
+
+def test_pause_resume_and_stop(field: Field) -> None:
+    (run,) = field.begin_held(rounds=50, by=B)
+    field.stage.run(SERVER, "run", "pause", str(run.number))
+    field.stage.thaw(B)
+    field.wait_rounds(run, 1)
+    found = field.wait(run, lambda found: found["progress"] is None)
+    assert found["state"] == "paused" and found["round"] == 1  # the round at work was finished
+    field.stage.run(SERVER, "run", "resume", str(run.number))
+    field.wait_rounds(run, 2)
+    field.stage.freeze(C)
+    field.stage.run(SERVER, "run", "stop", str(run.number))  # in the middle of a round
+    found = field.wait_ended(run, "stopped")
+    field.stage.thaw(C)
+    assert 2 <= found["round"] < 50
+    field.check_numbers(run, found, found["round"])
+
+
+def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
+    """The sites have gone on since: they do not do again what they have done, and the run goes on behind it."""
+    rounds, stage = 10, field.stage
+    passphrase = ("--passphrase-file", str(stage.folder / SERVER / "passphrase"))
+    backup = stage.folder / SERVER / "yesterday"
+    (run,) = field.begin_held(rounds=rounds, by=B)
+    stage.run(SERVER, "server", "backup", str(backup), *passphrase)
+    stage.thaw(B)
+    field.hold(run, by=C, after=5)
+    done = len(field.rounds(run))
+    assert stage.stop(SERVER) == 0
+    stage.thaw(C)
+    restored = json.loads(stage.run(SERVER, "server", "restore", str(backup), *passphrase, "--json"))
+    assert restored["paused"] == [run.number]
+    stage.start_server()
+    stage.log_in()
+    assert "restored from a backup" in field.show(run)["reason"]
+    assert field.rounds(run) == []
+    stage.run(SERVER, "run", "resume", str(run.number))
+
+    found = field.wait_ended(run)
+    field.check_numbers(run, found, rounds)
+    lines = field.rounds(run)
+    for line in lines[: done - 2]:  # the sites keep their last replies, and send those again, not new ones
+        assert line["void"] and {one["site"] for one in line["absences"]} == set(HOSPITALS), line
+    assert not any(line["void"] for line in lines[done + 1 :])
+    for hospital in HOSPITALS:
+        assert "expected a value above" in field.log(hospital)
+
+
+def test_a_revocation_takes_effect_in_the_middle_of_a_run(field: Field) -> None:
+    (run,) = field.begin_held(*K_OF_N, rounds=8, by=B)
+    field.stage.run(SERVER, "server", "revoke", C, "--reason", "a stolen laptop")
+    done = len(field.rounds(run))
+    field.stage.thaw(B)
+    found = field.wait_ended(run)
+    field.check_numbers(run, found, 8)
+    lines = field.rounds(run)
+    assert not any(line["void"] for line in lines)
+    for line in lines[done + 1 :]:
+        assert [one["site"] for one in line["absences"]] == [C], line
+    until(lambda: "revoked" in field.log(C), lambda: field.log(C), every_s=0.2)
+    assert {one["site"]: one["present"] for one in found["sites"]}[C] is False
 
 
 def _complete(field: Field, run: StartedRun) -> bool:

@@ -55,6 +55,12 @@ def test_a_path_that_leaves_the_bundle_is_refused(world: World, path: str) -> No
         decode_offer(body(table))
 
 
+def test_a_plan_that_cannot_be_written_is_refused_and_not_kept(world: World) -> None:
+    table = world.offer_table() | {"plan": PLAN + "# \ud800\n"}
+    with pytest.raises(RemoteError, match="offer"):
+        decode_offer(body(table))
+
+
 @pytest.mark.parametrize("folder", ["../..", "/srv", "a/../../b", "..", "x/./y"])
 def test_a_code_folder_outside_is_refused(world: World, folder: str) -> None:
     table = world.offer_table() | {"plan": CODE.replace('code = "code"', f'code = "{folder}"')}

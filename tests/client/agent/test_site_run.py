@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tests.client.agent.site_world import NOW, RUN, SIZE, FakeJob, World, plan_text, write_table
+from wardround.client.agent.admission import Admission
 from wardround.client.agent.data_registry import DataRegistry
 from wardround.client.agent.plan_store import PlanStore, RunState
 from wardround.client.agent.site_run import SiteRun, finish_run
 from wardround.errors import LocalError
 from wardround.frames import decode_frame
 from wardround.link.messages import Fault
-from wardround.link.signing_inputs import reply_bytes
+from wardround.link.signing_inputs import call_digest, reply_bytes
 from wardround.orders import Order, OrderKind
 from wardround.plan import Plan
 from wardround.plan_privacy import Unit
@@ -177,6 +178,29 @@ def test_a_private_round_is_charged_once_however_often_it_is_asked_for(world: Wo
     assert ledger.account().jobs[RUN].started == (1,)
     assert run.answer(*world.train(plan, 2)).fault is Fault.NONE
     assert ledger.account().jobs[RUN].started == (1, 2)
+
+
+def test_a_crash_between_a_reply_and_its_note_gives_no_second_reply_for_the_charge(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = approved(world, *PRIVATE, epsilon=10.0)
+    call, digest = world.train(plan)
+    about = (call.run, call.kind, call.order, call.protocol, b"{}", hashlib.sha256(call.model or b"").digest())
+    other, other_digest = dataclasses.replace(call, spec=b"{}"), call_digest(*about)
+
+    def killed(admission: Admission) -> None:
+        raise LocalError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Admission, "answered", killed)
+        run = run_of(world, FakeJob(noise=True))
+        assert run.answer(call, digest).fault is Fault.REFUSED
+        run.close()
+    run = run_of(world, FakeJob(noise=True))
+    assert run.answer(call, digest).fault is Fault.NONE  # the one that was kept
+    assert run.answer(other, other_digest).fault is Fault.REFUSED
+    ledger = DataRegistry(world.folder).ledger("ehr")
+    assert ledger is not None and ledger.account().jobs[RUN].started == (1,)
 
 
 def test_a_round_beyond_the_budget_is_refused_as_spent_and_nothing_is_trained(world: World) -> None:

@@ -255,6 +255,7 @@ with place.job(plan, confined={confined}) as job:
         _until(lambda: running_with(mark) != [])
         agent.kill()
     _until(lambda: running_with(mark) == [])
+    _until(lambda: not any(place.jobs.glob("job-*")))
 
 
 def _until(holds: Any) -> None:
@@ -343,6 +344,16 @@ def test_the_sites_folder_is_covered_where_it_lies_in_what_a_job_sees(place: Pla
     program = f"import os; print(os.listdir({str(seen)!r}))"
     assert "messages.py" in run(place, program)[1]
     assert "PermissionError" in run(place, program, hidden=(str(seen),))[1]
+
+
+def test_a_folder_that_is_covered_may_be_named_by_a_link(place: Place, tmp_path: Path) -> None:
+    """The link need not be among what the job sees."""
+    import wardround
+
+    seen = Path(str(wardround.__file__)).resolve().parent / "link"
+    link = tmp_path / "state"
+    link.symlink_to(seen)
+    assert "PermissionError" in run(place, f"import os; print(os.listdir({str(seen)!r}))", hidden=(str(link),))[1]
 
 
 def test_the_data_are_the_only_ones(place: Place) -> None:

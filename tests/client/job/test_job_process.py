@@ -217,6 +217,21 @@ def test_a_job_that_does_not_read_is_ended_as_well(place: Place) -> None:
         job.fit(long, model())
 
 
+def test_an_answer_in_drops_does_not_move_the_deadline(place: Place) -> None:
+    plan = place.hostile_plan("answer_in_drops", {})
+    with place.job(plan) as job:
+        job.describe()
+        job._limits = JobLimits(call_s=3.0)
+        with pytest.raises(LocalError, match="no answer in time"):
+            job.fit(training(plan), model())
+
+
+def test_a_job_that_exits_is_told_from_one_that_answers(place: Place) -> None:
+    plan = place.hostile_plan("exit_at_once", {})
+    with place.job(plan) as job, pytest.raises(LocalError, match="ended without an answer"):
+        job.fit(training(plan), model())
+
+
 def test_another_thread_ends_a_job_that_works(place: Place) -> None:
     plan = place.hostile_plan("endless", {})
     with place.job(plan, limits=JobLimits(call_s=600.0)) as job:

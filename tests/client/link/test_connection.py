@@ -171,3 +171,34 @@ def test_the_connection_alone_loads_nothing_heavy() -> None:
     run = subprocess.run([sys.executable, "-c", FOOTPRINT], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 50_000
+
+
+def test_a_call_that_the_server_has_taken_back_is_not_done() -> None:
+    """It would be trained, and charged to the budget, for nobody; and a server could queue without end."""
+    authority, register = Authority(), Register()
+    issued = authority.site(SITE)
+    register.add(SITE, issued)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(call: Call) -> Reply:
+        begun.set()
+        assert go_on.wait(60)
+        return Reply()
+
+    async def run() -> None:
+        async with running_hub(authority, register) as (hub, port):
+            with Agent(authority, issued, port, answer) as agent:
+                try:
+                    one, two, three = (Call(run="r", kind=kind) for kind in ("first", "second", "third"))
+                    first = asyncio.create_task(hub.call(SITE, one, timeout_s=60, allocate=memory, most_bytes=1 << 20))
+                    assert await asyncio.to_thread(begun.wait, 60)
+                    with pytest.raises(TimeoutError):
+                        await hub.call(SITE, two, timeout_s=0.01, allocate=memory, most_bytes=1 << 20)
+                    await hub.notify(SITE, Notice(kind="k", body=b"{}"))  # what came before it was taken in
+                finally:
+                    go_on.set()
+                await first
+                await hub.call(SITE, three, timeout_s=60, allocate=memory, most_bytes=1 << 20)
+                assert [agent.calls.get_nowait().kind for _ in range(agent.calls.qsize())] == ["first", "third"]
+
+    asyncio.run(run())

@@ -169,3 +169,29 @@ def test_connections_that_say_nothing_are_cut(tmp_path: Path) -> None:
                 with one:
                     assert one.recv(1) == b""
             assert server.ask()[1] == 1
+
+
+def test_a_site_cannot_take_all_places_with_connections_that_ask_nothing(tmp_path: Path) -> None:
+    """Neither with its own certificate nor with a stolen one: whether that is revoked is looked at with a stream."""
+    authority = Authority()
+    tls = context(authority, tmp_path, authority.site("Hospital A"))
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty settings
+
+    async def ends(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="localhost")
+        writer.write(preface)
+        try:
+            async with asyncio.timeout(20):
+                while await reader.read(1 << 10):
+                    pass
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+
+    with served(tmp_path, authority, hello_s=1.0) as server:
+        asyncio.run(ends(server.port))
+        with Agent(authority, authority.site("Hospital A"), server.port) as agent:  # one with a stream stays
+            agent.until(True)
+            asyncio.run(ends(server.port))
+            assert server.ask()[1] == 1 and agent.states.empty()
