@@ -35,6 +35,7 @@ def environment_of(root: str, *, confined: bool) -> dict[str, str]:
         "TMPDIR": f"{home}/tmp" if confined else home,  # noqa: S108 (its own)
         "LANG": "C.UTF-8",
         "USER": "job",
+        "OMP_WAIT_POLICY": "PASSIVE",  # a thread without work sleeps: several jobs, and the agent, share the cores
         **{name: os.environ[name] for name in _THREADS if name in os.environ},
     }
 

@@ -57,7 +57,7 @@ class _Pending:
     tries: int = 0
 
     @property
-    def in_clear(self) -> bool:
+    def unmasked(self) -> bool:
         """Whether the reply is an update that is added up as it is."""
         return self.call.kind == "train" and not self.call.protocol
 
@@ -203,7 +203,7 @@ class LinkGrid(Grid):
                     continue
                 del pending[one.call.id]
                 size = 0 if shared is None else shared.size
-                held.put(one.call.id, self._answer(one, reply, shared), size if one.in_clear else None)
+                held.put(one.call.id, self._answer(one, reply, shared), size if one.unmasked else None)
                 yield from held.due(min(pending, default=None))
             yield from held.due(None)
         finally:

@@ -310,8 +310,10 @@ def test_an_environment_of_its_own(place: Place, monkeypatch: pytest.MonkeyPatch
             "USER",
             "OMP_NUM_THREADS",
             "MKL_NUM_THREADS",
+            "OMP_WAIT_POLICY",
         }
         assert found["OMP_NUM_THREADS"] == "1"
+        assert found["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 @pytest.mark.parametrize(

@@ -771,5 +771,5 @@ def test_nobody_is_told_who_takes_part_where_the_claim_rests_on_it(tmp_path: Pat
 def test_a_masked_model_is_that_of_clear_updates_up_to_their_encoding(tmp_path: Path) -> None:
     hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED))
     play(to_the_end(hospitals))
-    in_clear = simulate(small_plan("cohort.weighting=uniform", "clipping.clip_norm=2.0", "simulation.sites=5"))
-    assert np.abs(released(hospitals) - in_clear.model).max() < 1e-4
+    unmasked = simulate(small_plan("cohort.weighting=uniform", "clipping.clip_norm=2.0", "simulation.sites=5"))
+    assert np.abs(released(hospitals) - unmasked.model).max() < 1e-4
