@@ -280,10 +280,16 @@ def build_field(folder: Path) -> Iterator[Field]:
 
 
 def _plan_in_clear() -> str:
-    """The example's plan, in steps so small that a round takes a blink, and without secure aggregation."""
+    """The example's plan, in steps so small that a round takes a blink, and without secure aggregation.
+
+    Columns are scaled by their ranges, so that nothing is asked before the first round.
+    """
     text = (FOLDER / "plan.toml").read_text(encoding="utf-8")
     whole, protection = text.split("[protection]")
-    return whole.replace("epochs = 1", "steps = 1") + "[simulation]" + protection.split("[simulation]")[1]
+    for old, new in (("epochs = 1", "steps = 1"), ('standardize = "federated"', 'standardize = "range"')):
+        assert old in whole
+        whole = whole.replace(old, new)
+    return whole + "[simulation]" + protection.split("[simulation]")[1]
 
 
 @contextmanager
