@@ -165,8 +165,8 @@ class Field:
         """Wait until the hospital's link is up."""
 
         def there() -> bool:
-            clients = json.loads(self.stage.run(SERVER, "server", "clients", "--json", show=False))
-            return any(one["name"] == hospital and one["present"] for one in clients)
+            listed = self.stage.run(SERVER, "server", "clients", "--json", show=False).splitlines()
+            return any(one["name"] == hospital and one["present"] for one in map(json.loads, listed))
 
         until(there, lambda: f"{hospital} did not come back", every_s=0.5)
 

@@ -6,7 +6,6 @@ revoked comes last. A round is held where a test needs it by freezing one hospit
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 
@@ -129,7 +128,9 @@ def test_a_cable_that_is_cut_for_longer_than_a_round_and_mended(field: Field) ->
 def test_budgets_are_spent_once_whatever_is_killed(field: Field) -> None:
     rounds = 5
     for hospital in HOSPITALS:
-        table = shutil.copy(field.stage.folder / "data" / f"{hospital}.csv", field.stage.folder / f"{hospital}.csv")
+        table = field.stage.folder / f"{hospital}.csv"
+        rows = (field.stage.folder / "data" / table.name).read_text(encoding="utf-8").splitlines(keepends=True)
+        table.write_text("".join(rows[:-1]), encoding="utf-8")  # the same rows would be the same data
         wanted = ("--name", "private", "--max-epsilon", "5", "--delta", "1e-5", "--unit", "row")
         field.stage.run(hospital, "client", "data", "add", str(table), *wanted)
     (run,) = field.begin_held(*PRIVATE, rounds=rounds, by=B, data="private")
