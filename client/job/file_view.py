@@ -166,7 +166,8 @@ def _make_scratch(root: Path, size_bytes: int, owner: int) -> None:
     for name, place in (("tmp", root / "tmp"), ("shm", root / "dev" / "shm")):
         (scratch / name).mkdir()
         os.chown(scratch / name, owner, owner)
-        place.symlink_to(f"{SCRATCH}/{name}")
+        if not os.path.lexists(place):  # it is there where something below /tmp is shown
+            place.symlink_to(f"{SCRATCH}/{name}")
     os.chown(scratch, owner, owner)
 
 
