@@ -43,6 +43,7 @@ A, B, C = HOSPITALS
 PATIENCE_S = 120.0
 """On a loaded machine; nothing waits so long where all is well."""
 _DISK = "192m"
+_ENDED = ("finished", "stopped", "failed")
 
 
 def why_no_network() -> str:
@@ -146,6 +147,7 @@ class Field:
         """Wait until everybody but `but` has answered what all are asked now."""
 
         def held(found: dict[str, Any]) -> bool:
+            assert found["state"] not in _ENDED, found
             progress = found["progress"] or {"asked": [], "answered": []}
             return but in progress["asked"] and set(progress["asked"]) - set(progress["answered"]) == {but}
 
@@ -153,7 +155,7 @@ class Field:
 
     def wait_ended(self, run: StartedRun, state: str = "finished") -> dict[str, Any]:
         """What `run show` says of the run that has ended, in this state."""
-        found = self.wait(run, lambda found: found["state"] in ("finished", "stopped", "failed"))
+        found = self.wait(run, lambda found: found["state"] in _ENDED)
         assert found["state"] == state, found
         return found
 
@@ -192,6 +194,11 @@ class Field:
         return {name: tensor.tobytes() for name, tensor in load_file(path).items()}
 
     # -- what befalls them ----------------------------------------------------------------------------
+
+    def thaw_all(self) -> None:
+        """What a test that failed has left frozen goes on."""
+        for party in (SERVER, *HOSPITALS):
+            self.stage.thaw(party)
 
     def restart(self, party: str) -> None:
         """SIGKILL, and start it again."""

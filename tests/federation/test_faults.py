@@ -36,6 +36,12 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield field
 
 
+@pytest.fixture(autouse=True)
+def thawed(field: Field) -> Iterator[None]:
+    yield
+    field.thaw_all()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(field: Field) -> tuple[StartedRun, StartedRun]:
     """Two runs of one plan, at the same time: both are in their first round before either can end it."""
@@ -131,7 +137,7 @@ def test_budgets_are_spent_once_whatever_is_killed(field: Field) -> None:
         table = field.stage.folder / f"{hospital}.csv"
         rows = (field.stage.folder / "data" / table.name).read_text(encoding="utf-8").splitlines(keepends=True)
         table.write_text("".join(rows[:-1]), encoding="utf-8")  # the same rows would be the same data
-        wanted = ("--name", "private", "--max-epsilon", "5", "--delta", "1e-5", "--unit", "row")
+        wanted = ("--name", "private", "--max-epsilon", "40", "--delta", "1e-5", "--unit", "row")
         field.stage.run(hospital, "client", "data", "add", str(table), *wanted)
     (run,) = field.begin_held(*PRIVATE, rounds=rounds, by=B, data="private")
     field.restart(B)  # charged maybe, and not answered

@@ -1,6 +1,7 @@
 """Connections from strangers: refused in the handshake, whatever their number, and nobody else notices."""
 
 import asyncio
+import os
 import resource
 import socket
 import ssl
@@ -76,6 +77,8 @@ def served(folder: Path, authority: Authority, hello_s: float = 20.0) -> Iterato
         subprocess.Popen(
             [sys.executable, "-c", SERVER, str(folder), str(hello_s)],
             cwd=ROOT,
+            # as a person starts it: flwr, where another test has loaded it, makes gRPC silent for all children
+            env={name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
