@@ -58,7 +58,10 @@ class Admission:
     def advance(self, key: str, to: int) -> None:
         stored = self._table["counters"].get(key, -1)
         if to <= stored:
-            raise LocalError(f"{key}: expected a value above {stored}, got {to}")
+            raise LocalError(
+                f"{key}: expected a value above {stored}, got {to}: it was done here and is not done again; a server "
+                "from an old backup asks so, and goes on with a new run"
+            )
         self._table["counters"][key] = to
 
     def begin(self, round: int, attempt: int) -> None:

@@ -380,7 +380,8 @@ class RunDirectory:
 
     def _writing(self) -> AbstractContextManager[None]:
         kept = f"rounds 1 to {self.rounds} are kept" if self.rounds else "no round was finished"
-        return _writing(self.path, f"{kept}; put that right and continue with --resume")
+        again = "continue with --resume" if self._vault is None else "resume the run"
+        return _writing(self.path, f"{kept}; put that right and {again}")
 
 
 def check_free(path: Path) -> None:

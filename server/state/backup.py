@@ -24,12 +24,13 @@ from wardround.server.state.database import Database
 from wardround.server.state.dump import dump
 from wardround.server.state.folder import FILES, StateFolder
 
-__all__ = ["DATABASE_PART", "backup"]
+__all__ = ["CHECKPOINTS", "DATABASE_PART", "backup"]
 
 DATABASE_PART = "database/{:06d}.jsonl"
 _PART_BYTES = 4 << 20
 _LOCKS = {".lock", ".wardround-lock"}
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
+"""The folder in a run directory with its checkpoints."""
 
 
 def backup(
@@ -83,7 +84,7 @@ class _Parts:
 
 def _copy_run(archive: ArchiveWriter, folder: StateFolder, run: str) -> None:
     """The checkpoints of a run, then the rest of its directory."""
-    checkpoints = folder.runs / run / _CHECKPOINTS
+    checkpoints = folder.runs / run / CHECKPOINTS
     copied = False
     while checkpoints.is_dir() and not copied:
         newest_first = list(_in_order(checkpoints, folder.path))[::-1]
@@ -92,7 +93,7 @@ def _copy_run(archive: ArchiveWriter, folder: StateFolder, run: str) -> None:
         if not newest_first:
             break
     for path in _in_order(folder.runs / run, folder.path):
-        if path.parts[2] != _CHECKPOINTS:
+        if path.parts[2] != CHECKPOINTS:
             _copy(archive, folder.path, path)
 
 

@@ -22,7 +22,7 @@ from wardround.durable_file import replace_file, sync_folder
 from wardround.errors import LocalError
 from wardround.plain_text import plain_text
 from wardround.server.state.archive import Member, read_archive
-from wardround.server.state.backup import DATABASE_PART
+from wardround.server.state.backup import CHECKPOINTS, DATABASE_PART
 from wardround.server.state.backup_check import check_contents
 from wardround.server.state.certificates import CertificateKind, Certificates
 from wardround.server.state.database import Database, sqlite_url
@@ -134,6 +134,10 @@ def _unpacked(archive: Path, staging: Path, secret: bytes) -> Restored:
         about = read_archive(archive, secret, unpacking.take)
     if missing := [name for name in FILES if not (staging / name).exists()]:
         raise LocalError(f"{archive}: expected {missing[0]} in the backup; take another")
+    for run in (staging / "runs").iterdir():
+        (run / CHECKPOINTS).mkdir(
+            mode=0o700, exist_ok=True
+        )  # a backup has files alone, and before round 1 there is none
     folder = StateFolder.open(staging)
     keyring = folder.keyring(secret)
     database = Database.open(sqlite_url(staging / DATABASE_FILE))

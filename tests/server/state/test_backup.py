@@ -135,6 +135,18 @@ def test_everything_comes_back(server: KeptServer, tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_run_before_its_first_round_can_go_on(local: KeptServer, tmp_path: Path) -> None:
+    """Its folder of checkpoints is empty, and a backup has files alone."""
+    run = local.folder.runs / local.runs[2].id
+    (run / "checkpoints").mkdir(mode=0o700, parents=True)
+    (run / "run.json").touch(mode=0o600)
+    backup(local.folder, local.database, tmp_path / "backup", SECRET, now=later(5))
+    local.close()
+    shutil.rmtree(local.folder.path)
+    restore(tmp_path / "backup", local.folder.path, SECRET, now=THEN)
+    assert (run / "checkpoints").is_dir()
+
+
 def test_a_restored_server_takes_no_step_back(server: KeptServer, tmp_path: Path) -> None:
     path = server.folder.path
     for key in (CRL_LIST, SCRAPE_TOKEN):
