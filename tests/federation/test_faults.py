@@ -115,7 +115,7 @@ def test_a_hanging_hospital_and_a_killed_job_cost_a_reply_and_no_more(field: Fie
 @pytest.mark.skipif(bool(why_no_network()), reason=why_no_network() or "-")
 def test_a_cable_that_is_cut_for_longer_than_a_round_and_mended(field: Field) -> None:
     """Ten minutes are not waited for: what counts is that the link is lost, and that rounds end meanwhile."""
-    (run,) = field.begin_held(*K_OF_N, rounds=ROUNDS, by=B)
+    (run,) = field.begin_held(*K_OF_N, "evaluation.every=0", rounds=ROUNDS, by=B)
     field.network.cut(C)
     try:
         field.stage.thaw(B)
