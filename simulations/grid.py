@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from wardround import _flower
 from wardround.client.guard.guard import fit_job
@@ -22,6 +20,7 @@ from wardround.simulations.attacks.adversary import Adversary
 from wardround.simulations.executors.executor import Executor
 from wardround.simulations.faults import Faults
 from wardround.simulations.prefetched_trainer import PrefetchedTrainer
+from wardround.strategies.blocking_grid import BlockingGrid
 from wardround.strategies.privacy.unit_clip import clip_update
 from wardround.vector import F32
 
@@ -44,7 +43,7 @@ class LocalNode:
     partition: int
 
 
-class LocalGrid(Grid):
+class LocalGrid(BlockingGrid):
     """Delivers messages by calling ClientApps, lazily: a reply is made when it is asked for.
 
     Training requests are taken a block at a time. The executor computes the block, then each ClientApp runs, its
@@ -60,6 +59,7 @@ class LocalGrid(Grid):
         executor: Executor | None = None,
         adversary: Adversary | None = None,
     ) -> None:
+        super().__init__(_RUN_ID)
         _flower.set_identity(run_id=_RUN_ID, node_id=_SERVER_NODE)
         self._plan, self._executor, self._faults, self._adversary = plan, executor, Faults(plan), adversary
         self._nodes = {_FIRST_NODE + node.partition: node for node in nodes}
@@ -73,9 +73,6 @@ class LocalGrid(Grid):
             )
             for node_id, node in self._nodes.items()
         }
-        self._run = _flower.local_run(_RUN_ID)
-        self._numbers = itertools.count(1)
-        self._replies: dict[str, Message] = {}
         self.delivered: Counter[tuple[SiteId, str]] = Counter()
         """How many messages of each type reached each site."""
         self._clock_s = 0.0
@@ -88,42 +85,9 @@ class LocalGrid(Grid):
 
     # -- Flower's Grid ----------------------------------------------------------------------------
 
-    def set_run(self, run: Run) -> None:
-        """Take Flower's description of the run."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
     def get_node_ids(self) -> Iterable[int]:
         """Every node; all are there before the first round."""
         return list(self._nodes)
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver at once and keep the replies; the ids to pull them by."""
-        ids: list[str] = []
-
-        def numbered() -> Iterator[Message]:
-            for message in messages:
-                ids.append(str(next(self._numbers)))
-                _flower.set_message_id(message, ids[-1])
-                yield message
-
-        for reply in self.send_and_receive(numbered()):
-            self._replies[reply.metadata.reply_to_message_id] = reply
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to pushed messages, each once."""
-        return [self._replies.pop(number) for number in message_ids if number in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages, made one by one as they are asked for."""

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.app import Message
 
 from wardround import _flower
 from wardround.errors import BudgetError, LocalError, RemoteError
@@ -26,6 +24,7 @@ from wardround.local_channel import Channel, Shared
 from wardround.orders import SiteId, digest
 from wardround.server.runs.worker_messages import CallMessage, ReplyMessage
 from wardround.signing_key import SigningKey, check_signature
+from wardround.strategies.blocking_grid import BlockingGrid
 
 __all__ = ["DEFAULT_DEADLINE_S", "Interrupted", "LinkGrid"]
 
@@ -91,7 +90,7 @@ class _Held:
             yield message
 
 
-class LinkGrid(Grid):
+class LinkGrid(BlockingGrid):
     """The sites of a run, sorted by name, as nodes; `sites` maps them to their public signing keys.
 
     `size` is the number of the model's parameters, which bounds what a reply may be. Replies come in by `take`, from
@@ -109,6 +108,7 @@ class LinkGrid(Grid):
         size: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(_RUN_ID)
         _flower.set_identity(run_id=_RUN_ID, node_id=_SERVER_NODE)
         self._channel, self._run_id, self._key, self._size, self._clock = channel, run_id, signing_key, size, clock
         self._public = dict(sites)
@@ -117,8 +117,6 @@ class LinkGrid(Grid):
         self._incoming: queue.SimpleQueue[tuple[ReplyMessage, Shared | None] | None] = queue.SimpleQueue()
         self._interrupted = threading.Event()
         self._model: tuple[int, bytes, str] | None = None
-        self._run = _flower.local_run(_RUN_ID)
-        self._replies: dict[str, Message] = {}
 
     # -- from other threads -----------------------------------------------------------------------
 
@@ -136,42 +134,9 @@ class LinkGrid(Grid):
 
     # -- Flower's Grid ----------------------------------------------------------------------------
 
-    def set_run(self, run: Run) -> None:
-        """Take Flower's description of the run."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
     def get_node_ids(self) -> Iterable[int]:
         """Every site of the run, whether it is attached now or not."""
         return list(self._sites)
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send, wait, and keep the replies; the ids to pull them by."""
-        ids: list[str] = []
-
-        def numbered() -> Iterator[Message]:
-            for message in messages:
-                ids.append(f"pushed {next(self._numbers)}")
-                _flower.set_message_id(message, ids[-1])
-                yield message
-
-        for reply in self.send_and_receive(numbered()):
-            self._replies[reply.metadata.reply_to_message_id] = reply
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to pushed messages, each once."""
-        return [self._replies.pop(number) for number in message_ids if number in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies as they come, until the last has come or the time is over; by default `DEFAULT_DEADLINE_S`.
