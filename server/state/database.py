@@ -25,7 +25,7 @@ from wardround.server.state import schema
 
 __all__ = ["Database", "TakenError", "checked_url", "sqlite_url"]
 
-_BUSY_MS = 10_000
+_BUSY_MS = 60_000  # waiting writers of SQLite do not queue, and each commit waits for the disk
 _ON_THIS_MACHINE = {"", "localhost", "127.0.0.1", "::1"}
 _WRITES = "wardround_writes"
 _LOCKS = int.from_bytes(b"ward", "big")  # the first half of our advisory locks' numbers
