@@ -40,7 +40,7 @@ COMMANDS = {
     "ledger": (_LEDGER, "What a population may spend on privacy, and what it has spent."),
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
-    "predict": (_SIMULATIONS, "Apply a run's model to the rows of a file."),
+    "predict": (_SIMULATIONS, "Apply a model to the rows of a file: a released one, which is verified first, or a run's."),
     "report": (_SIMULATIONS, "Write a run's report again."),
     "export-flower": (_SIMULATIONS, "Write a plan as an app that `flwr run` runs."),
 }

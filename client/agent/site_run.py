@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from wardround.client.agent.admission import Admission, OnceGuard
+from wardround.client.agent.admission import Admission, OnceGuard, answered_rounds, order_name
 from wardround.client.agent.data_registry import DataRegistry, DataSet
 from wardround.client.agent.job_errors import JobErrors
 from wardround.client.agent.kept_state import KeepingTrainer
 from wardround.client.agent.member_pins import MemberPins
 from wardround.client.agent.outbox import Outbox
+from wardround.client.agent.participation import keep_participation
 from wardround.client.agent.plan_store import Decision, Outcome, PlanStore, RunState, Verdict
 from wardround.client.agent.revocation_list import RevocationList
 from wardround.client.agent.run_budget import close_account, run_budget, units_of
@@ -38,6 +39,7 @@ __all__ = ["SiteRun", "finish_run"]
 _PROTOCOL = "query.secagg"
 _KINDS = {"train": OrderKind.FIT, "evaluate": OrderKind.EVALUATE, "query.statistics": OrderKind.STATISTICS}
 _AGAIN_S = 0.5
+_STATE = "state"
 _log = logging.getLogger("wardround")
 
 
@@ -123,7 +125,7 @@ class SiteRun:
             size=offer.size,
             unprotected=decision.unprotected,
         )
-        store = FileStore(folder.folder("runs", self._run) / "state")
+        store = FileStore(folder.folder("runs", self._run) / _STATE)
         try:
             admission = Admission(store, budget)
             guard = SiteGuard(
@@ -215,9 +217,12 @@ class SiteRun:
         if call.kind not in _KINDS:
             raise RemoteError(f"expected a call of {', '.join((*_KINDS, _PROTOCOL))}, got another kind")
         kept = None if opened.outbox is None else opened.outbox.get(digest)
-        if kept is not None:
-            return kept
         order = Order.decode(call.order)
+        trained = order.round if order.kind is OrderKind.FIT else None
+        if kept is not None:
+            if opened.admission.admitted == order_name(order, digest):  # a kill came between
+                opened.admission.answered(trained)
+            return kept
         if order.run_id != self._run or order.kind is not _KINDS[call.kind]:
             raise RemoteError(f"expected an order of run {self._run} and of the kind of its call, got another")
         size = opened.size
@@ -228,7 +233,7 @@ class SiteRun:
         frame = answer_order(opened.guard, opened.trainer, call.order, call.protocol, call.spec, call.model)
         if opened.outbox is not None:
             opened.outbox.put(digest, frame)
-        opened.admission.answered()
+        opened.admission.answered(trained)
         return frame
 
     # -- the end --------------------------------------------------------------------------------------
@@ -257,8 +262,10 @@ class SiteRun:
             self._lock.release()
 
 
-def finish_run(folder: SiteFolder, run: str, reason: str) -> None:
+def finish_run(folder: SiteFolder, run: str, reason: str, *, now: Callable[[], datetime] = utc_now) -> None:
     """End a run at the site: its account is closed, its keys and replies are deleted. Twice is once.
+
+    What is to be signed of the model that came of it is kept before.
 
     A SiteRun of it must be closed before.
     """
@@ -268,4 +275,20 @@ def finish_run(folder: SiteFolder, run: str, reason: str) -> None:
         plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=None if known is None else known.units))
     if decision is not None and decision.data:
         close_account(DataRegistry(folder).ledger(decision.data), run)
+    if known is not None and known.model:
+        _keep_participation(folder, run, known.model, now)
     shutil.rmtree(folder.path / "runs" / run, ignore_errors=True)
+
+
+def _keep_participation(folder: SiteFolder, run: str, model: str, now: Callable[[], datetime]) -> None:
+    """Note what the site signs of the run's model; nothing for a run that it was never ready for."""
+    if not (folder.path / "runs" / run / _STATE).exists():
+        return
+    rounds = None
+    if not PlanStore(folder).plan(run).privacy.hides_participation:
+        store = FileStore(folder.path / "runs" / run / _STATE)
+        try:
+            rounds = answered_rounds(store)
+        finally:
+            store.close()
+    keep_participation(folder, run, model, rounds, now())
