@@ -230,7 +230,7 @@ def round_seconds(client: Any, number: int) -> list[float]:
     times: list[float] = []
     after = 0
     while found := client.ask("GET", f"/runs/{number}/events", after=after)["events"]:
-        times += [datetime.fromisoformat(one["at"]).timestamp() for one in found if one["kind"] == "run-round"]
+        times += [datetime.fromisoformat(one["at"]).timestamp() for one in found if one["kind"] == "round.done"]
         after = found[-1]["id"]
     return [later - sooner for sooner, later in pairwise(times)]
 

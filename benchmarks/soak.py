@@ -302,7 +302,7 @@ class Soak:
         told, after = list[int](), 0
         client = self.stage.client()
         while found := client.ask("GET", f"/runs/{number}/events", after=after)["events"]:
-            told += [one["detail"]["round"] for one in found if one["kind"] == "run-round"]
+            told += [one["detail"]["round"] for one in found if one["kind"] == "round.done"]
             after = found[-1]["id"]
         return told
 

@@ -109,11 +109,11 @@ class _Server:
             https_port = await self._listener.start(settings.bind, settings.https_port)
             stack.push_async_callback(self._listener.stop)
             self._spawn(self._keep_house())
-            self._events.add("server-started", now=utc_now(), subject=settings.name)
+            self._events.add("server.started", now=utc_now(), subject=settings.name)
             self._log.info("listening", address=settings.bind, https_port=https_port, grpc_port=grpc_port)
             await stopped.wait()
             self._log.info("stopping")
-        self._events.add("server-stopped", now=utc_now(), subject=settings.name)
+        self._events.add("server.stopped", now=utc_now(), subject=settings.name)
 
     # -- what sites say, and are told -----------------------------------------------------------------
 

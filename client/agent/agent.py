@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from wardround.client.agent.offer import check_run_name, decode_offer
-from wardround.client.agent.plan_store import Outcome, PlanStore, RunState, Verdict
+from wardround.client.agent.plan_store import DamagedError, Outcome, PlanStore, RunState, Verdict
 from wardround.client.agent.signed_call import check_call, error_reply
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.clock import utc_now
@@ -29,6 +29,8 @@ _log = logging.getLogger("wardround")
 _ASK_AGAIN = timedelta(hours=1)
 """How long an answer to a renewal is waited for."""
 _JOIN_S = 5.0
+_MOST_SMALL_BYTES = 1 << 26
+"""Of all that comes with a call but its model."""
 
 
 class Run(Protocol):
@@ -84,6 +86,9 @@ class Agent:
         self._threads: list[threading.Thread] = []
         self._told: dict[str, str] = {}
         self._ended: set[str] = set()
+        self._left: list[tuple[str, Run | None, str]] = []
+        """Runs that have ended, and why, of which something could not be taken away yet."""
+        self._sizes: dict[str, int] = {}
         self._stopping = False
         self._asked: datetime | None = None
 
@@ -100,19 +105,42 @@ class Agent:
         except RemoteError as error:
             _log.warning("a call was refused: %s", error)
             return Reply(fault=Fault.REFUSED, reason=plain_text(str(error)))
+        refusal = self._refusal(call.run)
+        if refusal is not None:
+            return error_reply(self._key, digest, LocalError(refusal[1]), refusal[0])
         try:
-            run = self._approved(call.run)
-        except WardroundError as error:
-            over = call.run in self._ended
-            return error_reply(self._key, digest, error, Fault.REFUSED if over else Fault.NOT_READY)
+            run = self._made(call.run)
+        except LocalError as error:  # in this moment
+            return error_reply(self._key, digest, error, Fault.NOT_READY if self._stopping else Fault.REFUSED)
         try:
             return run.answer(call, digest)
         except Exception:
             _log.exception("a call failed; this is a bug", extra={"run": call.run})
             return error_reply(self._key, digest, LocalError("the site failed; its own log says why"))
 
+    def room(self, run: str, small_bytes: int, model_bytes: int) -> Reply | None:
+        """The reply to a call of which nothing is even received; None where there is room for it.
+
+        Its signature can be checked once it is whole, so until then it has what an approval gives it, and no more: a
+        model of the size that was offered. Such a reply is not signed, since it does not know what it would belong to.
+        """
+        refusal = self._refusal(run)
+        if refusal is None:
+            try:
+                size = self._model_bytes(run)
+            except LocalError as error:
+                return Reply(fault=Fault.NOT_READY, reason=self._unreadable(run, error))
+            if small_bytes <= _MOST_SMALL_BYTES and model_bytes in (0, size):
+                return None
+            refusal = Fault.REFUSED, f"expected a model of {size} bytes, as was offered, got {model_bytes}"
+        _log.warning("a call was not received: %s", refusal[1], extra={"run": plain_text(run, 80)})
+        return Reply(fault=refusal[0], reason=refusal[1])
+
     def notice(self, notice: Notice) -> None:
-        """Take a notice; what it asks for is durable on return. What is malformed is logged, and done with."""
+        """Take a notice; what it asks for is durable on return. What is malformed is logged, and done with.
+
+        Raises LocalError for what could not be kept, as on a full disk: the notice is to come again.
+        """
         take = {
             "offer": self._take_offer,
             "ended": self._take_end,
@@ -126,6 +154,8 @@ class Agent:
             take(notice.body)
         except RemoteError as error:
             _log.warning("a notice of kind %s was refused: %s", notice.kind, error)
+        except DamagedError as error:  # it would fail as often as it comes
+            _log.error("a notice of kind %s was not taken: %s", notice.kind, error)
 
     def state(self, attached: bool, reason: str) -> None:
         """Note whether the link is up."""
@@ -137,6 +167,9 @@ class Agent:
 
     def _take_offer(self, body: bytes) -> None:
         offer = decode_offer(body)
+        with self._lock:
+            if offer.run in self._ended:
+                return
         if self._plans.put(offer, self._now()):
             _log.info(
                 "a plan was offered; see it with: wardround client plan show %s", offer.run, extra={"run": offer.run}
@@ -153,7 +186,10 @@ class Agent:
         with self._lock:
             if run in self._ended:
                 return
-            known = self._plans.outcome(run)
+            try:
+                known = self._plans.outcome(run)
+            except DamagedError:
+                known = None
             units = None if known is None else known.units
             self._plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=units))
             self._ended.add(run)
@@ -166,8 +202,10 @@ class Agent:
             if open_run is not None:
                 open_run.close()
             self._finish(run, reason)
-        except WardroundError as error:  # it is tried again after a restart
-            _log.error("what the run kept cannot be taken away: %s", error, extra={"run": run})
+        except WardroundError as error:
+            _log.error("what the run kept cannot be taken away (yet): %s", error, extra={"run": run})
+            with self._lock:
+                self._left.append((run, open_run, reason))
 
     def _take_revocations(self, body: bytes) -> None:
         from wardround.client.agent.revocation_list import RevocationList
@@ -190,7 +228,11 @@ class Agent:
     # -- decisions ------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """See what the administrator has decided since, and do it."""
+        """See what the administrator has decided since, and do it; and what could not be done before."""
+        with self._lock:
+            left, self._left = self._left, []
+        for run, open_run, reason in left:
+            self._finish_run(run, open_run, reason)
         for run in self._plans.names():
             with self._lock:
                 known = run in self._ended or run in self._preparing
@@ -276,21 +318,36 @@ class Agent:
 
     # -- runs -----------------------------------------------------------------------------------------
 
-    def _approved(self, name: str) -> Run:
-        """The run of this name, if it was approved and is ready. Raises WardroundError for any other."""
-        run = check_run_name(name)
-        with self._lock:
-            known = self._runs.get(run)
-            if known is not None and run not in self._preparing:
-                return known
-        outcome = self._plans.outcome(run)
+    def _refusal(self, name: str) -> tuple[Fault, str] | None:
+        """Why nothing is done in a run of this name; None for one that was approved and is ready.
+
+        By what is on the disk now: a denial counts as soon as the command has returned.
+        """
+        try:
+            run = check_run_name(name)
+            decision, outcome = self._plans.decision(run), self._plans.outcome(run)
+        except RemoteError as error:
+            return Fault.REFUSED, str(error)
+        except LocalError as error:
+            return Fault.NOT_READY, self._unreadable(run, error)
         if outcome is not None and outcome.state is RunState.ENDED:
-            with self._lock:
-                self._ended.add(run)
-            raise LocalError(f"run {run}: has ended here")
-        if outcome is None or outcome.state is not RunState.READY:
-            raise LocalError(f"run {run}: is not approved here (yet)")
-        return self._made(run)
+            return Fault.REFUSED, f"run {run}: has ended here"
+        if decision is not None and decision.verdict is Verdict.DENIED:
+            return Fault.REFUSED, f"run {run}: is denied here"
+        if decision is None or outcome is None or outcome.state is not RunState.READY:
+            return Fault.NOT_READY, f"run {run}: is not approved here (yet)"
+        return None
+
+    def _unreadable(self, run: str, error: LocalError) -> str:
+        """What the server is told where the site's own log says why: nothing of this machine."""
+        _log.error("%s", error, extra={"run": run})
+        return "the site cannot read what it has of this run; its own log says why"
+
+    def _model_bytes(self, run: str) -> int:
+        """Of the run's model, as was offered."""
+        if run not in self._sizes:
+            self._sizes[run] = 4 * self._plans.offer(run).size
+        return self._sizes[run]
 
     def _made(self, run: str) -> Run:
         with self._lock:

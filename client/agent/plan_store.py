@@ -28,10 +28,17 @@ from wardround.plain_text import plain_text
 if TYPE_CHECKING:
     from wardround.plan import Plan
 
-__all__ = ["Decision", "Outcome", "PlanStore", "RunState", "StoredOffer", "Verdict"]
+__all__ = ["DamagedError", "Decision", "Outcome", "PlanStore", "RunState", "StoredOffer", "Verdict"]
 
 
-_MOST_UNDECIDED = 1000
+_MOST_UNDECIDED = 100
+"""Offers that wait; with what the link bounds each to (1 MiB), it is what a server can lay down here."""
+_ENDED_KEPT = 100
+"""Of the runs that ended before anybody decided on them."""
+
+
+class DamagedError(LocalError):
+    """A file of a run cannot be read any more: only a person can help."""
 
 
 class Verdict(StrEnum):
@@ -96,7 +103,7 @@ class PlanStore:
     def put(self, offer: Offer, now: datetime) -> bool:
         """Keep an offer; durable on return. False for one that is here already.
 
-        Raises RemoteError for a run that was offered with another plan, model or cohort.
+        Raises RemoteError for a run that was offered with another plan, model or cohort, and where too many wait.
         """
         target = self._path(offer.run)
         stored = StoredOffer(
@@ -116,8 +123,11 @@ class PlanStore:
                     "its name; a changed plan needs a new run"
                 )
             return False
-        if len(self._undecided()) >= _MOST_UNDECIDED:
-            raise RemoteError(f"run {offer.run}: expected at most {_MOST_UNDECIDED} offers that wait for a decision")
+        if self._make_room() >= _MOST_UNDECIDED:
+            raise RemoteError(
+                f"run {offer.run}: expected at most {_MOST_UNDECIDED} offers that wait for a decision, got one more; "
+                "deny some (wardround client plan list, plan deny), then the coordinator must start this run again"
+            )
         temporary = target.with_name(TEMPORARY + target.name)
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -140,9 +150,25 @@ class PlanStore:
             raise LocalError(f"{target}: cannot be written ({error.strerror}); the offer is not kept") from None
         return True
 
-    def _undecided(self) -> list[str]:
-        places = os.scandir(self._folder.folder("plans"))
-        return [one.name for one in places if not os.path.lexists(os.path.join(one.path, "decision.json"))]
+    def _make_room(self) -> int:
+        """How many offers wait for a decision. Of those that ended undecided, all but the newest are deleted."""
+        waiting, ended = 0, list[tuple[int, Path]]()
+        for one in list(os.scandir(self._folder.folder("plans"))):
+            place = Path(one.path)
+            if one.name.startswith(TEMPORARY):  # of a kill
+                shutil.rmtree(place, ignore_errors=True)
+            elif not os.path.lexists(place / "decision.json"):
+                try:
+                    ended.append(((place / "outcome.json").stat().st_mtime_ns, place))
+                except OSError:
+                    waiting += 1
+        for _, place in sorted(ended)[:-_ENDED_KEPT]:
+            try:
+                gone = place.rename(place.with_name(TEMPORARY + place.name))
+            except OSError as error:
+                raise LocalError(f"{place}: cannot be deleted ({error.strerror})") from None
+            shutil.rmtree(gone, ignore_errors=True)
+        return waiting
 
     def knows(self, run: str) -> bool:
         """Whether it was offered."""
@@ -263,8 +289,8 @@ class PlanStore:
     def _write(self, run: str, name: str, table: dict[str, Any]) -> None:
         self._folder.write(f"plans/{check_run_name(run)}/{name}", json.dumps(table, ensure_ascii=False).encode())
 
-    def _damaged(self, run: str, name: str, error: Exception) -> LocalError:
-        return LocalError(f"{self._path(run) / name}: is damaged ({plain_text(str(error))}); restore it from a copy")
+    def _damaged(self, run: str, name: str, error: Exception) -> DamagedError:
+        return DamagedError(f"{self._path(run) / name}: is damaged ({plain_text(str(error))}); restore it from a copy")
 
 
 def _write_new(path: Path, data: bytes) -> None:

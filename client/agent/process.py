@@ -64,7 +64,9 @@ def serve(
 
         run_agent(
             folder,
-            lambda agent: Connection(folder.facts.target, tls, agent, software=f"wardround {__version__}"),
+            lambda agent: Connection(
+                folder.facts.target, tls, agent, software=f"wardround {__version__}", room=agent.room
+            ),
             jobs=lambda: _jobs(folder, job_python, allow_unconfined),
             renewal=Renewal(folder, fraction=secrets.SystemRandom().random()),
             stop=stop,

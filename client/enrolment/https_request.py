@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.client.enrolment.exit_codes import JoinError, JoinExit
-from wardround.client.enrolment.proxy import Proxy
+from wardround.client.proxy import Proxy
 from wardround.plain_text import plain_text
 
 __all__ = ["HttpsAnswer", "request", "trusting", "unverified"]

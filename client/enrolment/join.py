@@ -22,8 +22,8 @@ from wardround import __version__
 from wardround.client.agent.site_folder import SiteFacts
 from wardround.client.enrolment.exit_codes import JoinError, JoinExit
 from wardround.client.enrolment.https_request import HttpsAnswer, request, trusting, unverified
-from wardround.client.enrolment.proxy import Proxy, proxy_for
 from wardround.client.enrolment.site_files import SiteFiles
+from wardround.client.proxy import Proxy, proxy_for
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority, site_name
@@ -90,7 +90,7 @@ def join(
     except ValueError as error:
         raise JoinError(JoinExit.NAME, str(error)) from None
     try:
-        proxy = proxy_for(host_and_port(invited.url)[0], os.environ if environment is None else environment)
+        proxy = proxy_for(*host_and_port(invited.url), os.environ if environment is None else environment)
     except LocalError as error:
         raise JoinError(JoinExit.PROXY, str(error)) from None
     server = _Server(invited, proxy, now, timeout_s)

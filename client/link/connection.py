@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Protocol
 
-from wardround.client.link.proxy import proxy_for, split_target
 from wardround.client.link.retry import retry_delay_s
 from wardround.client.link.session import Called, Event, Session
+from wardround.client.link.target import split_target
+from wardround.client.proxy import proxy_for
 from wardround.clock import utc_now
 from wardround.errors import RemoteError, WardroundError
 from wardround.link import link_pb2 as pb
@@ -45,7 +46,12 @@ class Handler(Protocol):
         ...
 
     def notice(self, notice: Notice) -> None:
-        """Keep it: durable on return. Raises RemoteError for one that is not in order: it does not come again."""
+        """Keep it: durable on return. Raises RemoteError for one that is not in order: it does not come again.
+
+        LocalError and OSError, as on a full disk, end the link: the notice comes again with the next one, which is
+        opened a little later each time. Any other error is a bug: it is logged, and the notice does not come again,
+        since it would fail again and keep all others off.
+        """
         ...
 
     def state(self, attached: bool, reason: str) -> None:
@@ -53,11 +59,15 @@ class Handler(Protocol):
         ...
 
 
+def _for_all(run: str, small_bytes: int, model_bytes: int) -> Reply | None:
+    return None
+
+
 class Connection:
     """The link to the server at `target` (host:port), for the life of the agent.
 
-    `tls` is asked at each attempt, so that a renewed certificate is used. `allocate(run, size)` gives the memory that a
-    call's model is received into. `random`, `sleep` (seconds) and `clock` are for tests.
+    `tls` is asked at each attempt, so that a renewed certificate is used. `room` says what is not even received, see
+    `Session`: it must be quick. `random`, `sleep` (seconds) and `clock` are for tests.
     """
 
     def __init__(
@@ -68,7 +78,7 @@ class Connection:
         *,
         software: str,
         limits: Limits | None = None,
-        allocate: Callable[[str, int], memoryview] | None = None,
+        room: Callable[[str, int, int], Reply | None] = _for_all,
         random: Callable[[], float] | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], datetime] = utc_now,
@@ -78,7 +88,7 @@ class Connection:
         self._target, self._tls, self._handler, self._software = target, tls, handler, software
         self._limits, self._clock, self._sleep = limits or Limits(), clock, sleep
         self._random = random or secrets.SystemRandom().random
-        self._session = Session(self._limits, allocate or _in_memory, os.urandom)
+        self._session = Session(self._limits, _in_memory, os.urandom, room)
         self._changed = threading.Condition()
         """Guards all below and the session, and says that there may be something to send."""
         self._stream: grpc.Call | None = None
@@ -197,6 +207,10 @@ class Connection:
             self._handler.notice(event.notice)
         except RemoteError as error:
             _log.warning("link: the server's notice %r is ignored: %s", plain_text(event.notice.kind, 40), error)
+        except (WardroundError, OSError):
+            raise
+        except Exception:
+            _log.exception("link: the notice %r failed; this is a bug", plain_text(event.notice.kind, 40))
         with self._changed:
             self._session.noted(event.id)
             self._changed.notify_all()
@@ -235,7 +249,7 @@ class Connection:
 
     def _options(self) -> list[tuple[str, object]]:
         """Of the channel. The proxy is found here: gRPC itself knows neither HTTPS_PROXY in capitals nor CIDR."""
-        limits, proxy = self._limits, proxy_for(self._target, os.environ)
+        limits, proxy = self._limits, proxy_for(*split_target(self._target), os.environ)
         return [
             ("grpc.max_receive_message_length", limits.most_frame_bytes),
             ("grpc.max_send_message_length", limits.most_frame_bytes),
@@ -245,7 +259,7 @@ class Connection:
             ("grpc.enable_retries", 0),
             ("grpc.use_local_subchannel_pool", 1),  # a new connection for a new stream, with the certificate of now
             ("grpc.enable_http_proxy", int(proxy is not None)),
-            *([("grpc.http_proxy", proxy)] if proxy is not None else []),
+            *([("grpc.http_proxy", proxy.url)] if proxy is not None else []),
         ]
 
 

@@ -55,14 +55,22 @@ class _Open:
 
 
 class Session:
-    """What the agent is asked by its server. `allocate(run, size)` gives the memory that a model is received into."""
+    """What the agent is asked by its server. `allocate(run, size)` gives the memory that a model is received into.
 
-    __slots__ = ("_allocate", "_calls", "_forgotten", "_limits", "_noted", "_noticing", "_outbox", "_random")
+    `room(run, small, model)` is asked before anything of a call is received that is not in its heading, with the bytes
+    of its model and of the rest: it gives the reply to a call that is not wanted, None for one that is.
+    """
+
+    __slots__ = ("_allocate", "_calls", "_forgotten", "_limits", "_noted", "_noticing", "_outbox", "_random", "_room")
 
     def __init__(
-        self, limits: Limits, allocate: Callable[[str, int], memoryview], random: Callable[[int], bytes]
+        self,
+        limits: Limits,
+        allocate: Callable[[str, int], memoryview],
+        random: Callable[[int], bytes],
+        room: Callable[[str, int, int], Reply | None] = lambda run, small_bytes, model_bytes: None,
     ) -> None:
-        self._limits, self._allocate, self._random = limits, allocate, random
+        self._limits, self._allocate, self._random, self._room = limits, allocate, random, room
         self._calls: dict[int, _Open] = {}
         self._outbox = Outbox(limits.most_notices)
         self._noticing: int | None = None
@@ -149,6 +157,10 @@ class Session:
                 raise RemoteError(f"link: expected at most {self._limits.most_calls} open calls, got one more")
             read_call(heading, [memoryview(b"")] * len(sizes))  # whether it is one, before anything is allocated
             one = self._calls[id] = _Open(heading=heading, parts=[])
+            refusal = None if payload is not None else self._room(heading.run, sum(sizes[:3]), sum(sizes[3:]))
+            if refusal is not None:
+                self.answer(id, refusal)
+                return []
             try:
                 self._make_room(one, sizes)
             except WardroundError as error:

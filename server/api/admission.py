@@ -51,6 +51,9 @@ class Admission:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # nobody between may take another end of the body for the right one (RFC 9112, section 6.1)
+            return await _refuse(send, 400, "expected a Content-Length or a Transfer-Encoding, got both")
         route = self._route(scope)
         if route is None:  # no handler will run: the app says 404 or 405
             return await self._app(scope, _no_body, send)
@@ -138,7 +141,7 @@ async def _refuse(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status in (408, 413):
+    if status in (400, 408, 413):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

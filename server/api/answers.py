@@ -1,11 +1,14 @@
 """What every answer has in common: its form, the words for a refusal, and the headers."""
 
+import math
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-__all__ = ["Digest", "Form", "Name", "Problem", "Refusal", "file_of", "refusals"]
+__all__ = ["Digest", "Form", "Name", "Problem", "Refusal", "file_of", "refusals", "retry_after"]
 
 _MEANINGS = {
     400: "The request is malformed.",
@@ -16,7 +19,7 @@ _MEANINGS = {
     409: "It does not fit what is there.",
     413: "The body is too large.",
     422: "A value is refused.",
-    429: "Too many failed attempts; try again later.",
+    429: "Too many attempts; try again after the time in `Retry-After`.",
     500: "A failure of the server, which is in its log.",
     503: "The server is busy.",
 }
@@ -41,8 +44,13 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class Refusal(HTTPException):
     """Ends a request with `status` and one line."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status, text)
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, text, headers)
+
+
+def retry_after(wait: timedelta) -> dict[str, str]:
+    """The header that says so, in seconds."""
+    return {"retry-after": str(max(1, math.ceil(wait.total_seconds())))}
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

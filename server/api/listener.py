@@ -6,13 +6,13 @@ then, hold back each other and not who asks for something.
 """
 
 import asyncio
-import contextlib
 import errno
+import logging
 import os
 import socket
 import ssl
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -29,6 +29,8 @@ from wardround.server.api.json_log import Log, json_log
 __all__ = ["HttpsLimits", "HttpsListener", "tls_context"]
 
 _BACKLOG = 512
+_UNHEARD = logging.Logger("uvicorn", logging.CRITICAL + 1)
+"""uvicorn has a line for each malformed request, without end; they are counted here. Failures are in `RequestLog`'s."""
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -81,6 +83,8 @@ class HttpsListener:
         self._served: ServerTls | None = None
         self._context: ssl.SSLContext | None = None
         self._pushed_out = 0
+        self._refused: Counter[str] = Counter()
+        self._refused_last = ""
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port. OSError where that is impossible."""
@@ -124,7 +128,7 @@ class HttpsListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                taken, _ = await loop.sock_accept(listening)
+                taken, peer = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno in _OUT_OF_FILES and not self._push_out():
                     await asyncio.sleep(0.1)
@@ -132,13 +136,13 @@ class HttpsListener:
             if len(self._handshakes) + len(self._state.connections) >= self.limits.connections and not self._push_out():
                 taken.close()  # every place is at work
                 continue
-            task = loop.create_task(self._shake_hands(taken))
+            task = loop.create_task(self._shake_hands(taken, peer[0]))
             self._handshakes.add(task)
             self._quiet[task] = loop.time()
             task.add_done_callback(self._shaken)
 
-    async def _shake_hands(self, taken: socket.socket) -> None:
-        with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
+    async def _shake_hands(self, taken: socket.socket, address: str) -> None:
+        try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: _Connection(self, self._config, self._state),
                 taken,
@@ -146,6 +150,10 @@ class HttpsListener:
                 ssl_handshake_timeout=self.limits.handshake_s,
                 ssl_shutdown_timeout=5.0,
             )
+        except ssl.SSLError as error:
+            self.refused(address, error.reason or type(error).__name__)
+        except OSError as error:  # a timeout is one, too
+            self.refused(address, type(error).__name__)
 
     def _shaken(self, task: asyncio.Task[None]) -> None:
         self._handshakes.discard(task)
@@ -185,6 +193,11 @@ class HttpsListener:
         else:
             self._stuck.pop(connection, None)
 
+    def refused(self, address: str, reason: str) -> None:
+        """A connection from `address` ended in its handshake, or with what is no request; it is told in the log."""
+        self._refused[reason] += 1
+        self._refused_last = address
+
     def gone(self, connection: "_Connection") -> None:
         """The connection has ended."""
         self._quiet.pop(connection, None)
@@ -206,6 +219,11 @@ class HttpsListener:
             if self._pushed_out:
                 self._log.warning("https port is full", pushed_out=self._pushed_out)
                 self._pushed_out = 0
+            if self._refused:  # one line, however many they are
+                self._log.info(
+                    "https refused", count=self._refused.total(), why=dict(self._refused), last_from=self._refused_last
+                )
+                self._refused.clear()
 
     def _tick(self) -> None:
         date = formatdate(time.time(), usegmt=True).encode()
@@ -224,6 +242,7 @@ class _Connection(H11Protocol):
     def __init__(self, listener: HttpsListener, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {})
         self._listener = listener
+        self.logger = _UNHEARD
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -243,6 +262,10 @@ class _Connection(H11Protocol):
         super().on_response_complete()
         if self.cycle is before:  # else the next request was there already
             self._listener.quiet(self)
+
+    def send_400_response(self, msg: str) -> None:
+        self._listener.refused(self.client[0] if self.client else "", "MALFORMED")
+        super().send_400_response(msg)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,16 +1,32 @@
 """Logging in and out. A session is a token of 256 bits that its holder alone has; the server keeps its SHA-256.
 
 A session ends 12 hours after the login, or after an hour without use.
+
+Failed logins are counted so that passwords are not guessed and yet nobody keeps an account's owner out by failing:
+
+- from a network, 10 in 15 minutes, for whatever names;
+- for a name, 100 in 15 minutes, but only those from networks where this account has not logged in for 30 days. Whoever
+  uses these hundred up keeps out other strangers alone.
+
+So for an account there are at most 100 guesses in 15 minutes, and 10 from each of the 20 networks at most that it is
+known in, and from the server's own machine. What one password costs to verify is spent for strangers one at a time, and
+apart from that for those from known networks, so that the former do not make the latter wait.
 """
 
 import base64
 import hashlib
+import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Self
 
-from wardround.server.api.answers import Refusal
+from wardround.server.api.answers import Refusal, retry_after
 from wardround.server.api.attempts import Attempts, Limit
+from wardround.server.api.known_networks import KnownNetworks
+from wardround.server.api.network import network_of
 from wardround.server.api.passwords import Passwords, account_name
 from wardround.server.api.services import Services
 from wardround.server.state.accounts import Account
@@ -23,9 +39,11 @@ IDLE = timedelta(hours=1)
 _TOKEN_BYTES = 32
 _MOST_TOKEN = 128
 _NOTED_EVERY = timedelta(minutes=1)
-_FROM_ADDRESS = Limit(most=10)
-_FOR_ACCOUNT = Limit(most=100)
-_WAITING = 16  # logins that wait for their turn; each holds a thread
+_FROM_NETWORK = Limit(most=10)
+_FOR_NAME = Limit(most=100)
+_NOTED = Limit(most=10)
+"""Failures for one account that are written to the timeline, so that strangers do not fill the disk."""
+_WAITING = 8  # logins that wait for their turn, of strangers and of the known each; each holds a thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,42 +60,56 @@ class Login:
 
     def __init__(self, services: Services, passwords: Passwords | None = None) -> None:
         self._services, self._passwords = services, passwords or Passwords()
-        self._attempts = Attempts()
-        self._places = threading.BoundedSemaphore(_WAITING)
+        self._networks = KnownNetworks(services.settings)
+        self._of_known, self._of_strangers, self._of_names = Attempts(), Attempts(), Attempts()
+        self._of_nobodies = (
+            Attempts()
+        )  # names that nobody has: strangers make them up, and the others are not forgotten
+        self._noted = Attempts()
+        self._known, self._strangers = _Queue(), _Queue()
 
     def begin(self, name: str, password: str, address: str) -> LoggedIn:
         """A session for who knows the password.
 
-        Refusal 401 for a wrong name or password, which take the same time and answer, 429 after 10 failures from an
-        address or 100 for an account in 15 minutes, 503 where too many log in at once.
+        Refusal 401 for a wrong name or password, which take the same time and answer, 429 after too many failures, and
+        503 where too many log in at once.
         """
         services, now = self._services, self._services.clock()
         try:
             name = account_name(name)
         except ValueError:
             name = ""
-        keys = ((f"address {address}", _FROM_ADDRESS), (f"account {name}", _FOR_ACCOUNT))
-        if not self._places.acquire(blocking=False):
-            raise Refusal(503, "too many are logging in; try again")
-        try:
-            if not self._attempts.begin(keys, now):
-                raise Refusal(429, "too many failed logins; try again in 15 minutes")
-            account = services.accounts.named(name) if name else None
+        network = network_of(address)
+        account = services.accounts.named(name) if name else None
+        known = self._networks.has(account.id if account is not None else "", network, now) and account is not None
+        with (self._known if known else self._strangers).place() as queue:
+            self._count(name, account, network, known, now)
             usable = account is not None and account.disabled is None
-            if not self._passwords.matches(account.password_hash if account and usable else None, password):
-                if account is not None:  # names that nobody has could be written without end
-                    services.events.add("account.login_failed", now=now, subject=name, detail={"from": address})
-                raise Refusal(401, "expected a name and its password, got others")
-        finally:
-            self._places.release()
-        assert account is not None  # noqa: S101 (nobody's password never matches)
-        self._attempts.succeeded(key for key, _ in keys)
+            with queue.turn:
+                right = self._passwords.matches(account.password_hash if account and usable else None, password)
+        if account is None or not right:
+            if account is not None and self._noted.begin([(account.id, _NOTED)], now) is None:
+                services.events.add("account.login_failed", now=now, subject=name, detail={"from": address})
+            raise Refusal(401, "expected a name and its password, got others")
+        (self._of_known if known else self._of_strangers).take_back(network)
+        if not known:
+            self._of_names.take_back(name)
+        self._networks.note(account.id, network, now)
         token = services.random(_TOKEN_BYTES)
         text = base64.urlsafe_b64encode(token).decode().rstrip("=")
         services.sessions.tidy(now)
         services.sessions.add(hash_of_token(text), account_id=account.id, now=now, expires=now + LIFETIME)
         services.events.add("account.login", now=now, subject=account.name, who=account.name, detail={"from": address})
         return LoggedIn(token=text, expires=now + LIFETIME, account=account)
+
+    def _count(self, name: str, account: Account | None, network: str, known: bool, now: datetime) -> None:
+        """Count an attempt as a failure. Refusal 429 where it is one too many."""
+        wait = (self._of_known if known else self._of_strangers).begin([(network, _FROM_NETWORK)], now)
+        if wait is None and not known:
+            wait = (self._of_names if account is not None else self._of_nobodies).begin([(name, _FOR_NAME)], now)
+        if wait is not None:
+            minutes = math.ceil(wait / timedelta(minutes=1))
+            raise Refusal(429, f"too many failed logins; try again in {minutes} minutes", retry_after(wait))
 
     def find(self, token: str) -> Session | None:
         """The session of a token, if it may be used; it is now used."""
@@ -94,6 +126,24 @@ class Login:
         services, name = self._services, session.account.name
         services.sessions.end(session.token_hash)
         services.events.add("account.logout", now=services.clock(), subject=name, who=name)
+
+
+class _Queue:
+    """Logins that wait for each other: `turn` is one's at a time."""
+
+    def __init__(self) -> None:
+        self._places = threading.BoundedSemaphore(_WAITING)
+        self.turn = threading.Lock()
+
+    @contextmanager
+    def place(self) -> Iterator[Self]:
+        """A place in it. Refusal 503 where there is none."""
+        if not self._places.acquire(blocking=False):
+            raise Refusal(503, "too many are logging in; try again")
+        try:
+            yield self
+        finally:
+            self._places.release()
 
 
 def hash_of_token(token: str) -> bytes:

@@ -10,6 +10,7 @@ from wardround.server.api.json_log import Log, where_raised
 
 __all__ = ["RequestLog"]
 
+_MOST_LINES, _WINDOW_S = 300, 60.0
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -24,13 +25,16 @@ _HEADERS = (
 class RequestLog:
     """The outermost layer. Logs the route (not the path, which has names in it), the account, the status and the time.
 
-    `counted` is told the route, the status and the seconds. What no layer below foresaw is answered with 500.
+    Of requests without a session 300 a minute have a line, so that strangers do not fill the disk; how many had none is
+    said. `counted` is told the route, the status and the seconds of all. What no layer below foresaw is answered with
+    500.
     """
 
     def __init__(
         self, app: ASGIApp, *, log: Log, random: Callable[[int], bytes], counted: Callable[[str, int, float], None]
     ) -> None:
         self._app, self._log, self._random, self._counted = app, log, random, counted
+        self._window, self._lines = 0.0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,10 +77,20 @@ class RequestLog:
                 "ms": round(1000 * seconds),
             }
             self._counted(route, status, seconds)
-            if failure is None:
-                self._log.info("request", **values)
-            else:
+            if failure is not None:
                 self._log.error("request", **values, error=type(failure).__name__, where=where_raised(failure))
+            elif session is not None or self._has_room():
+                self._log.info("request", **values)
+
+    def _has_room(self) -> bool:
+        """Whether a request without a session has a line."""
+        now = time.monotonic()
+        if now - self._window >= _WINDOW_S:
+            if self._lines > _MOST_LINES:
+                self._log.warning("requests without a line", left_out=self._lines - _MOST_LINES)
+            self._window, self._lines = now, 0
+        self._lines += 1
+        return self._lines <= _MOST_LINES
 
 
 class _CutOffError(Exception):

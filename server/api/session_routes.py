@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints
 from wardround import __version__
 from wardround.server.api.admission import session_of
 from wardround.server.api.answers import Form, Name, refusals
+from wardround.server.api.enrolment_limit import EnrolmentLimit
 from wardround.server.api.login import Login
 from wardround.server.api.passwords import MOST_LETTERS
 from wardround.server.api.services import Services
@@ -79,6 +80,7 @@ class Status(Form):
 
 def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
     """The routes on sessions, `health`, `authority`, `join` and `status`."""
+    limit = EnrolmentLimit()
 
     @app.get("/api/v1/health", responses=refusals(), tags=["public"])
     def health() -> Health:
@@ -93,12 +95,15 @@ def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
     @app.post(
         "/api/v1/join",
         response_model=Joined,
-        responses=refusals() | {one: {"model": JoinProblem} for one in (400, 403, 409, 410)},
+        responses=refusals() | {one: {"model": JoinProblem} for one in (400, 403, 409, 410, 429)},
         tags=["public"],
         openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
     )
     async def join(request: Request) -> Response:
         """Let a site join: it has a token that was given to it, and keys of its own. See docs/enrolment.md."""
+        refusal = limit.refusal(_address(request), services.clock())
+        if refusal is not None:
+            return refusal
         try:
             body = json.loads(await request.body())
         except (ValueError, RecursionError):
@@ -109,8 +114,7 @@ def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
     @app.post("/api/v1/session", responses=refusals(401, 429), tags=["session"])
     def log_in(body: Credentials, request: Request) -> Token:
         """Log in."""
-        address = request.client.host if request.client else ""
-        made = login.begin(body.name, body.password, address)
+        made = login.begin(body.name, body.password, _address(request))
         who = Who(name=made.account.name, role=made.account.role)
         return Token(token=made.token, expires=made.expires, account=who)
 
@@ -142,3 +146,7 @@ def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
             present=len(active & services.presence.present()),
             runs=states,
         )
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""

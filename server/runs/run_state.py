@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from wardround.errors import LocalError
 
-__all__ = ["ENDED", "RunEvent", "RunState", "after", "before"]
+__all__ = ["ENDED", "END_EVENTS", "RunEvent", "RunState", "after", "before"]
 
 
 class RunState(StrEnum):
@@ -35,7 +35,7 @@ class RunEvent(StrEnum):
     STARTED = "started"
     PAUSED = "paused"
     RESUMED = "resumed"
-    STOP = "stop"
+    STOP = "stopped"
     """A person stops it."""
     HALTED = "halted"
     """Its worker has stopped, as a person wanted."""
@@ -65,6 +65,9 @@ _TABLE: Mapping[tuple[RunState, RunEvent], RunState] = {
     (RunState.STOPPING, RunEvent.FINISHED): RunState.FINISHED,  # it was faster
     (RunState.STOPPING, RunEvent.FAILED): RunState.FAILED,
 }
+
+END_EVENTS = frozenset(event for (_, event), state in _TABLE.items() if state in ENDED)
+"""What may end a run."""
 
 
 def after(state: RunState, event: RunEvent) -> RunState:

@@ -2,15 +2,12 @@
 
 What is decided is in the database before anything is done about it, so that a server that was killed goes on with
 `open`: it asks again who has not decided, starts the workers of what was running, and tells sites of ends that they
-have not acknowledged.
+do not know.
 """
 
 import asyncio
-import hashlib
-import json
 import logging
 import sys
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,17 +15,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wardround.clock import utc_now
-from wardround.errors import LocalError, RemoteError, WardroundError
-from wardround.link.messages import MAX_NOTICE_BYTES, Call, Notice, Reply
-from wardround.link.signing_inputs import approval_bytes
+from wardround.errors import LocalError, WardroundError
+from wardround.link.messages import Call, Notice, Reply
 from wardround.orders import SiteId
 from wardround.plain_text import plain_text
 from wardround.plan import Plan, parse_plan
 from wardround.server.runs.deployable import check_deployable, check_sites
+from wardround.server.runs.ends import Ends
+from wardround.server.runs.offers import Offers
 from wardround.server.runs.round_event import round_event
-from wardround.server.runs.run_state import ENDED, RunEvent, RunState, after
-from wardround.server.runs.worker_messages import Ended, RunPart, Start, unb64
+from wardround.server.runs.run_state import RunEvent, RunState, after
+from wardround.server.runs.telling import Telling
+from wardround.server.runs.worker_messages import Ended
 from wardround.server.runs.worker_process import WorkerProcess
+from wardround.server.runs.worker_start import WorkerStarts, code_files
 from wardround.server.state.database import Database
 from wardround.server.state.events import Events
 from wardround.server.state.first_models import FirstModels
@@ -38,18 +38,15 @@ from wardround.server.state.models import Models
 from wardround.server.state.plans import Plans
 from wardround.server.state.run_sites import RunSites, Verdict
 from wardround.server.state.runs import Run, Runs
-from wardround.server.state.settings import Settings
 from wardround.server.state.sites import Sites, SiteState
 from wardround.server.state.vault import Vault
-from wardround.signing_key import check_signature, fingerprint_of
+from wardround.signing_key import fingerprint_of
 
 __all__ = ["Progress", "SiteCalls", "Supervisor"]
 
 _MOST_CRASHES = 5
 """In a row, without a round between them: then a run has failed."""
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.5, 30.0
-_UNTOLD = "runs.untold"
-"""Ends of runs that sites have not acknowledged: JSON, [run, site, state] each."""
 _MOST_REASON = 500
 _log = logging.getLogger("wardround")
 
@@ -118,14 +115,16 @@ class Supervisor:
         python: str = sys.executable,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._hub, self._folder, self._keyring, self._database = hub, folder, keyring, database
-        self._newest, self._clock, self._python, self._sleep = revocations, clock, python, sleep
+        self._hub, self._database = hub, database
+        self._clock, self._python, self._sleep = clock, python, sleep
         self._runs, self._run_sites, self._sites = Runs(database), RunSites(database), Sites(database)
         self._plans = Plans(database, Vault(keyring.data_key))
-        self._first, self._models = FirstModels(database), Models(database)
-        self._events, self._settings = Events(database), Settings(database)
+        self._first, self._models, self._events = FirstModels(database), Models(database), Events(database)
+        self._telling, server = Telling(), fingerprint_of(keyring.signing.public)
+        self._offers = Offers(database, self._plans, hub, self._telling, server=server, clock=clock)
+        self._ends = Ends(database, hub, self._telling)
+        self._starts = WorkerStarts(folder, keyring, database, self._plans, revocations=revocations)
         self._work: dict[str, _Work] = {}
-        self._telling: dict[tuple[str, SiteId, str], asyncio.Task[None]] = {}
         self._settling = asyncio.Lock()
         self._closing = False
 
@@ -138,13 +137,12 @@ class Supervisor:
                 await self._go_on(run)
             except WardroundError as error:
                 _log.error("run %d: cannot go on: %s", run.number, error)
-        for run_id, site, state in self._untold():
-            self._tell_end(run_id, site, state)
+        self._ends.tell_all()
 
     async def _go_on(self, run: Run) -> None:
         if run.state == RunState.WAITING:
-            if self._was_offered(run):
-                await self._ask(run)
+            if self._offers.made(run.id):
+                self._offers.ask(run)
                 await self._settle(run.id)
         elif run.state == RunState.STOPPING:
             await self._end(run.id, RunEvent.HALTED, "stopped by a person")
@@ -160,11 +158,8 @@ class Supervisor:
                 work.worker.cut()
             else:
                 work.task.cancel()
-        for task in self._telling.values():
-            task.cancel()
-        await asyncio.gather(*(work.task for work in works), *self._telling.values(), return_exceptions=True)
+        await asyncio.gather(*(work.task for work in works), self._telling.close(), return_exceptions=True)
         self._work.clear()
-        self._telling.clear()
 
     # -- what people want -------------------------------------------------------------------------
 
@@ -185,10 +180,10 @@ class Supervisor:
                 raise LocalError(f"run {run.number}: {site} {refused}; name other sites")
         if self._first.get(run.plan_digest) is None:
             raise LocalError(f"run {run.number}: expected a first model of its plan, got none; upload it with the plan")
-        self._offer(run)  # raises for one that is too large
-        if not self._was_offered(run):
-            await self._note("run-offered", run_id, detail={"sites": sites})
-        await self._ask(run)
+        self._offers.notice(run)  # raises for one that is too large
+        if not self._offers.made(run_id):
+            await asyncio.to_thread(self._offers.make, run)
+        self._offers.ask(run)
 
     async def pause(self, run_id: str) -> None:
         """Pause a run after the round at work. Raises LocalError for one that is not running."""
@@ -244,45 +239,18 @@ class Supervisor:
 
         A site decides once about a run: the same again, and anything later, changes nothing.
         """
-        body = _approval(notice)
-        run_id, verdict = body["run"], body["verdict"]
-        run, known, asked = self._runs.get(run_id), self._sites.get(site), self._run_sites.get(run_id, site)
-        if run is None or known is None or asked is None:
-            raise RemoteError(f"{site}: expected a decision about a run that it was asked about, got one of another")
-        if body["plan_digest"] != run.plan_digest:
-            raise RemoteError(
-                f"{site}: expected a decision about run {run.number} and its plan, got one of another plan"
-            )
-        signed = approval_bytes(run_id, run.plan_digest, verdict.value)
-        check_signature(known.signing_public, body["signature"], signed, site)
+        run, approval = self._offers.checked(site, notice)
         if run.state != RunState.WAITING:
             return
-        await asyncio.to_thread(self._decide, run, site, body)
-        if (task := self._telling.pop((run_id, site, "offer"), None)) is not None:
-            task.cancel()
-        await self._settle(run_id)
+        await asyncio.to_thread(self._offers.decide, site, approval)
+        self._offers.withdraw(run.id, site)
+        await self._settle(run.id)
 
     async def renewed(self, revocations: bytes) -> None:
         """Hand a newer revocation list, DER, to the workers."""
         for work in list(self._work.values()):
             if work.worker is not None:
                 await work.worker.renew(revocations)
-
-    def _decide(self, run: Run, site: SiteId, body: Mapping[str, Any]) -> None:
-        verdict, now = body["verdict"], self._clock()
-        with self._database.transaction():
-            new = self._run_sites.decide(
-                run.id,
-                site,
-                verdict,
-                reason=body["reason"],
-                units=body["units"],
-                signature=body["signature"],
-                now=now,
-            )
-            if new:
-                detail = {"reason": body["reason"], "units": body["units"]}
-                self._events.add(f"site-{verdict}", now=now, subject=site, run_id=run.id, who=site, detail=detail)
 
     async def _settle(self, run_id: str) -> None:
         """Start a run that all have approved; end one that somebody has denied."""
@@ -347,7 +315,7 @@ class Supervisor:
     async def _worked(self, run_id: str, work: _Work) -> bool:
         """Run one worker; whether another may have to follow."""
         try:
-            start = await asyncio.to_thread(self._start_of, run_id)
+            start = await asyncio.to_thread(self._starts.of, self._run(run_id))
         except WardroundError as error:
             await self._end(run_id, RunEvent.FAILED, str(error))
             return False
@@ -396,8 +364,10 @@ class Supervisor:
             await self._end(run_id, RunEvent.HALTED, "stopped by a person")
             return False
         work.crashes += 1
-        detail = {"crashes": work.crashes, "round": work.round}
-        await self._note("worker-crashed", run_id, detail=detail)
+        now, detail = self._clock(), {"crashes": work.crashes, "round": work.round}
+        await asyncio.to_thread(
+            lambda: self._events.add("worker.crashed", now=now, subject=run_id, run_id=run_id, detail=detail)
+        )
         _log.warning("run %s: its worker ended after round %d, %d in a row", run_id, work.round, work.crashes)
         if state == RunState.RUNNING and work.crashes >= _MOST_CRASHES:
             reason = f"its worker crashed {work.crashes} times in a row after round {work.round}; see the server's log"
@@ -412,7 +382,7 @@ class Supervisor:
             with self._database.transaction():
                 if self._runs.set_round(run_id, line["round"]):
                     detail = round_event(line)
-                    self._events.add("run-round", now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
+                    self._events.add("round.done", now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
         except WardroundError as error:
             _log.warning("run %s: round %d is not noted yet: %s", run_id, line["round"], error)
 
@@ -430,111 +400,7 @@ class Supervisor:
                 now=self._clock(),
             )
             detail = {"version": model.version, "round": ended.released_round, "metrics": dict(ended.metrics)}
-            self._events.add("model-made", now=self._clock(), subject=model.name, run_id=run_id, detail=detail)
-
-    def _start_of(self, run_id: str) -> Start:
-        """What a worker of this run is given."""
-        run = self._run(run_id)
-        plan, first = self._plans.get(run.plan_digest), self._first.get(run.plan_digest)
-        if plan is None or first is None:
-            raise LocalError(f"run {run.number}: expected its plan and a first model, got none")
-        parts = []
-        for one in self._run_sites.list(run_id):
-            site = self._sites.get(one.site)
-            if site is None:
-                raise LocalError(f"run {run.number}: expected {one.site} to be known, got no such site")
-            parts.append(RunPart(name=one.site, public=site.signing_public, units=one.units))
-        return Start(
-            run_id=run_id,
-            plan_toml=plan.toml,
-            code_files=self._code_files(run.plan_digest),
-            plan_digest=run.plan_digest,
-            created=run.created.isoformat(timespec="seconds"),
-            folder=str(self._folder.runs / run_id),
-            models=str(self._folder.models),
-            first_blob=first.blob,
-            layout=first.layout,
-            spec=first.spec,
-            sites=tuple(parts),
-            identity_authority=self._folder.identity_authority(),
-            revocations=self._newest(),
-            known_round=run.round,
-            signing_secret=self._keyring.signing._secret,
-            data_key=self._keyring.data_key,
-        )
-
-    # -- telling sites ----------------------------------------------------------------------------
-
-    def _offer(self, run: Run) -> Notice:
-        """What a site is asked to approve. Raises LocalError where that is too large to be sent."""
-        plan, first = self._plans.get(run.plan_digest), self._first.get(run.plan_digest)
-        if plan is None or first is None:
-            raise LocalError(f"run {run.number}: expected its plan and a first model, got none")
-        members = []
-        for one in self._run_sites.list(run.id):
-            site = self._sites.get(one.site)
-            members.append({"name": one.site, "fingerprint": "" if site is None else site.fingerprint})
-        code = {path: b64encode(data).decode() for path, data in self._plans.files(run.plan_digest).items()}
-        table = {
-            "run": run.id,
-            "plan_digest": run.plan_digest,
-            "plan": plan.toml,
-            "code": code,
-            "size": first.size,
-            "tensors": [_product(shape) for _, shape in first.layout],
-            "sites": members,
-            "server": fingerprint_of(self._keyring.signing.public),
-        }
-        body = json.dumps(table, ensure_ascii=False).encode()
-        if len(body) > MAX_NOTICE_BYTES:
-            raise LocalError(
-                f"run {run.number}: expected a plan and code of at most {MAX_NOTICE_BYTES} bytes as a message, got "
-                f"{len(body)}; leave out of the code bundle what training does not need"
-            )
-        return Notice(kind="offer", body=body)
-
-    async def _ask(self, run: Run) -> None:
-        """Send the offer to every site that has not decided; it waits for those that are away."""
-        notice = self._offer(run)
-        for one in self._run_sites.list(run.id):
-            if one.verdict is Verdict.WAITING:
-                self._send(run.id, one.site, notice, self._nothing)
-
-    def _tell_end(self, run_id: str, site: SiteId, state: str) -> None:
-        body = json.dumps({"run": run_id, "state": state}).encode()
-
-        async def told() -> None:
-            await asyncio.to_thread(self._note_told, run_id, site)
-
-        self._send(run_id, site, Notice(kind="ended", body=body), told)
-
-    @staticmethod
-    async def _nothing() -> None:
-        pass
-
-    def _send(self, run_id: str, site: SiteId, notice: Notice, then: Callable[[], Awaitable[None]]) -> None:
-        key = run_id, site, notice.kind
-        if key in self._telling or self._closing:
-            return
-
-        async def send() -> None:
-            try:
-                await self._hub.notify(site, notice)
-                await then()
-            except WardroundError as error:
-                _log.warning("%s: it was not told of run %s (%s): %s", site, run_id, notice.kind, error)
-            finally:
-                self._telling.pop(key, None)
-
-        self._telling[key] = asyncio.create_task(send())
-
-    def _untold(self) -> list[tuple[str, SiteId, str]]:
-        return [(run, SiteId(site), state) for run, site, state in json.loads(self._settings.get(_UNTOLD) or "[]")]
-
-    def _note_told(self, run_id: str, site: SiteId) -> None:
-        with self._database.transaction():
-            left = [one for one in self._untold() if one[:2] != (run_id, site)]
-            self._settings.put(_UNTOLD, json.dumps(left))
+            self._events.add("model.made", now=self._clock(), subject=model.name, run_id=run_id, detail=detail)
 
     # -- the database -----------------------------------------------------------------------------
 
@@ -548,11 +414,7 @@ class Supervisor:
         stored = self._plans.get(run.plan_digest)
         if stored is None:
             raise LocalError(f"run {run.number}: expected its plan, got none")
-        return parse_plan(stored.toml, folder=Path(), code_files=self._code_files(run.plan_digest))
-
-    def _code_files(self, plan_digest: str) -> tuple[tuple[str, str], ...]:
-        files = self._plans.files(plan_digest)
-        return tuple((path, hashlib.sha256(data).hexdigest()) for path, data in sorted(files.items()))
+        return parse_plan(stored.toml, folder=Path(), code_files=code_files(self._plans, run.plan_digest))
 
     def _refused(self, site: SiteId) -> str:
         """Why a site is not called; empty where it is."""
@@ -561,64 +423,23 @@ class Supervisor:
             return "is not known"
         return "is revoked" if known.state is SiteState.REVOKED else ""
 
-    def _was_offered(self, run: Run) -> bool:
-        return any(one.kind == "run-offered" for one in self._events.list(run_id=run.id, most=100))
-
-    async def _note(self, kind: str, run_id: str, *, detail: Mapping[str, Any] | None = None) -> None:
-        await asyncio.to_thread(
-            lambda: self._events.add(kind, now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
-        )
-
     async def _move(self, run_id: str, event: RunEvent, reason: str) -> None:
         """Let `event` happen to a run. Raises LocalError where it cannot."""
         await asyncio.to_thread(self._moved, run_id, event, reason)
 
     async def _end(self, run_id: str, event: RunEvent, reason: str) -> None:
         """Let a run end, if it has not, and tell its sites."""
-        state = await asyncio.to_thread(self._moved, run_id, event, reason)
-        for key, task in list(self._telling.items()):
-            if key[0] == run_id and key[2] == "offer":
-                task.cancel()
-        for one in self._run_sites.list(run_id):
-            self._tell_end(run_id, one.site, state.value)
+        await self._move(run_id, event, reason)
+        self._offers.withdraw(run_id)
+        self._ends.tell(one.site for one in self._run_sites.list(run_id))
 
-    def _moved(self, run_id: str, event: RunEvent, reason: str) -> RunState:
-        """The state after `event`, in the database with its line in the timeline and, of an end, who is to be told."""
+    def _moved(self, run_id: str, event: RunEvent, reason: str) -> None:
+        """The state after `event`, in the database, with the line in the timeline by which sites are told of an end."""
         now, reason = self._clock(), plain_text(reason, _MOST_REASON)
         with self._database.transaction():
             run = self._run(run_id)
             state = after(RunState(run.state), event)
             if not self._runs.move(run_id, {run.state}, state, reason=reason, now=now):
                 raise LocalError(f"run {run.number}: was changed by somebody else at the same time; look at it again")
-            if state in ENDED:
-                ends = [(run_id, one.site, state.value) for one in self._run_sites.list(run_id)]
-                self._settings.put(_UNTOLD, json.dumps([*self._untold(), *ends]))
             detail = {"state": state.value, "reason": reason}
-            self._events.add(f"run-{event}", now=now, subject=run_id, run_id=run_id, detail=detail)
-        return state
-
-
-def _approval(notice: Notice) -> dict[str, Any]:
-    """The fields of an approval notice, checked."""
-    try:
-        table = json.loads(notice.body)
-        body = {name: table[name] for name in ("run", "plan_digest", "reason", "units")}
-        if notice.kind != "approval" or not all(isinstance(body[name], str) for name in ("run", "plan_digest")):
-            raise ValueError
-        units = body["units"]
-        if units is not None and (not isinstance(units, int) or isinstance(units, bool) or not 0 < units < 1 << 40):
-            raise ValueError
-        verdict = Verdict(table["verdict"])
-        if verdict is Verdict.WAITING or len(body["run"]) > 64 or not isinstance(body["reason"], str):
-            raise ValueError
-        reason = plain_text(body["reason"], _MOST_REASON)
-        return {**body, "reason": reason, "verdict": verdict, "signature": unb64(table["signature"])}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RemoteError("approval: expected a run, the digest of its plan, a verdict, and a signature") from None
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
+            self._events.add(f"run.{event}", now=now, subject=run_id, run_id=run_id, detail=detail)

@@ -13,18 +13,18 @@ __all__ = ["Entry", "timeline", "timeline_text"]
 _WORDS = {
     "run.created": "created",
     "model.exported": "its model was exported",
-    "run-offered": "offered to its sites",
-    "run-approved": "approved by all sites",
-    "run-denied": "ends: denied",
-    "run-started": "started",
-    "run-paused": "paused",
-    "run-resumed": "resumed",
-    "run-stop": "stopped",
-    "run-halted": "ended, as a person wanted",
-    "run-finished": "finished",
-    "run-failed": "failed",
-    "site-approved": "approved",
-    "site-denied": "denied",
+    "run.offered": "offered to its sites",
+    "run.approved": "approved by all sites",
+    "run.denied": "ends: denied",
+    "run.started": "started",
+    "run.paused": "paused",
+    "run.resumed": "resumed",
+    "run.stopped": "stopped",
+    "run.halted": "ended, as a person wanted",
+    "run.finished": "finished",
+    "run.failed": "failed",
+    "site.approved": "approved",
+    "site.denied": "denied",
 }
 
 
@@ -55,16 +55,16 @@ def timeline_text(entries: Iterable[Entry]) -> str:
 def _text(event: Event) -> str:
     detail, reason = event.detail, plain_text(str(event.detail.get("reason") or ""))
     why = f": {reason}" if reason else ""
-    if event.kind == "run-round":
+    if event.kind == "round.done":
         return _round(detail)
-    if event.kind == "worker-crashed":
+    if event.kind == "worker.crashed":
         return f"its worker ended after round {detail['round']} without a word; it is started again"
-    if event.kind == "model-made":
+    if event.kind == "model.made":
         return (
             f"model {event.subject}@{detail['version']}, as after round {detail['round']}{_figures(detail['metrics'])}"
         )
-    words = _WORDS.get(event.kind, event.kind.replace("-", " "))
-    if event.kind.startswith("site-"):
+    words = _WORDS.get(event.kind, event.kind.replace(".", " ").replace("_", " "))
+    if event.kind.startswith("site."):
         units = detail.get("units")
         return f"{event.subject} {words}{f' ({units} in training)' if units else ''}{why}"
     return f"{words}{why}"

@@ -16,7 +16,10 @@ __all__ = ["Event", "Events"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to `subject` (a site, a run, an account); `who` did it, `detail` is JSON."""
+    """Something that happened to `subject` (a site, a run, an account); `who` did it, `detail` is JSON.
+
+    `kind` is a noun and what happened to it: `site.joined`, `account.login_failed`.
+    """
 
     id: int
     at: datetime

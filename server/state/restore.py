@@ -37,7 +37,7 @@ from wardround.server.state.sites import Site, Sites, SiteState
 
 __all__ = ["RESTORED", "Restored", "check_backup", "restore"]
 
-RESTORED = "restored"
+RESTORED = "server.restored"
 """The kind of the event that says so."""
 _MODEL = re.compile(r"models/[0-9a-f]{32}")
 _RUN_FILE = re.compile(r"runs/[0-9a-f]{32}(/[^/\0]+)+")

@@ -12,7 +12,7 @@ from wardround.server.state import tables
 from wardround.server.state.database import Database
 from wardround.server.state.ids import new_id
 
-__all__ = ["ENDED", "Run", "Runs"]
+__all__ = ["ENDED", "Run", "RunEnd", "Runs"]
 
 ENDED = frozenset({"finished", "stopped", "failed"})
 """The states that no run leaves."""
@@ -34,6 +34,15 @@ class Run:
     started: datetime | None
     ended: datetime | None
     round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run has ended; `event` is the number of the event that says so."""
+
+    event: int
+    run_id: str
+    state: str
 
 
 class Runs:
@@ -94,6 +103,24 @@ class Runs:
         condition = sa.true() if states is None else one.c.state.in_(sorted(states))
         with self._database.reading() as connection:
             return [_run(row) for row in connection.execute(sa.select(one).where(condition).order_by(one.c.number))]
+
+    def next_end(self, site: SiteId, kinds: Collection[str], *, after: int) -> RunEnd | None:
+        """The first end of a run of `site` above the event `after`; `kinds` are those of events that end runs."""
+        run, of, event = tables.runs, tables.run_sites, tables.events
+        number = sa.func.max(event.c.id)
+        found = (
+            sa.select(number, run.c.id, run.c.state)
+            .join_from(of, run, of.c.run_id == run.c.id)
+            .join(event, event.c.run_id == run.c.id)
+            .where(of.c.site == site, run.c.state.in_(sorted(ENDED)))
+            .where(event.c.id > after, event.c.kind.in_(sorted(kinds)))
+            .group_by(run.c.id, run.c.state)
+            .order_by(number)
+            .limit(1)
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(found).one_or_none()
+        return None if row is None else RunEnd(event=row[0], run_id=row[1], state=row[2])
 
     def move(self, run_id: str, from_states: Collection[str], to_state: str, *, reason: str, now: datetime) -> bool:
         """Move it to `to_state`; False, and nothing changes, unless it is in one of `from_states`.

@@ -6,7 +6,7 @@ from wardround.errors import LocalError
 from wardround.server.state import tables
 from wardround.server.state.database import Database
 
-__all__ = ["CRL_LIST", "CRL_NUMBER", "GENERATION", "SCRAPE_TOKEN", "Settings"]
+__all__ = ["CRL_LIST", "CRL_NUMBER", "GENERATION", "LOGIN_NETWORKS", "SCRAPE_TOKEN", "Settings"]
 
 CRL_NUMBER = "identity-revocations.number"
 """The number of the newest revocation list of the identity authority, a counter."""
@@ -16,6 +16,9 @@ SCRAPE_TOKEN = "metrics.scrape-token"  # noqa: S105 (the name of a setting)
 """What opens the metrics, hashed. A restored server has none: the one of the backup may have been withdrawn since."""
 GENERATION = "generation"
 """Goes up, and not by one alone, whenever the server is restored from a backup; 0 for one that never was."""
+
+LOGIN_NETWORKS = "login-networks"
+"""The beginning of a key that ends in an account's id: from where it has logged in, JSON."""
 
 
 class Settings:

@@ -181,7 +181,7 @@ class Field:
         """No two rounds with one number, and none is missing: in the run's files and in the timeline."""
         numbers = list(range(1, rounds + 1))
         assert [line["round"] for line in self.rounds(run)] == numbers
-        assert [event["detail"]["round"] for event in found["events"] if event["kind"] == "run-round"] == numbers
+        assert [event["detail"]["round"] for event in found["events"] if event["kind"] == "round.done"] == numbers
 
     def model(self, run: StartedRun) -> dict[str, bytes]:
         """The tensors of the run's released model, bit by bit."""

@@ -74,7 +74,7 @@ def test_sigkill_of_the_server_and_of_a_worker_in_the_middle_of_a_round(
     field.hold(run, by=C, after=2)
     (worker,) = field.descendants(SERVER, WORKER)
     os.kill(worker, signal.SIGKILL)
-    field.wait(run, lambda found: any(event["kind"] == "worker-crashed" for event in found["events"]))
+    field.wait(run, lambda found: any(event["kind"] == "worker.crashed" for event in found["events"]))
     field.wait_answered(run, but=C)
     field.stage.thaw(C)
 
@@ -149,7 +149,7 @@ def test_budgets_are_spent_once_whatever_is_killed(field: Field) -> None:
     field.hold(run, by=C, after=2)
     (worker,) = field.descendants(SERVER, WORKER)
     os.kill(worker, signal.SIGKILL)
-    field.wait(run, lambda found: any(event["kind"] == "worker-crashed" for event in found["events"]))
+    field.wait(run, lambda found: any(event["kind"] == "worker.crashed" for event in found["events"]))
     field.stage.thaw(C)
 
     field.check_numbers(run, field.wait_ended(run), rounds)

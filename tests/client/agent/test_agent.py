@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.client.agent.site_world import NOW, RUN, FakeJob, World, plan_text
+from tests.client.agent.site_world import NOW, RUN, SIZE, FakeJob, World, plan_text
 from tests.client.agent.test_site_run import PRIVATE
+from tests.client.agent.test_site_run_kill import killed_at
 from wardround.client.agent.agent import Agent
 from wardround.client.agent.plan_store import Decision, PlanStore, RunState, Verdict
 from wardround.client.agent.revocation_list import RevocationList
+from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_run import SiteRun, finish_run
 from wardround.errors import LocalError, RemoteError
 from wardround.link.messages import Fault, Notice
@@ -230,6 +232,48 @@ def test_an_approval_that_is_taken_back_ends_the_run_here(world: World) -> None:
     assert site.agent.call(world.train(plans.plan(RUN))[0]).fault is Fault.REFUSED
 
 
+def test_a_denial_counts_from_the_next_call_on_even_before_the_agent_looks(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    plans = PlanStore(world.folder)
+    plan = plans.plan(RUN)
+    assert site.agent.call(world.train(plan)[0]).fault is Fault.NONE
+    denied = Decision(verdict=Verdict.DENIED, plan_digest=plan.digest, by="IT", at="2026")
+    plans.decide(RUN, denied)
+    reply = site.agent.call(world.train(plan, 2)[0])
+    assert reply.fault is Fault.REFUSED and "is denied here" in reply.reason
+    assert site.job.asked.count("fit") == 1
+    reply_to_large = site.agent.room(RUN, 1000, 4 * SIZE)
+    assert reply_to_large is not None and reply_to_large.fault is Fault.REFUSED
+    site.agent.close()
+
+
+def test_a_call_gets_the_room_that_an_approval_gives_it_and_no_more(world: World) -> None:
+    site = Site(world)
+
+    def fault(run: str = RUN, small_bytes: int = 1000, model_bytes: int = 4 * SIZE) -> Fault:
+        reply = site.agent.room(run, small_bytes, model_bytes)
+        return Fault.NONE if reply is None else reply.fault
+
+    assert fault() is fault("f" * 32) is Fault.NOT_READY and fault("../x") is Fault.REFUSED
+    site.offer()
+    assert fault() is Fault.NOT_READY
+    world.approve(world.data())
+    site.agent.look()
+    assert site.approval()["verdict"] == "approved"
+    assert fault() is fault(model_bytes=0) is Fault.NONE
+    for wrong in (4 * SIZE + 4, 4 * SIZE - 4, 1 << 32):
+        assert fault(model_bytes=wrong) is Fault.REFUSED
+    assert fault(small_bytes=(1 << 26) + 1) is Fault.REFUSED
+    assert fault("f" * 32) is Fault.NOT_READY
+    site.end()
+    assert fault() is Fault.REFUSED
+    site.agent.close()
+    world.folder.write(f"plans/{RUN}/outcome.json", b"{")
+    reply = site.agent.room(RUN, 1000, 4 * SIZE)
+    assert reply is not None and reply.fault is Fault.NOT_READY and str(world.path) not in reply.reason
+
+
 def test_an_end_in_the_middle_of_a_training_interrupts_it(world: World) -> None:
     class Slow(FakeJob):
         began, stopped = threading.Event(), threading.Event()
@@ -272,6 +316,84 @@ def test_a_newer_revocation_list_is_kept_and_an_older_one_refused(world: World) 
     world.folder.write("revocations.der", World.crl(world.authority, world.root, 2))  # a file that was put back
     with pytest.raises(LocalError, match="expected number 5 or above"):
         RevocationList(world.folder).current(NOW)
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("before", [True, False])
+def test_wherever_it_is_killed_no_list_is_forgotten_that_was_taken(world: World, number: int, before: bool) -> None:
+    lists = {one: World.crl(world.authority, world.root, one) for one in (4, 5)}
+    killed_at(number + 1, before, lambda: bool(RevocationList(world.folder).replace(lists[5], NOW)))
+    kept = RevocationList(world.folder)
+    taken = kept.current(NOW).number == 5
+    if taken:
+        with pytest.raises(RemoteError, match="expected number 5 or above"):
+            kept.replace(lists[4], NOW)
+        assert not kept.replace(lists[5], NOW)
+    else:
+        assert kept.replace(lists[4], NOW) and kept.replace(lists[5], NOW)
+    assert world.folder.read("revocations-number") == b"5"
+    world.folder.write("revocations.der", lists[4])  # put back
+    with pytest.raises(LocalError, match="expected number 5 or above"):
+        kept.current(NOW)
+
+
+def test_a_notice_that_could_not_be_written_down_is_to_come_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(world)
+    site.ready()
+    crl = base64.b64encode(World.crl(world.authority, world.root, 9)).decode()
+    newer = Notice(kind="revocations", body=json.dumps({"crl": crl}).encode())
+
+    def full(folder: SiteFolder, name: str, data: bytes) -> None:
+        raise LocalError(f"{name}: cannot be written (No space left on device); it is as it was")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SiteFolder, "write", full)
+        for send in (site.end, lambda: site.agent.notice(newer)):
+            with pytest.raises(LocalError, match="No space left"):
+                send()
+    assert site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0]).fault is Fault.NONE
+    site.agent.notice(newer)
+    site.end()
+    assert RevocationList(world.folder).current(NOW).number == 9
+    assert site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0]).fault is Fault.REFUSED
+    site.agent.close()
+
+
+def test_a_notice_about_a_damaged_run_does_not_come_again_and_a_damaged_run_ends(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    world.folder.write(f"plans/{RUN}/offer.json", b"{")
+    world.folder.write(f"plans/{RUN}/outcome.json", b"{")
+    site.offer()
+    site.end()
+    outcome = PlanStore(world.folder).outcome(RUN)
+    assert outcome is not None and outcome.state is RunState.ENDED
+    site.agent.close()
+
+
+def test_what_an_ended_run_has_left_behind_is_taken_away_when_that_is_possible(world: World) -> None:
+    site = Site(world)
+    site.ready()
+    full = [True]
+
+    def finish(run: str, reason: str) -> None:
+        if full:
+            raise LocalError("ledger: cannot be written (No space left on device)")
+        finish_run(world.folder, run, reason)
+
+    site.agent._finish = finish
+    site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0])
+    site.end()
+    for thread in [one for one in threading.enumerate() if one.name == f"end {RUN}"]:
+        thread.join(60)
+    site.agent.look()
+    assert (world.folder.path / "runs" / RUN).exists()
+    full.clear()
+    site.agent.look()
+    assert not (world.folder.path / "runs" / RUN).exists()
+    site.agent.close()
 
 
 @pytest.mark.parametrize("kind", ["offer", "ended", "revocations", "unheard-of"])

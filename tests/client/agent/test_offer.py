@@ -1,6 +1,7 @@
 """What a server may offer, and what it cannot make a site write."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,28 @@ def test_a_server_cannot_fill_the_disk_with_offers(world: World, monkeypatch: py
     plans = PlanStore(world.folder)
     for run in ("one", "two"):
         plans.put(decode_offer(body(world.offer_table(run=run))), NOW)
-    with pytest.raises(RemoteError, match="at most 2 offers"):
+    with pytest.raises(RemoteError, match=r"at most 2 offers .*deny some .wardround client plan list"):
         plans.put(decode_offer(body(world.offer_table(run="three"))), NOW)
     plans.decide("one", decision())
     assert plans.put(decode_offer(body(world.offer_table(run="three"))), NOW)
+
+
+def test_nor_with_runs_that_end_before_anybody_has_decided(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not keep new offers off; the newest stay to be seen, and whatever a person has decided on."""
+    monkeypatch.setattr("wardround.client.agent.plan_store._MOST_UNDECIDED", 1)
+    monkeypatch.setattr("wardround.client.agent.plan_store._ENDED_KEPT", 2)
+    plans = PlanStore(world.folder)
+    (world.folder.folder("plans") / ".tmp-killed" / "bundle").mkdir(parents=True)
+    for number in range(5):
+        run = f"run-{number}"
+        assert plans.put(decode_offer(body(world.offer_table(run=run))), NOW)
+        if number == 0:
+            plans.decide(run, decision())
+        plans.note(run, Outcome(state=RunState.ENDED))
+        os.utime(world.folder.path / "plans" / run / "outcome.json", ns=(number, number))
+    assert plans.put(decode_offer(body(world.offer_table(run="run-5"))), NOW)
+    assert sorted(os.listdir(world.folder.path / "plans")) == ["run-0", "run-3", "run-4", "run-5"]
+    assert plans.find("run-4") == "run-4" and plans.decision("run-0") == decision()
 
 
 def decision(verdict: Verdict = Verdict.APPROVED) -> Decision:

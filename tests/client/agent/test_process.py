@@ -204,6 +204,27 @@ async def call(hub: Hub, world: World, made: Call) -> Reply:
     )
 
 
+def test_a_large_call_for_a_run_that_nobody_has_approved_takes_no_memory(world: World) -> None:
+    async def play() -> None:
+        server = Server(world)
+        async with server.running() as hub:
+            agent = AgentProcess(world.folder)
+            try:
+                await attached(hub, world)
+                before = agent.memory()
+                model = memoryview(bytes(256 << 20))
+                made = Call(run=RUN, kind="train", model=model, model_digest=bytes(32), signature=bytes(64))
+                reply = await call(hub, world, made)
+                assert (reply.fault, reply.frame.nbytes) == (Fault.NOT_READY, 0)
+                assert agent.memory() - before < 16 << 20
+            finally:
+                code = agent.stop()
+            assert code == 0, agent.log
+            assert "a call was not received" in agent.events()
+
+    asyncio.run(play())
+
+
 @pytest.mark.slow
 def test_a_run_with_a_real_job_survives_a_kill_of_the_agent(world: World) -> None:
     """Offer, approval by file, training, SIGKILL, the same call again, the next round, the end."""

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -202,3 +202,59 @@ def test_a_call_that_the_server_has_taken_back_is_not_done() -> None:
                 assert [agent.calls.get_nowait().kind for _ in range(agent.calls.qsize())] == ["first", "third"]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [LocalError("no space left"), OSError(28, "no space left")])
+def test_a_notice_that_could_not_be_kept_comes_again(error: Exception) -> None:
+    """And what comes after it waits: notices are taken in order."""
+
+    def taken(agent: Agent) -> None:
+        tries = 0
+
+        def failing(notice: Notice) -> None:
+            nonlocal tries
+            tries += notice.kind == "first"
+            if tries < 3:
+                raise error
+            agent.notices.put(notice)
+
+        agent.notice = failing  # type: ignore[method-assign]
+
+    assert notices_taken(taken) == ["first", "second"]
+
+
+def test_a_notice_that_ends_in_a_bug_is_logged_and_done_with(caplog: pytest.LogCaptureFixture) -> None:
+    """It would fail again as often as it comes; the agent lives, on the same link, and takes those after it."""
+
+    def poisoned(agent: Agent) -> None:
+        def failing(notice: Notice) -> None:
+            agent.notices.put(notice)
+            if notice.kind == "first":
+                raise ZeroDivisionError("a bug")
+
+        agent.notice = failing  # type: ignore[method-assign]
+
+    assert notices_taken(poisoned, attached_once=True) == ["first", "second"]
+    assert [one.getMessage() for one in caplog.records if one.exc_info] == [
+        "link: the notice 'first' failed; this is a bug"
+    ]
+
+
+def notices_taken(prepare: Callable[[Agent], None], *, attached_once: bool = False) -> list[str]:
+    """What an agent whose handler was changed has taken of two notices, once the server knows that it has."""
+    authority, register = Authority(), Register()
+    issued = authority.site(SITE)
+    register.add(SITE, issued)
+
+    async def run() -> list[str]:
+        async with running_hub(authority, register) as (hub, port):
+            agent = Agent(authority, issued, port)
+            prepare(agent)
+            with agent:
+                await hub.notify(SITE, Notice(kind="first", body=b"{}"))
+                await hub.notify(SITE, Notice(kind="second", body=b"{}"))
+                states = [agent.states.get_nowait()[0] for _ in range(agent.states.qsize())]
+                assert (states == [True]) is attached_once
+                return [agent.notices.get_nowait().kind for _ in range(agent.notices.qsize())]
+
+    return asyncio.run(run())

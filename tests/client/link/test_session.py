@@ -90,6 +90,36 @@ def test_calls_that_are_too_large_together_take_no_memory() -> None:
     assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault) == (2, Fault.REFUSED)
 
 
+def test_of_a_call_that_is_not_wanted_nothing_is_received() -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    def room(run: str, small_bytes: int, model_bytes: int) -> Reply | None:
+        asked.append((run, small_bytes, model_bytes))
+        return None if run == "known" else Reply(fault=Fault.NOT_READY, reason="who?")
+
+    def allocate(run: str, size: int) -> memoryview:
+        assert run == "known" or size == 10
+        return memoryview(bytearray(size))
+
+    session = Session(SMALL, allocate, counted(), room)
+    session.attach([])
+    assert session.receive(heading(id=1, run="unknown", order_bytes=1 << 16)) == []
+    refusal = session.next()
+    assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault, refusal.reason) == (1, 3, "who?")
+    assert session.next() is None  # no grant
+    with pytest.raises(RemoteError):
+        session.receive(Chunk(pb.TO_SITE, 1, 0, memoryview(b"x")))
+    session.attach([1])
+    assert session.receive(heading(id=1, run="unknown", order_bytes=1 << 16)) == []
+    assert session.next() == refusal and session.next() is None
+    session.receive(heading(id=2, run="known"))
+    assert isinstance(session.next(), pb.Grant)
+    session.receive(pb.Done(id=1))
+    (event,) = session.receive(heading(id=3, run="unknown", size=10, payload=bytes(10)))  # it is here already
+    assert isinstance(event, Called)
+    assert asked == [("unknown", 1 << 16, 1 << 17), ("known", 0, 1 << 17)]
+
+
 def test_memory_is_free_again_once_a_call_is_answered() -> None:
     session = new_session()
     for id in range(1, 6):

@@ -6,6 +6,7 @@ import resource
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def connect(server: Serving) -> ssl.SSLSocket:
     return context().wrap_socket(raw)
 
 
-def answered(stream: ssl.SSLSocket) -> bytes:
+def answered(stream: socket.socket) -> bytes:
     """Everything until the server closes, or cuts off."""
     data = b""
     try:
@@ -132,12 +133,48 @@ def test_headers_are_bounded(server: Serving) -> None:
         (b"GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n", b"404"),
         (b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", b"404"),
         (b"\x00\x01\x02\r\n\r\n", b"400"),
+        (b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", b"400"),
+        (b"POST /api/v1/session HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n", b"400"),
+        (b"POST /api/v1/session HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, identity\r\n\r\n", b"400"),
+        (b"POST /api/v1/session HTTP/1.1\r\nhost: x\r\ntransfer-encoding : chunked\r\n\r\n", b"400"),
+        (b"GET https://elsewhere/api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n", b"404"),
+        (b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: x\r\n\r\n", b"404"),
     ],
 )
 def test_what_is_no_fit_request_is_refused_before_its_body(server: Serving, request_: bytes, status: bytes) -> None:
     with connect(server) as stream:
         stream.sendall(request_)
         assert stream.recv(4096).startswith(b"HTTP/1.1 " + status)
+
+
+def test_a_body_with_two_ends_is_refused_and_what_follows_is_no_request(server: Serving) -> None:
+    smuggled = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n"
+    for path in (b"/api/v1/session", b"/nothing"):
+        with connect(server) as stream:
+            head = b"POST " + path + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n"
+            stream.sendall(head + b"0\r\n\r\n" + smuggled)
+            said = answered(stream)
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert said.count(b"HTTP/1.1") == 1
+
+
+def test_a_refused_connection_is_told_in_the_log_and_many_in_one_line(server: Serving) -> None:
+    before = len(server.lines())
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            answered(raw)
+    for _ in range(30):
+        with connect(server) as stream:
+            stream.sendall(b"\0\r\n\r\n")
+            answered(stream)
+    found: Counter[str] = Counter()
+    while found.total() < 60:
+        lines = [line for line in server.lines()[before:] if line["event"] == "https refused"]
+        assert all(line["last_from"] == "127.0.0.1" for line in lines)
+        found = sum((Counter(line["why"]) for line in lines), Counter())
+    assert found == {"HTTP_REQUEST": 30, "MALFORMED": 30}
+    assert len(server.lines()) - before < 30
 
 
 def test_a_body_in_chunks_is_bounded_too(server: Serving) -> None:

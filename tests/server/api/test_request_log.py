@@ -32,6 +32,21 @@ def test_a_line_for_each_request(world: World) -> None:
     }
 
 
+def test_requests_of_strangers_do_not_fill_the_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("wardround.server.api.request_log.time.monotonic", lambda: now[0])
+    for _ in range(310):
+        world.ask("GET", "/nothing", token="")
+    assert len(world.lines()) == 300
+    world.ask("GET", "/session")
+    assert world.lines()[-1]["account"] == "ada", "who has a session always has a line"
+    now[0] += 60
+    world.ask("GET", "/nothing", token="")
+    warning, line = world.lines()[-2:]
+    assert (warning["event"], warning["left_out"]) == ("requests without a line", 10)
+    assert line["status"] == 404
+
+
 def test_every_answer_has_the_headers_of_a_careful_server(world: World) -> None:
     for answer in (
         world.ask("GET", "/health", token=""),

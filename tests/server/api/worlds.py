@@ -111,14 +111,21 @@ class World:
     token: str = ""
 
     def ask(
-        self, method: str, path: str, body: Any = None, *, token: str | None = None, **extra: Any
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        address: str = "127.0.0.1",
+        **extra: Any,
     ) -> httpx.Response:
         """One request, with the owner's session unless `token` is another's (or empty: nobody's)."""
         token = self.token if token is None else token
         headers = extra.pop("headers", {}) | ({"authorization": f"Bearer {token}"} if token else {})
 
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
+            transport = httpx.ASGITransport(self.app, client=(address, 1))
             async with httpx.AsyncClient(transport=transport, base_url="https://server") as client:
                 return await client.request(method, f"/api/v1{path}", json=body, headers=headers, **extra)
 

@@ -7,10 +7,10 @@ from wardround.server.runs.run_state import ENDED, RunEvent, RunState, after, be
 from wardround.server.state import runs
 
 FOLLOWS = {
-    RunState.WAITING: {"approved": "ready", "denied": "failed", "stop": "stopped"},
-    RunState.READY: {"started": "running", "stop": "stopped", "failed": "failed"},
-    RunState.RUNNING: {"paused": "paused", "stop": "stopping", "finished": "finished", "failed": "failed"},
-    RunState.PAUSED: {"resumed": "running", "stop": "stopping", "finished": "finished", "failed": "failed"},
+    RunState.WAITING: {"approved": "ready", "denied": "failed", "stopped": "stopped"},
+    RunState.READY: {"started": "running", "stopped": "stopped", "failed": "failed"},
+    RunState.RUNNING: {"paused": "paused", "stopped": "stopping", "finished": "finished", "failed": "failed"},
+    RunState.PAUSED: {"resumed": "running", "stopped": "stopping", "finished": "finished", "failed": "failed"},
     RunState.STOPPING: {"halted": "stopped", "finished": "finished", "failed": "failed"},
 }
 

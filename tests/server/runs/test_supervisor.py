@@ -23,7 +23,6 @@ from wardround.orders import SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.server.runs.tensor_file import decode_tensors
 from wardround.server.state.runs import Runs
-from wardround.server.state.settings import Settings
 from wardround.server.state.sites import Sites
 from wardround.signing_key import SigningKey
 from wardround.simulations.simulate import simulate
@@ -108,7 +107,7 @@ def test_a_run_ends_with_the_very_model_of_its_simulation(tmp_path: Path, settin
     expected = simulate(plan)
     assert np.array_equal(released(hospitals), expected.model)
     assert hospitals.state.run(hospitals.run_id).round == 3
-    [made] = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "model-made"]
+    [made] = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "model.made"]
     assert made.detail["round"] == expected.round
     assert made.detail["metrics"] == pytest.approx(expected.metrics)
     assert set(hospitals.trained.values()) == {1}
@@ -145,7 +144,7 @@ def test_every_site_has_to_approve_and_is_told_of_the_end(tmp_path: Path) -> Non
         await supervisor.noticed(sites[2], hospitals.approval(sites[2], "approved", units=100))
         await hospitals.until("finished")
         async with asyncio.timeout(10):
-            while json.loads(Settings(hospitals.state.database).get("runs.untold") or "[]"):
+            while sum(notice.kind == "ended" for _, notice in hospitals.notices) < len(sites):
                 await asyncio.sleep(0.01)
         await supervisor.close()
 
@@ -202,7 +201,7 @@ def test_a_decision_must_be_signed_by_its_site_and_be_about_this_run_and_plan(tm
         await supervisor.close()
 
     play(scenario())
-    assert [one.kind for one in hospitals.state.events(hospitals.run_id)] == ["run-offered"]
+    assert [one.kind for one in hospitals.state.events(hospitals.run_id)] == ["run.offered"]
 
 
 def test_what_cannot_be_run_by_hospitals_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
@@ -506,7 +505,7 @@ def test_a_worker_that_is_killed_while_sites_train_gives_the_same_model(tmp_path
     assert np.array_equal(released(hospitals), released(undisturbed))
     assert set(hospitals.trained.values()) == {1}
     kinds = [one.kind for one in hospitals.state.events(hospitals.run_id)]
-    assert kinds.count("worker-crashed") == 1 and kinds.count("run-round") == 3
+    assert kinds.count("worker.crashed") == 1 and kinds.count("round.done") == 3
 
 
 def killed_python(folder: Path) -> Path:
@@ -535,8 +534,8 @@ def test_a_worker_that_is_killed_before_any_change_of_the_disk_gives_the_same_mo
         assert hospitals.state.model("0" * 32) == model, at
         assert set(hospitals.trained.values()) == {1}, at
         events = hospitals.state.events("0" * 32)
-        assert [one.detail["round"] for one in events if one.kind == "run-round"] == [1, 2, 3, 4], at
-        assert sum(one.kind == "worker-crashed" for one in events) == 1, at
+        assert [one.detail["round"] for one in events if one.kind == "round.done"] == [1, 2, 3, 4], at
+        assert sum(one.kind == "worker.crashed" for one in events) == 1, at
         hospitals.state.database.close()
 
 
@@ -602,7 +601,7 @@ def test_a_server_that_ends_and_starts_again_goes_on_with_its_runs(tmp_path: Pat
     play(first())
     play(second())
     assert np.array_equal(released(hospitals), released(undisturbed))
-    assert not any(one.kind == "worker-crashed" for one in hospitals.state.events(hospitals.run_id))
+    assert not any(one.kind == "worker.crashed" for one in hospitals.state.events(hospitals.run_id))
 
 
 def test_a_server_that_starts_again_asks_who_has_not_decided(tmp_path: Path) -> None:
@@ -611,7 +610,7 @@ def test_a_server_that_starts_again_asks_who_has_not_decided(tmp_path: Path) -> 
     async def first() -> None:
         supervisor = hospitals.connect()
         await supervisor.start(hospitals.run_id)
-        await hospitals.until_event("site-approved")
+        await hospitals.until_event("site.approved")
         await supervisor.close()
 
     async def second() -> None:
@@ -764,7 +763,7 @@ def test_nobody_is_told_who_takes_part_where_the_claim_rests_on_it(tmp_path: Pat
     play(to_the_end(hospitals))
     assert seen and set(seen) == {()}
     assert all(line["cohort"] == line["absences"] == [] for line in lines(hospitals))
-    rounds = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "run-round"]
+    rounds = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "round.done"]
     assert all((one.detail["asked"], one.detail["seconds"]) == (0, 0) for one in rounds)
 
 

@@ -24,4 +24,4 @@ def test_a_run_with_a_silent_site(tmp_path: Path) -> None:
     assert told[8].startswith("model tumours@1, as after round 2, auc 0.")
     assert told[9:] == ["finished"]
     table = json.loads(json.dumps([one.to_json() for one in entries]))
-    assert [one["kind"] for one in table][-1] == "run-finished"
+    assert [one["kind"] for one in table][-1] == "run.finished"

@@ -9,8 +9,9 @@ from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.server.state import tables
 from wardround.server.state.database import Database, TakenError
+from wardround.server.state.events import Events
 from wardround.server.state.run_sites import RunSites, Verdict
-from wardround.server.state.runs import Run, Runs
+from wardround.server.state.runs import Run, RunEnd, Runs
 
 A, B, C = SiteId("A"), SiteId("B"), SiteId("C")
 
@@ -143,3 +144,22 @@ def test_a_site_sees_what_it_was_asked(database: Database) -> None:
     with pytest.raises(TakenError):
         RunSites(database).offer(second.id, [A])
     assert sorted(one.run_id for one in RunSites(database).of_site(A)) == sorted([first.id, second.id])
+
+
+def test_the_ends_of_a_site_s_runs_come_in_order(database: Database) -> None:
+    runs, events, ended = Runs(database), Events(database), {"run.failed", "run.stopped"}
+    one = add_run(database, A, B)
+    two, still_open = (
+        runs.create(plan_digest="d1", name="cardio", sites=[A], created_by="ada", now=NOW) for _ in range(2)
+    )
+    for run, kind in ((one, "run.stopped"), (still_open, "run.stopped"), (two, "run.failed"), (one, "run.failed")):
+        events.add(kind, now=NOW, run_id=run.id)
+    for run in (one, two):
+        assert runs.move(run.id, {"waiting"}, "failed", reason="", now=NOW)
+    events.add("model.exported", now=NOW, run_id=two.id)
+    found: list[RunEnd] = []
+    while (end := runs.next_end(A, ended, after=found[-1].event if found else 0)) is not None:
+        found.append(end)
+    assert [(end.event, end.run_id, end.state) for end in found] == [(3, two.id, "failed"), (4, one.id, "failed")]
+    only = runs.next_end(B, ended, after=0)
+    assert only is not None and (only.event, runs.next_end(B, ended, after=4)) == (4, None)

@@ -1,0 +1,60 @@
+"""The ends of runs, of which each site is told until it has kept them: one at a time, in order.
+
+What a site knows is one number in the database, that of the last end it was told of, among the events of the server. So
+a site that never comes back costs the server a single notice, however many of its runs end.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable
+
+from wardround.link.messages import Notice
+from wardround.orders import SiteId
+from wardround.server.runs.run_state import END_EVENTS
+from wardround.server.runs.telling import Notices, Telling
+from wardround.server.state.database import Database
+from wardround.server.state.runs import RunEnd, Runs
+from wardround.server.state.settings import Settings
+from wardround.server.state.sites import Sites, SiteState
+
+__all__ = ["Ends"]
+
+_KINDS = frozenset(f"run.{event}" for event in END_EVENTS)
+
+
+class Ends:
+    """Tells sites of ends; called in the server's loop. An end is owed from the transaction on that makes its event."""
+
+    def __init__(self, database: Database, hub: Notices, telling: Telling) -> None:
+        self._hub, self._telling = hub, telling
+        self._runs, self._sites, self._settings = Runs(database), Sites(database), Settings(database)
+        self._again: set[SiteId] = set()
+
+    def tell_all(self) -> None:
+        """Tell every site what it is owed."""
+        self.tell(site.name for site in self._sites.list() if site.state is SiteState.ACTIVE)
+
+    def tell(self, sites: Iterable[SiteId]) -> None:
+        """Tell these sites what they are owed."""
+        for site in sites:
+            self._again.add(site)  # for one that is at it
+            self._telling.begin(("ended", site), self._tell(site))
+
+    async def _tell(self, site: SiteId) -> None:
+        while site in self._again:
+            self._again.discard(site)
+            while (end := await asyncio.to_thread(self._next, site)) is not None:
+                body = json.dumps({"run": end.run_id, "state": end.state}).encode()
+                await self._hub.notify(site, Notice(kind="ended", body=body))
+                await asyncio.to_thread(self._settings.advance, _told(site), end.event)
+
+    def _next(self, site: SiteId) -> RunEnd | None:
+        known = self._sites.get(site)
+        if known is None or known.state is SiteState.REVOKED:
+            return None
+        return self._runs.next_end(site, _KINDS, after=self._settings.counter(_told(site)))
+
+
+def _told(site: SiteId) -> str:
+    """The setting that has the number of the last end that a site was told of."""
+    return f"runs.told {site}"
