@@ -18,6 +18,7 @@ from wardround.client.agent.json_log import log_to_stderr
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.enrolment.renewal import Renewal
 from wardround.client.enrolment.site_files import SiteFiles
+from wardround.client.job.limits import JobLimits
 from wardround.errors import LocalError, WardroundError
 from wardround.link.messages import Notice
 from wardround.link.tls import ClientTls
@@ -42,7 +43,12 @@ class Link(Protocol):
 
 
 def serve(
-    path: Path, *, job_python: Path | None = None, allow_unconfined: bool = False, stop: threading.Event | None = None
+    path: Path,
+    *,
+    job_python: Path | None = None,
+    allow_unconfined: bool = False,
+    job_limits: JobLimits | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """Run the agent of the folder `path` until SIGTERM or SIGINT. Raises WardroundError where it cannot (any more)."""
     from wardround.client.job.namespaces import undumpable
@@ -67,16 +73,16 @@ def serve(
             lambda agent: Connection(
                 folder.facts.target, tls, agent, software=f"wardround {__version__}", room=agent.room
             ),
-            jobs=lambda: _jobs(folder, job_python, allow_unconfined),
+            jobs=lambda: _jobs(folder, job_python, allow_unconfined, job_limits),
             renewal=Renewal(folder, fraction=secrets.SystemRandom().random()),
             stop=stop,
         )
 
 
-def _jobs(folder: SiteFolder, python: Path | None, allow_unconfined: bool) -> "JobMaker":
+def _jobs(folder: SiteFolder, python: Path | None, allow_unconfined: bool, limits: JobLimits | None) -> "JobMaker":
     from wardround.client.agent.confined_jobs import ConfinedJobs
 
-    return ConfinedJobs(folder, python=python, allow_unconfined=allow_unconfined)
+    return ConfinedJobs(folder, python=python, allow_unconfined=allow_unconfined, limits=limits)
 
 
 def _stopper(stop: threading.Event) -> Callable[[int, FrameType | None], None]:

@@ -23,7 +23,6 @@ from wardround.plan import Plan, parse_plan
 from wardround.server.runs.deployable import check_deployable, check_sites
 from wardround.server.runs.ends import Ends
 from wardround.server.runs.offers import Offers
-from wardround.server.runs.round_event import round_event
 from wardround.server.runs.run_state import RunEvent, RunState, after
 from wardround.server.runs.telling import Telling
 from wardround.server.runs.worker_messages import Ended
@@ -47,6 +46,10 @@ __all__ = ["Progress", "SiteCalls", "Supervisor"]
 _MOST_CRASHES = 5
 """In a row, without a round between them: then a run has failed."""
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.5, 30.0
+_PULSES = 30
+"""Signs of life within the time after which a worker counts as stuck."""
+_LOOKS = 60
+"""At sites within the time after which one counts as away."""
 _MOST_REASON = 500
 _log = logging.getLogger("wardround")
 
@@ -65,6 +68,8 @@ class SiteCalls(Protocol):
     ) -> Reply: ...
 
     async def notify(self, site: SiteId, notice: Notice) -> None: ...
+
+    def away_s(self, site: SiteId) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,9 @@ class _Work:
 class Supervisor:
     """Everything is called in the server's loop. `open` goes on with what was running when the server ended.
 
-    `revocations` gives the newest revocation list of the identity authority, DER. `python` runs the workers.
+    `revocations` gives the newest revocation list of the identity authority, DER. `python` runs the workers. One
+    that neither waits for sites nor computes for `stuck_s` is killed, which is as a crash. A site that has not been
+    attached for `away_s` is not waited for once enough others have answered.
     """
 
     def __init__(
@@ -114,16 +121,21 @@ class Supervisor:
         clock: Callable[[], datetime] = utc_now,
         python: str = sys.executable,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        stuck_s: float = 300.0,
+        away_s: float = 600.0,
     ) -> None:
         self._hub, self._database = hub, database
-        self._clock, self._python, self._sleep = clock, python, sleep
+        self._clock, self._python, self._sleep, self._stuck_s = clock, python, sleep, stuck_s
         self._runs, self._run_sites, self._sites = Runs(database), RunSites(database), Sites(database)
         self._plans = Plans(database, Vault(keyring.data_key))
         self._first, self._models, self._events = FirstModels(database), Models(database), Events(database)
         self._telling, server = Telling(), fingerprint_of(keyring.signing.public)
         self._offers = Offers(database, self._plans, hub, self._telling, server=server, clock=clock)
         self._ends = Ends(database, hub, self._telling)
-        self._starts = WorkerStarts(folder, keyring, database, self._plans, revocations=revocations)
+        self._away_s = away_s
+        self._starts = WorkerStarts(
+            folder, keyring, database, self._plans, revocations=revocations, pulse_s=stuck_s / _PULSES
+        )
         self._work: dict[str, _Work] = {}
         self._settling = asyncio.Lock()
         self._closing = False
@@ -323,9 +335,9 @@ class Supervisor:
         if self._run(run_id).state != RunState.RUNNING:  # a person was faster
             return True
 
-        async def durable(line: Mapping[str, Any]) -> None:
-            work.round, work.crashes = line["round"], 0
-            await asyncio.to_thread(self._keep_round, run_id, line)
+        async def durable(event: Mapping[str, Any]) -> None:
+            work.round, work.crashes = event["round"], 0
+            await asyncio.to_thread(self._keep_round, run_id, event)
 
         work.worker = WorkerProcess(
             start,
@@ -334,16 +346,20 @@ class Supervisor:
             refused=self._refused,
             rounds=durable,
             clock=self._clock,
+            stuck_s=self._stuck_s,
+            away=lambda site: self._hub.away_s(site) >= self._away_s,
+            look_s=self._away_s / _LOOKS,
         )
+        worker = work.worker
         try:
-            ended = await work.worker.run()
+            ended = await worker.run()
         finally:
             work.worker = None
         if self._closing:
             return False
         if ended is not None:
             return await self._ended(run_id, ended)
-        return await self._crashed(run_id, work)
+        return await self._crashed(run_id, work, stuck=worker.was_stuck)
 
     async def _ended(self, run_id: str, ended: Ended) -> bool:
         if ended.reason:
@@ -358,13 +374,13 @@ class Supervisor:
         await self._end(run_id, event, ended.reason)
         return False
 
-    async def _crashed(self, run_id: str, work: _Work) -> bool:
+    async def _crashed(self, run_id: str, work: _Work, *, stuck: bool) -> bool:
         state = self._run(run_id).state
         if state == RunState.STOPPING:
             await self._end(run_id, RunEvent.HALTED, "stopped by a person")
             return False
         work.crashes += 1
-        now, detail = self._clock(), {"crashes": work.crashes, "round": work.round}
+        now, detail = self._clock(), {"crashes": work.crashes, "round": work.round, "stuck": stuck}
         await asyncio.to_thread(
             lambda: self._events.add("worker.crashed", now=now, subject=run_id, run_id=run_id, detail=detail)
         )
@@ -376,15 +392,14 @@ class Supervisor:
         await self._sleep(min(_MOST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (work.crashes - 1)))
         return True
 
-    def _keep_round(self, run_id: str, line: Mapping[str, Any]) -> None:
+    def _keep_round(self, run_id: str, event: Mapping[str, Any]) -> None:
         """Note a durable round; a failing database ends no run, since the next worker tells of it again."""
         try:
             with self._database.transaction():
-                if self._runs.set_round(run_id, line["round"]):
-                    detail = round_event(line)
-                    self._events.add("round.done", now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
+                if self._runs.set_round(run_id, event["round"]):
+                    self._events.add("round.done", now=self._clock(), subject=run_id, run_id=run_id, detail=event)
         except WardroundError as error:
-            _log.warning("run %s: round %d is not noted yet: %s", run_id, line["round"], error)
+            _log.warning("run %s: round %d is not noted yet: %s", run_id, event["round"], error)
 
     def _keep_model(self, run_id: str, ended: Ended) -> None:
         run = self._run(run_id)

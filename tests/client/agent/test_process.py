@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import pytest
 
 from tests.client.agent.site_world import RUN, SIZE, World, write_table
 from wardround.client.agent.data_registry import DataRegistry
-from wardround.client.agent.plan_store import PlanStore
+from wardround.client.agent.offer import decode_offer
+from wardround.client.agent.plan_store import Outcome, PlanStore, RunState
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.job.confinement import available
 from wardround.clock import utc_now
@@ -217,6 +219,14 @@ def test_a_large_call_for_a_run_that_nobody_has_approved_takes_no_memory(world: 
                 reply = await call(hub, world, made)
                 assert (reply.fault, reply.frame.nbytes) == (Fault.NOT_READY, 0)
                 assert agent.memory() - before < 16 << 20
+                plans, table = PlanStore(world.folder), world.offer_table() | {"size": 1 << 20, "tensors": [1 << 20]}
+                plans.put(decode_offer(json.dumps(table).encode()), utc_now())
+                plans.note(RUN, Outcome(state=RunState.READY))  # as if the data had been read
+                world.approve(DataRegistry(world.folder).add(write_table(world.path / "ehr.csv"), "ehr", utc_now()))
+                reply = await call(hub, world, replace(made, model=memoryview(bytes((4 << 20) + 4))))
+                assert (reply.fault, "expected a model of 4194304 bytes" in reply.reason) == (Fault.REFUSED, True)
+                reply = await call(hub, world, replace(made, model=memoryview(bytes(4 << 20))))
+                assert (reply.fault, "signature" in reply.reason) == (Fault.REFUSED, True)  # it came, and was read
             finally:
                 code = agent.stop()
             assert code == 0, agent.log
