@@ -367,6 +367,7 @@ def approve_plan(
     from wardround.client.agent.member_pins import MemberPins
     from wardround.client.agent.plan_store import Decision, PlanStore, Verdict
     from wardround.clock import utc_now
+    from wardround.plain_text import plain_text
 
     folder = _folder(state)
     plans, registry = PlanStore(folder), DataRegistry(folder)
@@ -393,7 +394,7 @@ def approve_plan(
         unprotected=unprotected,
     )
     plans.decide(found, decision)
-    typer.echo(f"run {found[:12]} is approved: plan {plan.digest[:12]} with data {table.name}")
+    typer.echo(f"run {found[:12]} is approved: plan {plain_text(plan.name)}, {plan.digest[:12]}, with data {table.name}")
     if not folder.agent_runs():
         typer.echo("the agent does not run; it tells the server once it does (wardround client start)")
 

@@ -359,12 +359,11 @@ class FederatedStrategy(Strategy):
 
     def _validated(self, grid: Grid, state: RunState) -> tuple[RunState, EvaluationRecord | None]:
         settings = self._plan.evaluation
-        last = state.round >= self._plan.rounds
         if self._plan.privacy.on and self._plan.privacy.evaluation is Disclosure.OFF:
             return state, None
         if self._plan.protection.on and state.void_rounds:
             return state, None  # two sums over one model may tell single sites
-        if not settings.every or self._plan.data.validation == 0 or (state.round % settings.every and not last):
+        if not self._plan.validates(state.round):
             return state, None
         sites = self._draw(grid, state, settings.sites or len(self._roster(grid)), "evaluate", state.round)
         record = self._evaluate(grid, state, state.model, Split.VALIDATION, sites)

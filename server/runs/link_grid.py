@@ -22,6 +22,7 @@ from wardround.link.messages import Fault
 from wardround.link.signing_inputs import call_bytes, call_digest, reply_bytes
 from wardround.local_channel import Channel, Shared
 from wardround.orders import SiteId, digest
+from wardround.plain_text import plain_text
 from wardround.server.runs.worker_messages import CallMessage, ReplyMessage
 from wardround.signing_key import SigningKey, check_signature
 from wardround.strategies.blocking_grid import BlockingGrid
@@ -315,6 +316,8 @@ class LinkGrid(BlockingGrid):
             return _flower.gone_reply(one.request, reply.reason or "no reply by the deadline")
         if reply.fault is Fault.NOT_READY:  # a site that does not know the run signs nothing for it
             return _flower.gone_reply(one.request, reply.reason or "was not ready for this run by the deadline")
+        if reply.fault is Fault.REFUSED and not reply.signature:  # of a call that was too large to be received, say
+            return _flower.gone_reply(one.request, f"refused, unsigned: {plain_text(reply.reason) or 'without a reason'}")
         frame = memoryview(b"") if shared is None else shared.view()
         try:
             signed = reply_bytes(one.digest, reply.fault, hashlib.sha256(frame).digest())

@@ -23,7 +23,7 @@ from wardround.plan import Plan, parse_plan
 from wardround.server.runs.deployable import check_deployable, check_sites
 from wardround.server.runs.ends import Ends
 from wardround.server.runs.offers import Offers
-from wardround.server.runs.run_state import RunEvent, RunState, after
+from wardround.server.runs.run_state import ENDED, RunEvent, RunState, after
 from wardround.server.runs.telling import Telling
 from wardround.server.runs.worker_messages import Ended
 from wardround.server.runs.worker_process import WorkerProcess
@@ -137,6 +137,8 @@ class Supervisor:
             folder, keyring, database, self._plans, revocations=revocations, pulse_s=stuck_s / _PULSES
         )
         self._work: dict[str, _Work] = {}
+        self._newest = b""
+        """The revocation list that came last."""
         self._settling = asyncio.Lock()
         self._closing = False
 
@@ -181,9 +183,7 @@ class Supervisor:
         Raises LocalError for a plan that hospitals cannot run, another number of sites than the plan is for, a site
         that is not a member any more, and a plan without a first model.
         """
-        run = self._run(run_id)
-        if run.state != RunState.WAITING:
-            raise LocalError(f"run {run.number}: expected one that is waiting, got one that is {run.state}")
+        run = self._waiting(run_id)
         plan, sites = self._plan(run), [one.site for one in self._run_sites.list(run_id)]
         check_deployable(plan)
         check_sites(plan, len(sites))
@@ -195,7 +195,7 @@ class Supervisor:
         self._offers.notice(run)  # raises for one that is too large
         if not self._offers.made(run_id):
             await asyncio.to_thread(self._offers.make, run)
-        self._offers.ask(run)
+        self._offers.ask(self._waiting(run_id))  # a person may have stopped it meanwhile
 
     async def pause(self, run_id: str) -> None:
         """Pause a run after the round at work. Raises LocalError for one that is not running."""
@@ -249,9 +249,12 @@ class Supervisor:
     async def noticed(self, site: SiteId, notice: Notice) -> None:
         """Take an `approval` notice of a site. Raises RemoteError for one that is malformed or not signed by it.
 
-        A site decides once about a run: the same again, and anything later, changes nothing.
+        A site decides once about a run: the same again, and anything later, changes nothing. One that takes a run for
+        open which has ended is told so again.
         """
         run, approval = self._offers.checked(site, notice)
+        if run.state in ENDED:
+            self._ends.repeat(site, run)
         if run.state != RunState.WAITING:
             return
         await asyncio.to_thread(self._offers.decide, site, approval)
@@ -260,6 +263,7 @@ class Supervisor:
 
     async def renewed(self, revocations: bytes) -> None:
         """Hand a newer revocation list, DER, to the workers."""
+        self._newest = revocations
         for work in list(self._work.values()):
             if work.worker is not None:
                 await work.worker.renew(revocations)
@@ -326,6 +330,7 @@ class Supervisor:
 
     async def _worked(self, run_id: str, work: _Work) -> bool:
         """Run one worker; whether another may have to follow."""
+        known = self._newest
         try:
             start = await asyncio.to_thread(self._starts.of, self._run(run_id))
         except WardroundError as error:
@@ -351,6 +356,8 @@ class Supervisor:
             look_s=self._away_s / _LOOKS,
         )
         worker = work.worker
+        if self._newest is not known:  # it came while the start was made, with the one before perhaps
+            await worker.renew(self._newest)
         try:
             ended = await worker.run()
         finally:
@@ -423,6 +430,12 @@ class Supervisor:
         run = self._runs.get(run_id)
         if run is None:
             raise LocalError(f"expected a run that exists, got {plain_text(run_id)!r}")
+        return run
+
+    def _waiting(self, run_id: str) -> Run:
+        run = self._run(run_id)
+        if run.state != RunState.WAITING:
+            raise LocalError(f"run {run.number}: expected one that is waiting, got one that is {run.state}")
         return run
 
     def _plan(self, run: Run) -> Plan:

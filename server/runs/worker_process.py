@@ -57,7 +57,7 @@ class SiteCall(Protocol):
 
 
 class WorkerProcess:
-    """A worker of a run. `run` is called once; everything else while it runs, in the same loop.
+    """A worker of a run. `run` is called once; everything else before it ends, in the same loop.
 
     `refused` gives the reason why a site is not called at all, or an empty string. `rounds` is awaited with the event
     of every round that has become durable, in order. A worker that is silent for `stuck_s` is killed.
@@ -81,6 +81,8 @@ class WorkerProcess:
         self._start, self._python, self._call, self._refused, self._rounds = start, python, call, refused, rounds
         self._clock = clock
         self._channel: Channel | None = None
+        self._early: list[Mapping[str, Any]] | None = []
+        """What it is told until it has been given its start, which comes first; None from then on."""
         self._cut: socket.socket | None = None
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-sender")
         self._models: dict[int, Shared] = {}
@@ -115,6 +117,9 @@ class WorkerProcess:
         reader.start()
         try:
             await self._tell(self._start.to_header())
+            while self._early:
+                await self._tell(self._early.pop(0))
+            self._early = None
             watching = asyncio.create_task(self._watch_sites())
             try:
                 return await self._serve(incoming)
@@ -327,7 +332,10 @@ class WorkerProcess:
         await loop.run_in_executor(self._sender, channel.send, header, shared or [])
 
     async def _whisper(self, header: Mapping[str, Any]) -> None:
-        """Tell a worker that may be gone."""
+        """Tell a worker that may be gone, or may not have its start yet."""
+        if self._early is not None:
+            self._early.append(header)
+            return
         with contextlib.suppress(EOFError, OSError, RuntimeError):
             await self._tell(header)
 

@@ -53,7 +53,7 @@ def test_from_data_to_approval(world: World) -> None:
     assert "60 rows, 4 columns" in run(world, "data", "add", str(file))
     assert "ehr" in run(world, "data", "list") and "no budget" in run(world, "data", "list")
     assert "waits for a decision" in run(world, "plan", "list")
-    assert "is approved" in run(world, "plan", "approve", RUN[:6], "--data", "ehr", "--by", "IT")
+    assert "is approved: plan tiny, " in run(world, "plan", "approve", RUN[:6], "--data", "ehr", "--by", "IT")
     decision = PlanStore(world.folder).decision(RUN)
     assert decision is not None and decision.verdict is Verdict.APPROVED and decision.by == "IT"
     assert "approved by IT" in run(world, "status")

@@ -77,7 +77,7 @@ def serving(routes: Routes, tls: Callable[[], ServerTls], *, newest: bool = True
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             if not newest:
                 context.maximum_version = ssl.TLSVersion.TLSv1_2
-            _load(context, tls())
+            load_certificate(context, tls())
             try:
                 with context.wrap_socket(request, server_side=True) as secured:
                     super().finish_request(secured, client_address)
@@ -135,7 +135,7 @@ def _running(server: ThreadingHTTPServer) -> Iterator[int]:
         server.server_close()
 
 
-def _load(context: ssl.SSLContext, tls: ServerTls) -> None:
+def load_certificate(context: ssl.SSLContext, tls: ServerTls) -> None:
     """From memory, since the library reads files alone."""
     descriptor = os.memfd_create("pem")
     try:

@@ -197,6 +197,18 @@ def test_a_fault_cannot_be_forged_either() -> None:
     assert all("valid signature" in (one.error.reason or "") for one in replies)
 
 
+def test_an_unsigned_refusal_is_an_absence_with_its_reason() -> None:
+    """A site that does not even receive a call cannot sign what it answers: it does not know the call."""
+    server = Server(lambda call, digest: None)
+    server.answer = lambda call, digest: (
+        ReplyMessage(id=call.id, fault=Fault.REFUSED, reason="expected a model of 8 bytes\x1b[2J"),
+        b"",
+    )
+    replies = list(server.grid.send_and_receive(orders(server)))
+    assert [one.error.reason for one in replies] == ["refused, unsigned: expected a model of 8 bytes\ufffd[2J"] * 3
+    assert all(map(_flower.is_gone, replies))
+
+
 def test_a_reply_without_a_call_behind_it_changes_nothing() -> None:
     server = made(honest)
     for number in (0, 1 << 60):

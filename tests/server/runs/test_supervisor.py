@@ -777,6 +777,30 @@ def test_secure_aggregation_with_a_drop_out(tmp_path: Path) -> None:
     assert second["protection"]["lost"] == {"update": ["site-01"]}
 
 
+def test_statistics_are_asked_again_under_secure_aggregation_only_while_no_sum_is_known(tmp_path: Path) -> None:
+    late = Hospitals.of(tmp_path / "late", small_plan(*MASKED, "rounds=1"))
+    lost = Hospitals.of(tmp_path / "lost", small_plan(*MASKED, "rounds=1"))
+    hellos = 0
+
+    async def no_hello(site: SiteId, call: Call) -> Reply | None:
+        nonlocal hellos
+        if site == ONE and call.kind == "query.secagg" and (hellos := hellos + 1) < 4:
+            raise TimeoutError
+        return None
+
+    async def no_sums(site: SiteId, call: Call) -> Reply | None:
+        if site == ONE and call.kind == "query.statistics":
+            raise TimeoutError
+        return None
+
+    late.tamper, lost.tamper = no_hello, no_sums
+    play(to_the_end(late))
+    play(to_the_end(lost, "failed"))
+    assert hellos > 4
+    assert "they are not asked again, since two sums may tell" in lost.state.run(lost.run_id).reason
+    assert sum(lost.calls[ONE, kind] for kind in ("query.statistics", "train")) == 1
+
+
 def test_secure_aggregation_does_not_wait_for_a_member_that_is_long_away(tmp_path: Path) -> None:
     hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED, "cohort.deadline_s=86400"))
 

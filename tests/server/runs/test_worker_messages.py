@@ -93,7 +93,15 @@ def test_a_changed_header_is_another_message_or_refused(data: st.DataObject, mes
 
 def worker(call: Any, rounds: Any) -> WorkerProcess:
     return WorkerProcess(
-        START, python="", call=call, refused=lambda site: "", rounds=rounds, clock=lambda: NOW, stuck_s=60.0
+        START,
+        python="",
+        call=call,
+        refused=lambda site: "",
+        rounds=rounds,
+        clock=lambda: NOW,
+        stuck_s=60.0,
+        away=lambda site: False,
+        look_s=60.0,
     )
 
 
