@@ -81,6 +81,18 @@ def start(
             "--allow-unconfined-jobs", help="Run jobs even where this system cannot take network and keys from them."
         ),
     ] = False,
+    job_memory_gib: Annotated[
+        int | None, typer.Option(min=1, metavar="GIB", help="Memory of each process of a job.  [default: 16]")
+    ] = None,
+    job_scratch_mib: Annotated[
+        int | None, typer.Option(min=1, metavar="MIB", help="Its working folder.  [default: 256]")
+    ] = None,
+    job_processes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Its processes and threads.  [default: 1024]")
+    ] = None,
+    job_answer_s: Annotated[
+        int | None, typer.Option(min=1, metavar="SECONDS", help="How long it may work on one order.  [default: 3600]")
+    ] = None,
 ) -> None:
     """Run the agent: attach to the server, and do what was approved. Its log goes to stderr, as lines of JSON."""
     import sys
@@ -88,11 +100,22 @@ def start(
     folder = _folder(state)
     if folder.agent_runs():
         raise LocalError(f"{folder.path}: an agent runs here already; stop it first")
-    about = [str(folder.path.resolve()), "" if job_python is None else str(job_python)]
+    limits = {
+        "memory_bytes": job_memory_gib and job_memory_gib << 30,
+        "scratch_bytes": job_scratch_mib and job_scratch_mib << 20,
+        "processes": job_processes,
+        "call_s": job_answer_s,
+    }
+    about = [
+        str(folder.path.resolve()),
+        "" if job_python is None else str(job_python),
+        "unconfined" if allow_unconfined_jobs else "",
+        json.dumps({name: limit for name, limit in limits.items() if limit is not None}),
+    ]
     sys.stdout.flush()
     os.execv(  # noqa: S606 - no shell; without the command line's libraries the agent is a fifth smaller
         sys.executable,
-        [sys.executable, "-P", "-m", "wardround.client.agent", *about, "unconfined" if allow_unconfined_jobs else ""],
+        [sys.executable, "-P", "-m", "wardround.client.agent", *about],
     )
 
 
@@ -169,18 +192,37 @@ def budget(state: State = None, as_json: Json = False) -> None:
 def leave(
     state: State = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not tell the server: the coordinator must revoke the site.")
+    ] = False,
 ) -> None:
-    """Leave the federation: the site's keys are erased, its runs ended. Ledgers stay: what was spent stays spent."""
+    """Leave the federation: the server is told, the site's keys are erased, its runs ended. Ledgers stay."""
     from wardround.client.agent.departure import depart
+    from wardround.client.enrolment.leaving import say_goodbye
 
     folder = _folder(state)
     if not yes:
         typer.confirm(f"Erase the keys of {folder.name!r}? It must be invited again to come back.", abort=True)
-    depart(folder)
-    typer.echo(
-        f"{folder.name} has left; its ledgers and data sets stay in {folder.path}\n"
-        "Tell the coordinator, who ends the site's certificates: wardround server revoke"
-    )
+
+    def goodbye() -> None:
+        try:
+            if not offline:
+                say_goodbye(folder)
+        except LocalError as error:
+            raise LocalError(
+                f"{error}. Nothing was erased; try again, or leave with --offline, and have the coordinator revoke "
+                f"{folder.name!r}"
+            ) from None
+
+    depart(folder, goodbye)
+    typer.echo(f"{folder.name} has left; its ledgers and data sets stay in {folder.path}")
+    if offline:
+        typer.echo(
+            "The server was not told. Tell the coordinator, who must end the site's certificates: wardround server "
+            "revoke"
+        )
+    else:
+        typer.echo("The server has ended its certificates.")
 
 
 # -- data ---------------------------------------------------------------------------------------------
@@ -325,6 +367,7 @@ def approve_plan(
     from wardround.client.agent.member_pins import MemberPins
     from wardround.client.agent.plan_store import Decision, PlanStore, Verdict
     from wardround.clock import utc_now
+    from wardround.plain_text import plain_text
 
     folder = _folder(state)
     plans, registry = PlanStore(folder), DataRegistry(folder)
@@ -351,7 +394,7 @@ def approve_plan(
         unprotected=unprotected,
     )
     plans.decide(found, decision)
-    typer.echo(f"run {found[:12]} is approved: plan {plan.digest[:12]} with data {table.name}")
+    typer.echo(f"run {found[:12]} is approved: plan {plain_text(plan.name)}, {plan.digest[:12]}, with data {table.name}")
     if not folder.agent_runs():
         typer.echo("the agent does not run; it tells the server once it does (wardround client start)")
 

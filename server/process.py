@@ -25,6 +25,7 @@ from wardround.server.pki.endpoints import handle_renewal
 from wardround.server.pki.enrolment import Enrolment, ServerAddress
 from wardround.server.pki.server_certificate import ServerCertificate
 from wardround.server.runs.supervisor import Supervisor
+from wardround.server.state.certificates import Certificates
 from wardround.server.state.database import Database
 from wardround.server.state.events import Events
 from wardround.server.state.folder import StateFolder
@@ -37,6 +38,8 @@ from wardround.signing_key import fingerprint_of
 __all__ = ["serve"]
 
 _HOUSEKEEPING = timedelta(hours=1)
+_KEPT_AFTER_THE_END = timedelta(days=365)
+"""Of certificates: a site that asks for another every hour makes the table no longer than that."""
 
 
 def serve(path: Path, secret: bytes) -> None:
@@ -68,6 +71,7 @@ class _Server:
         self._folder, self._log = folder, log
         settings = folder.settings
         self._sites, self._sessions, self._events = Sites(database), Sessions(database), Events(database)
+        self._certificates = Certificates(database)
         self._enrolment = Enrolment(
             database,
             keyring,
@@ -166,6 +170,7 @@ class _Server:
         while True:
             try:
                 await asyncio.to_thread(self._sessions.tidy, utc_now())
+                await asyncio.to_thread(self._certificates.tidy, utc_now() - _KEPT_AFTER_THE_END)
                 await asyncio.to_thread(self._enrolment.revocations)  # a list that is old is made again, and told
             except WardroundError as error:
                 self._log.error("housekeeping failed", reason=str(error))

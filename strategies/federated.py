@@ -35,7 +35,7 @@ from wardround.strategies.tally_sums import TallySums
 from wardround.tally import Tally
 from wardround.vector import F32
 
-__all__ = ["FederatedStrategy", "PrivacyMeter", "RootUpdate"]
+__all__ = ["FederatedStrategy", "PrivacyMeter", "RootUpdate", "SitesAwayError"]
 
 PrivacyMeter = Callable[[F32 | None, Memory], PrivacyRecord]
 """What has been spent after a round, from its update, shape (d,), and what the rule keeps."""
@@ -46,6 +46,10 @@ RootUpdate = Callable[[Order, F32], F32]
 _MAX_VOID_ROUNDS = 5
 _MAX_SITES_IN_DETAIL = 200
 """Per-site evaluations are recorded up to so many sites; beyond, only the sum is kept."""
+
+
+class SitesAwayError(LocalError):
+    """Sites that are needed did not answer; they may be asked again."""
 
 
 class FederatedStrategy(Strategy):
@@ -254,7 +258,7 @@ class FederatedStrategy(Strategy):
 
     def _within_budget(self, state: RunState, absences: Sequence[Absence], *, void: bool) -> RunState:
         """The state, stopped where no further round can be paid for."""
-        spent = [f"{absence.site}: {absence.reason}" for absence in absences if absence.spent]
+        spent = [f"{one.site}: {one.reason.removeprefix(f'{one.site}: ')}" for one in absences if one.spent]
         if void and spent:
             return replace(state, stopped=spent[0])
         if state.stopped or state.round >= self._plan.rounds:
@@ -315,7 +319,8 @@ class FederatedStrategy(Strategy):
         """Agree once, before the first round, on means and deviations of the columns.
 
         Every site's sums are added up. Under a robust rule medians over sites are taken instead, and up to
-        `num_byzantine` sites may be missing or send what cannot be.
+        `num_byzantine` sites may be missing or send what cannot be. Raises SitesAwayError where too many did not answer
+        and may be asked again, since what the others sent tells nothing more then.
         """
         data, robust = self._plan.data, self._plan.robust
         sites = self._roster(grid)
@@ -330,7 +335,13 @@ class FederatedStrategy(Strategy):
                 counted += len(contribution.members)
         missing += [f"{absence.site}: {absence.reason}" for absence in self._protection.absences]
         if len(missing) > (0 if robust.rule == OFF else robust.num_byzantine):
-            raise LocalError(f"standardisation needs every site; {missing[0]}")
+            error = f"standardisation needs every site; {missing[0]}"
+            absences = self._protection.absences
+            if len(absences) < len(missing) or any(absence.failed or absence.spent for absence in absences):
+                raise LocalError(error)
+            if self._plan.protection.on and tallies:
+                raise LocalError(f"{error}; they are not asked again, since two sums may tell a single site's")
+            raise SitesAwayError(error)
         if robust.rule == OFF:
             statistics = statistics_of(data, sum(tallies[1:], start=tallies[0]), std * counted**0.5)
         else:
@@ -348,12 +359,11 @@ class FederatedStrategy(Strategy):
 
     def _validated(self, grid: Grid, state: RunState) -> tuple[RunState, EvaluationRecord | None]:
         settings = self._plan.evaluation
-        last = state.round >= self._plan.rounds
         if self._plan.privacy.on and self._plan.privacy.evaluation is Disclosure.OFF:
             return state, None
         if self._plan.protection.on and state.void_rounds:
             return state, None  # two sums over one model may tell single sites
-        if not settings.every or self._plan.data.validation == 0 or (state.round % settings.every and not last):
+        if not self._plan.validates(state.round):
             return state, None
         sites = self._draw(grid, state, settings.sites or len(self._roster(grid)), "evaluate", state.round)
         record = self._evaluate(grid, state, state.model, Split.VALIDATION, sites)

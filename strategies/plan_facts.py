@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from wardround.asked import models_of_evaluation
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure, Mechanism
 from wardround.plan_robust import AUTO, OFF
@@ -43,6 +44,8 @@ def facts(plan: Plan, size: int | None) -> Iterator[tuple[str, str]]:
         yield "drop-outs", _drop_outs(plan)
         yield "malicious", _malicious(plan)
     yield "besides", _besides(plan)
+    if said := _evaluations(plan):
+        yield "evaluation", said
 
 
 def _trust(plan: Plan) -> str:
@@ -91,7 +94,26 @@ def _besides(plan: Plan) -> str:
     if plan.data.standardize is Standardize.FEDERATED:
         noisy = ", with noise" if plan.privacy.on else ""
         told.append(f"sums of each number column and of its squares of {of}, once{noisy}")
-    if plan.evaluation.every and (not plan.privacy.on or plan.privacy.evaluation is Disclosure.CLEAR):
+    if _evaluations(plan):
         outside = ", outside the claim" if plan.privacy.on else ""
         told.append(f"counts and scores on the held-out rows of {of}{outside}")
     return f"the server learns {', '.join(told)}"
+
+
+def _evaluations(plan: Plan) -> str:
+    """How often a site evaluates a model, and what that tells; empty where it never does."""
+    if plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF:
+        return ""
+    every, asked = plan.evaluation.every if plan.data.validation else 0, list[str]()
+    if every:
+        models = -(-plan.rounds // every) + (plan.task.flower_app is not None)  # the last is always judged
+        asked.append(f"{models} times on validation rows")
+    asked += ["once on test rows"] if plan.data.test else []
+    if not asked:
+        return ""
+    of, summed = ("each group", "sums of ") if plan.protection.on else ("each site", "")
+    return (
+        f"{' and '.join(asked)}, and each time for up to {models_of_evaluation(plan)} models, since a server that was "
+        "restarted asks again. It can make models up that read single columns: where the held-out rows of "
+        f"{of} are few, {summed}their counts and scores tell about single rows"
+    )

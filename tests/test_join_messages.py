@@ -1,4 +1,4 @@
-"""Messages of joining and renewing: what was written is read, and any other JSON refused."""
+"""Messages of joining, renewing and leaving: what was written is read, and any other JSON refused."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from wardround.join_messages import (
     AuthorityAnswer,
     JoinAnswer,
     JoinRequest,
+    LeaveRequest,
     RenewalAnswer,
     RenewalRequest,
     VersionError,
@@ -39,6 +40,7 @@ ALL: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]] = [
     (AuthorityAnswer(authority=b"a", time=NOW), AuthorityAnswer.read),
     (RenewalRequest(request=b"r", proof=bytes(64)), RenewalRequest.read),
     (RenewalAnswer(certificate=b"c", identity=b"i"), RenewalAnswer.read),
+    (LeaveRequest(name=SiteId("Malmö"), time=NOW, proof=bytes(64)), LeaveRequest.read),
 ]
 
 

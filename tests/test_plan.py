@@ -235,6 +235,25 @@ def test_what_is_no_toml_is_refused_in_one_line(text: str) -> None:
         parse_plan(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["a." * 100_000 + "a = 1", '"a" . ' * 17 + "a = 1", "[" + "a.'b'." * 50_000 + "a]", '"\\"".' * 50_000 + "a = 1"]
+)
+def test_a_key_that_would_take_minutes_to_read_is_refused_before(text: str) -> None:
+    with pytest.raises(PlanError, match=r"^plan: expected keys of at most 16 dots, got "):
+        parse_plan(text)
+
+
+def test_nor_is_a_plan_without_end_read() -> None:
+    with pytest.raises(PlanError, match="at most 1048576 letters, got 1048577"):
+        parse_plan("#" * ((1 << 20) + 1))
+
+
+def test_dots_that_are_in_no_key_are_no_matter() -> None:
+    about = "".join(f"version 1.{number}.2, " for number in range(50))
+    text = TEXT + f"# {about}\n" + f"[training]\nclass_weights = [{'0.5, ' * 2}]\n"
+    assert parse_plan(text).training.class_weights == (0.5, 0.5)
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"readable plan file at .*no\.toml \(No such file"):
         load_plan(tmp_path / "no.toml")

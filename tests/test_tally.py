@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -243,6 +244,16 @@ def test_a_spec_survives_the_wire(spec: TallySpec) -> None:
 def test_a_spec_from_a_peer_is_not_trusted(data: bytes) -> None:
     with pytest.raises(RemoteError, match=r"^tally: expected"):
         decode_spec(data)
+
+
+def test_a_long_spec_is_refused_before_it_is_remembered() -> None:
+    longest = b'{"kind": "means"}'.ljust(1 << 16)
+    assert decode_spec(longest) == MeansSpec()
+    with (
+        mock.patch("wardround.tally._decoded_spec", side_effect=AssertionError("remembered")),
+        pytest.raises(RemoteError, match="at most 65536 bytes, got 65537"),
+    ):
+        decode_spec(longest + b" ")
 
 
 def _of(spec: ClassificationSpec | RegressionSpec | MeansSpec, *cells: int) -> str:

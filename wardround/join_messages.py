@@ -1,4 +1,4 @@
-"""What a site and a server say to each other when it joins, and when its certificates are renewed. JSON, in base64.
+"""What a site and a server say to each other when it joins, renews its certificates, and leaves. JSON, in base64.
 
 Everything is checked for its form and its size here, and for nothing else: whoever reads it decides.
 """
@@ -21,18 +21,21 @@ from wardround.site_id import SiteId
 __all__ = [
     "AUTHORITY_PATH",
     "JOIN_PATH",
+    "LEAVE_PATH",
     "AuthorityAnswer",
     "JoinAnswer",
     "JoinRefusal",
     "JoinRequest",
+    "LeaveRequest",
     "RenewalAnswer",
     "RenewalRequest",
     "VersionError",
     "join_statement",
+    "leave_statement",
     "renewal_statement",
 ]
 
-AUTHORITY_PATH, JOIN_PATH = "/api/v1/authority", "/api/v1/join"
+AUTHORITY_PATH, JOIN_PATH, LEAVE_PATH = "/api/v1/authority", "/api/v1/join", "/api/v1/leave"
 _VERSION = 1
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64
 _MOST_DER, _MOST_LIST = 4096, 1 << 20
@@ -68,6 +71,12 @@ def join_statement(token: bytes, request: bytes) -> bytes:
 def renewal_statement(request: bytes) -> bytes:
     """What a site's signing key signs to renew: whoever has only the connection's key cannot prolong it."""
     return b"wardround renewal 1\0" + hashlib.sha256(request).digest()
+
+
+def leave_statement(server: bytes, name: SiteId, time: datetime) -> bytes:
+    """What a site's signing key signs to leave the federation of the server with this public signing key, at `time`."""
+    pieces = hashlib.sha256(server).digest() + hashlib.sha256(name.encode()).digest()
+    return b"wardround leave 1\0" + pieces + _time_text(time).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +221,39 @@ class RenewalAnswer:
         return cls(
             certificate=_bytes("certificate: certificate", body["certificate"], most=_MOST_DER),
             identity=_bytes("certificate: identity", body["identity"], most=_MOST_DER),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveRequest:
+    """A site that leaves, and its clock, in whole seconds; `proof` is its signing key's over `leave_statement`."""
+
+    name: SiteId
+    time: datetime
+    proof: bytes
+
+    def encode(self) -> dict[str, Any]:
+        return {
+            "version": _VERSION,
+            "name": self.name,
+            "time": _time_text(self.time),
+            "proof": _text(self.proof),
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """RemoteError for anything else."""
+        _check_keys("leave", body, {"version", "name", "time", "proof"})
+        if type(body["version"]) is not int or body["version"] != _VERSION:
+            raise RemoteError(f"leave: expected version {_VERSION}; install a wardround that fits the server's")
+        try:
+            name = site_name(_words("leave: name", body["name"]))
+        except ValueError as error:
+            raise RemoteError(f"leave: {error}") from None
+        return cls(
+            name=name,
+            time=_time("leave: time", body["time"]),
+            proof=_bytes("leave: proof", body["proof"], least=_SIGNATURE_BYTES, most=_SIGNATURE_BYTES),
         )
 
 

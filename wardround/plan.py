@@ -6,6 +6,7 @@ every message refers to.
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -118,6 +119,13 @@ class Plan:
         """How updates are weighted: a robust rule takes no site's word for its number of examples."""
         return self.cohort.weighting if self.robust.rule == OFF else Weighting.UNIFORM
 
+    def validates(self, round_number: int) -> bool:
+        """Whether the model is judged on the sites' validation rows after this round: each `every` rounds, and last."""
+        every = self.evaluation.every
+        if not every or self.data.validation == 0 or not 1 <= round_number <= self.rounds:
+            return False
+        return round_number % every == 0 or round_number == self.rounds
+
     def canonical(self) -> bytes:
         """The plan's canonical form: JSON with sorted keys and every key that has a value."""
         table = encode(self)
@@ -194,10 +202,7 @@ def parse_plan(
     that is not understood.
     """
     if isinstance(text, str):
-        try:
-            table: Mapping[str, Any] = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of thousands of digits
-            raise PlanError("", f"TOML ({error})") from None
+        table: Mapping[str, Any] = _toml(text)
     else:
         table = text
     folder = folder or Path()
@@ -207,6 +212,22 @@ def parse_plan(
     for check in names(CHECKS):
         load(CHECKS, check)(plan)
     return plan
+
+
+_MOST_BYTES = 1 << 20
+_LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){17}""")
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The table in `text`, whose author need not be trusted: Python's reader takes quadratic time for a long key."""
+    if len(text) > _MOST_BYTES:
+        raise PlanError("", f"at most {_MOST_BYTES} letters", len(text))
+    if (found := _LONG_KEY.search(text)) is not None:
+        raise PlanError("", "keys of at most 16 dots", found[0])
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of thousands of digits
+        raise PlanError("", f"TOML ({error})") from None
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -34,6 +34,7 @@ LOGIT_LIMIT = 12.0
 """Scores are binned by their log-odds between -LOGIT_LIMIT and LOGIT_LIMIT; the end bins take the rest."""
 
 _MAX_CELLS = 1 << 22
+_MOST_SPEC_BYTES = 1 << 16
 _LARGEST = 1 << 52
 _LARGEST_SUM = 1 << 56
 """Of a site: several batches, each of which may have saturated."""
@@ -114,9 +115,15 @@ def encode_spec(spec: TallySpec) -> bytes:
     return json.dumps({"kind": kind, **encode(spec)}, sort_keys=True).encode()
 
 
-@lru_cache(maxsize=64)
 def decode_spec(data: bytes) -> TallySpec:
-    """The inverse of `encode_spec`. Raises RemoteError for anything else, or for too many cells."""
+    """The inverse of `encode_spec`. Raises RemoteError for anything else, for too many bytes or too many cells."""
+    if len(data) > _MOST_SPEC_BYTES:  # before it is remembered
+        raise RemoteError(f"tally: expected a kind of tally of at most {_MOST_SPEC_BYTES} bytes, got {len(data)}")
+    return _decoded_spec(data)
+
+
+@lru_cache(maxsize=64)
+def _decoded_spec(data: bytes) -> TallySpec:
     try:
         table = json.loads(data)
         kind = _KINDS[table.pop("kind")]

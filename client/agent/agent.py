@@ -241,6 +241,8 @@ class Agent:
                     self._look_at(run)
                 except WardroundError as error:
                     _log.warning("%s", error, extra={"run": run})
+                except Exception:  # one run must not keep the others off
+                    _log.exception("the run cannot be looked at; this is a bug", extra={"run": run})
 
     def _look_at(self, run: str) -> None:
         decision, outcome = self._plans.decision(run), self._plans.outcome(run)

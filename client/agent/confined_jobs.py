@@ -10,6 +10,7 @@ from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import SiteJob
 from wardround.client.job.confinement import available
 from wardround.client.job.job_process import JobProcess
+from wardround.client.job.limits import JobLimits
 from wardround.errors import LocalError
 from wardround.orders import SiteId
 from wardround.plan import Plan
@@ -20,15 +21,22 @@ _log = logging.getLogger("wardround")
 
 
 class ConfinedJobs:
-    """A `JobMaker` for the site of `folder`. `python` has wardround[job].
+    """A `JobMaker` for the site of `folder`. `python` has wardround[job]; each job may use what `limits` allow.
 
     Where this system cannot confine a job, it is refused, unless `allow_unconfined`; then that is logged each time.
     """
 
-    __slots__ = ("_allow", "_folder", "_lock", "_python", "_why")
+    __slots__ = ("_allow", "_folder", "_limits", "_lock", "_python", "_why")
 
-    def __init__(self, folder: SiteFolder, *, python: Path | None = None, allow_unconfined: bool = False) -> None:
-        self._folder, self._allow = folder, allow_unconfined
+    def __init__(
+        self,
+        folder: SiteFolder,
+        *,
+        python: Path | None = None,
+        allow_unconfined: bool = False,
+        limits: JobLimits | None = None,
+    ) -> None:
+        self._folder, self._allow, self._limits = folder, allow_unconfined, limits
         self._python = sys.executable if python is None else str(python)
         self._lock = threading.Lock()
         self._why: list[str | None] = []
@@ -58,6 +66,7 @@ class ConfinedJobs:
             confined=why is None,
             hidden=(self._folder.path,),
             python=self._python,
+            limits=self._limits,
             check=data.check_unchanged,  # the run is charged for the rows that were registered
         )
 

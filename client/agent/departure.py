@@ -1,6 +1,7 @@
 """How a site leaves a federation: its keys and what it kept of runs are erased, what was spent on its data is not."""
 
 import shutil
+from collections.abc import Callable
 
 from wardround.client.agent.plan_store import PlanStore
 from wardround.client.agent.site_folder import SiteFolder
@@ -25,13 +26,15 @@ _ERASED = (
 _FOLDERS = ("plans", "pins", "runs", "jobs")
 
 
-def depart(folder: SiteFolder) -> None:
-    """Leave. Raises LocalError while the agent runs.
+def depart(folder: SiteFolder, goodbye: Callable[[], None]) -> None:
+    """Leave. Raises LocalError while the agent runs, and what `goodbye` raises: then nothing is erased.
 
-    Open runs are ended first, so that what they reserved and never began is free again. A folder without site.json has
-    not joined: after a crash in the middle `join` makes new keys.
+    `goodbye` tells the server, while there is a key to tell it with; after a crash it is told again. Open runs are
+    ended first, so that what they reserved and never began is free again. A folder without site.json has not joined:
+    after a crash in the middle `join` makes new keys.
     """
     with folder.lock():
+        goodbye()
         plans = PlanStore(folder)
         for run in list(plans.open_runs()):
             finish_run(folder, run, "the site has left")

@@ -4,7 +4,6 @@ import base64
 import binascii
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,7 +14,8 @@ from wardround.plain_text import plain_text
 
 __all__ = ["MemberFacts", "Offer", "check_run_name", "decode_offer"]
 
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_RUN = re.compile(r"[0-9a-f]{32}")
+"""All of one length: none is the start of another, which an administrator may have looked at and named by its start."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_FILES = 1000
 _MOST_SITES = 10_000
@@ -34,9 +34,9 @@ class MemberFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A run and its plan: TOML, and the files of its code bundle below `code_folder`.
+    """A run and its plan: TOML, and the files of its code bundle below `code_folder`, which is to be the plan's.
 
-    `tensors` are the sizes of the model's tensors, `size` their sum.
+    Nothing of the plan is read here: TOML of a stranger may cost more time than the link has. `tensors` are the sizes of the model's tensors, `size` their sum.
     """
 
     run: str
@@ -50,9 +50,9 @@ class Offer:
 
 
 def check_run_name(run: str) -> str:
-    """`run`, if it may be the name of a folder. Raises RemoteError for any other."""
+    """`run`, if it is an id as servers make them. Raises RemoteError for any other."""
     if not _RUN.fullmatch(run):
-        raise RemoteError(f"run: expected a name of letters, digits, _ and -, got {plain_text(run, 80)!r}")
+        raise RemoteError(f"run: expected an id of 32 hexadecimal digits, got {plain_text(run, 80)!r}")
     return run
 
 
@@ -82,9 +82,8 @@ def _decoded(table: Any) -> Offer:
     if len({one.name for one in members}) != len(members):
         raise ValueError("each site is named once")
     plan.encode()  # a lone surrogate is a ValueError here, and no plan that can be kept
-    folder = _code_folder(plan)
-    code = _code(table["code"])
-    if bool(code) and folder is None:
+    folder, code = _code_folder(table["code_folder"]), _code(table["code"])
+    if code and folder is None:
         raise ValueError("files come only with a plan that has task.code")
     return Offer(
         run=run,
@@ -114,16 +113,11 @@ def _member(table: Any) -> MemberFacts:
     return MemberFacts(name=name, fingerprint=fingerprint)
 
 
-def _code_folder(plan: str) -> str | None:
-    """`task.code` of the plan, if it lies below the plan's folder."""
-    table: dict[str, Any] = tomllib.loads(plan)
-    task = table.get("task")
-    code = task.get("code") if isinstance(task, dict) else None
-    if code is None:
-        return None
-    if not isinstance(code, str) or not _is_below(code, allow_itself=True):
+def _code_folder(path: object) -> str | None:
+    """`task.code` of the plan, as the server says, if it lies below the plan's folder."""
+    if path is not None and (not isinstance(path, str) or not _is_below(path, allow_itself=True)):
         raise ValueError("task.code is a folder below the plan's")
-    return code
+    return path
 
 
 def _code(table: Any) -> dict[str, bytes]:

@@ -10,7 +10,8 @@ a crash the noise that was drawn is the noise that leaves. One file for each rep
         39        chunks of 1 MiB, each AES-256-GCM with 16 bytes of tag; nonce: the random part, the chunk's number
 
 The call's digest and the length are associated data of every chunk, so that no chunk passes for another and none can
-be left out.
+be left out. A file's time of change is a counter, in steps of two seconds, which every file system keeps: the oldest
+are forgotten, and a clock may be set back.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ _MAGIC = b"wardround sent reply 1\n"
 _RANDOM_BYTES, _LENGTH_BYTES, _TAG_BYTES = 8, 8, 16
 _HEAD_BYTES = len(_MAGIC) + _RANDOM_BYTES + _LENGTH_BYTES
 _CHUNK_BYTES = 1 << 20
+_STEP_NS = 2_000_000_000
 
 
 class Outbox:
@@ -84,6 +86,8 @@ class Outbox:
                 for number in range(-(-len(reply) // _CHUNK_BYTES) or 1):
                     chunk = view[number * _CHUNK_BYTES : (number + 1) * _CHUNK_BYTES]
                     write_all(descriptor, self._cipher.encrypt(_nonce(nonce, number), chunk, about))
+                count = max((one.stat().st_mtime_ns for one in self._kept()), default=0) + _STEP_NS
+                os.utime(descriptor, ns=(count, count))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -95,9 +99,11 @@ class Outbox:
         self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        kept = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        for path in kept[: -self._most]:
+        for path in sorted(self._kept(), key=lambda path: path.stat().st_mtime_ns)[: -self._most]:
             path.unlink(missing_ok=True)
+
+    def _kept(self) -> list[Path]:
+        return [path for path in self._folder.iterdir() if not path.name.startswith(TEMPORARY)]
 
     def _path(self, call: bytes) -> Path:
         return self._folder / call.hex()

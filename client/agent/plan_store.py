@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -86,6 +86,7 @@ class StoredOffer:
 
     run: str
     plan_digest: str
+    code_folder: str | None
     size: int
     tensors: tuple[int, ...]
     sites: tuple[MemberFacts, ...]
@@ -109,6 +110,7 @@ class PlanStore:
         stored = StoredOffer(
             run=offer.run,
             plan_digest=offer.plan_digest,
+            code_folder=offer.code_folder,
             size=offer.size,
             tensors=offer.tensors,
             sites=offer.sites,
@@ -116,8 +118,7 @@ class PlanStore:
         )
         if target.exists():
             known = self.offer(offer.run)
-            same = (known.plan_digest, known.size, known.tensors, known.sites)
-            if same != (stored.plan_digest, stored.size, stored.tensors, stored.sites):
+            if replace(known, received=stored.received) != stored:
                 raise RemoteError(
                     f"run {offer.run}: expected the offer as it came first, got another plan, model or cohort under "
                     "its name; a changed plan needs a new run"
@@ -195,12 +196,15 @@ class PlanStore:
                 yield run
 
     def find(self, name: str) -> str:
-        """The run whose id begins with `name`. Raises LocalError unless there is exactly one."""
-        found = [run for run in self.runs() if run.startswith(name)]
-        if len(found) != 1 and name not in found:
-            got = "none" if not found else f"{len(found)}"
+        """The run whose id begins with `name`. Raises LocalError unless there is exactly one.
+
+        Ids are the server's choice, so that a longer start is no surer than a short one: every other run counts.
+        """
+        found = [run for run in self.runs() if name and run.startswith(name)]
+        if len(found) != 1:
+            got = f"{len(found)} that begin so" if found else "none"
             raise LocalError(f"{plain_text(name, 80)}: expected the id of an offered run, or its start, got {got}")
-        return name if name in found else found[0]
+        return found[0]
 
     def offer(self, run: str) -> StoredOffer:
         table = self._table(run, "offer.json")
@@ -220,13 +224,16 @@ class PlanStore:
         try:
             plan = parse_plan(self._folder.read(f"plans/{run}/plan.toml").decode(), folder=place / "bundle")
         except PlanError as error:
-            raise RemoteError(f"run {run}: expected a plan that this version understands ({error})") from None
+            words = plain_text(str(error), 500)
+            raise RemoteError(f"run {run}: expected a plan that this version understands ({words})") from None
         except UnicodeDecodeError:
             raise RemoteError(f"run {run}: expected a plan in UTF-8") from None
-        offered = self.offer(run).plan_digest
-        if plan.digest != offered:
+        offer = self.offer(run)
+        if plan.task.code != offer.code_folder:  # no file lies here that is not in the digest
+            raise RemoteError(f"run {run}: expected code where the plan says, got it in another folder")
+        if plan.digest != offer.plan_digest:
             raise RemoteError(
-                f"run {run}: plan digest differs from the offered one: expected {offered[:12]}, got "
+                f"run {run}: plan digest differs from the offered one: expected {offer.plan_digest[:12]}, got "
                 f"{plan.digest[:12]}; it is damaged, or another version of wardround reads it otherwise"
             )
         return plan

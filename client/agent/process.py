@@ -1,11 +1,13 @@
 """The agent's process: it holds the folder's lock and the link, and looks once a second for what was decided."""
 
 import logging
+import os
 import secrets
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -18,6 +20,7 @@ from wardround.client.agent.json_log import log_to_stderr
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.enrolment.renewal import Renewal
 from wardround.client.enrolment.site_files import SiteFiles
+from wardround.client.job.limits import JobLimits
 from wardround.errors import LocalError, WardroundError
 from wardround.link.messages import Notice
 from wardround.link.tls import ClientTls
@@ -30,6 +33,8 @@ __all__ = ["Link", "run_agent", "serve"]
 _LOOK_S = 1.0
 _TICKS = 60
 """What is due from time to time is looked at once in so many looks."""
+_END_S = 15.0
+"""What is under way when the agent is to end has so long; then it ends as after a kill, which loses nothing."""
 _log = logging.getLogger("wardround")
 
 
@@ -42,7 +47,12 @@ class Link(Protocol):
 
 
 def serve(
-    path: Path, *, job_python: Path | None = None, allow_unconfined: bool = False, stop: threading.Event | None = None
+    path: Path,
+    *,
+    job_python: Path | None = None,
+    allow_unconfined: bool = False,
+    job_limits: JobLimits | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """Run the agent of the folder `path` until SIGTERM or SIGINT. Raises WardroundError where it cannot (any more)."""
     from wardround.client.job.namespaces import undumpable
@@ -54,6 +64,7 @@ def serve(
     with folder.lock(tries=10):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stopper(stop))
+        threading.Thread(target=_end_at_last, args=(stop,), name="end", daemon=True).start()
         for left in folder.folder("jobs").glob("job-*"):  # of jobs whose agent was killed
             shutil.rmtree(left, ignore_errors=True)
         files = SiteFiles(folder.path)
@@ -67,16 +78,16 @@ def serve(
             lambda agent: Connection(
                 folder.facts.target, tls, agent, software=f"wardround {__version__}", room=agent.room
             ),
-            jobs=lambda: _jobs(folder, job_python, allow_unconfined),
+            jobs=lambda: _jobs(folder, job_python, allow_unconfined, job_limits),
             renewal=Renewal(folder, fraction=secrets.SystemRandom().random()),
             stop=stop,
         )
 
 
-def _jobs(folder: SiteFolder, python: Path | None, allow_unconfined: bool) -> "JobMaker":
+def _jobs(folder: SiteFolder, python: Path | None, allow_unconfined: bool, limits: JobLimits | None) -> "JobMaker":
     from wardround.client.agent.confined_jobs import ConfinedJobs
 
-    return ConfinedJobs(folder, python=python, allow_unconfined=allow_unconfined)
+    return ConfinedJobs(folder, python=python, allow_unconfined=allow_unconfined, limits=limits)
 
 
 def _stopper(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
@@ -84,6 +95,14 @@ def _stopper(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
         stop.set()
 
     return asked
+
+
+def _end_at_last(stop: threading.Event) -> None:
+    """End the process some time after `stop`, whatever holds its threads up: a disk that hangs, say."""
+    stop.wait()
+    time.sleep(_END_S)
+    _log.error("something did not end within %g s; the process ends without it, as after a kill", _END_S)
+    os._exit(1)
 
 
 def run_agent(
@@ -147,11 +166,17 @@ def _watch(folder: SiteFolder, agent: Agent, stop: threading.Event, look_s: floa
     seen: tuple[int, int] | None = None
     looks = 0
     while not stop.is_set():
-        changes = folder.changes()
-        if changes != seen or looks % _TICKS == 0:
-            seen = changes
-            agent.look()
-        if looks % _TICKS == 0:
-            agent.tick()
+        due = looks % _TICKS == 0
         looks += 1
+        try:
+            changes = folder.changes()
+            if changes != seen or due:
+                seen = changes
+                agent.look()
+            if due:
+                agent.tick()
+        except (WardroundError, OSError) as error:
+            _log.error("what was decided cannot be looked at (now): %s", error)
+        except Exception:
+            _log.exception("a look at what was decided failed; this is a bug")
         stop.wait(look_s)

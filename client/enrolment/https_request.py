@@ -2,10 +2,11 @@
 
 import http.client
 import json
+import queue
 import socket
 import ssl
-import time
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,21 +55,57 @@ def request(
     proxy: Proxy | None,
     body: Mapping[str, Any] | None = None,
     timeout_s: float = 30.0,
-    clock: Callable[[], float] = time.monotonic,
 ) -> HttpsAnswer:
-    """The answer to a GET, or with a `body` to a POST. No wait is longer than `timeout_s`.
+    """The answer to a GET, or with a `body` to a POST, within `timeout_s`, whatever the other end does.
 
     Raises JoinError (UNREACHABLE, PROXY, ANSWER), and ssl.SSLError for a handshake that fails.
     """
-    where = f"{host}:{port}"
-    via = "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port}"
+    found: queue.SimpleQueue[HttpsAnswer | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found.put(_request(host, port, path, context, proxy, body, timeout_s))
+        except Exception as error:
+            found.put(error)
+
+    # a socket has a time for each wait only, and who sends a byte now and then is waited for at each of them
+    threading.Thread(target=ask, name="https", daemon=True).start()
+    try:
+        answer = found.get(timeout=timeout_s)
+    except queue.Empty:
+        raise _late(f"{host}:{port}", proxy, timeout_s) from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _late(where: str, proxy: Proxy | None, timeout_s: float) -> JoinError:
+    return JoinError(
+        JoinExit.UNREACHABLE,
+        f"{where}: no answer within {timeout_s:g} s{_via(proxy)}; ask whether a firewall drops it",
+    )
+
+
+def _via(proxy: Proxy | None) -> str:
+    return "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port}"
+
+
+def _request(
+    host: str,
+    port: int,
+    path: str,
+    context: ssl.SSLContext,
+    proxy: Proxy | None,
+    body: Mapping[str, Any] | None,
+    timeout_s: float,
+) -> HttpsAnswer:
+    where, via = f"{host}:{port}", _via(proxy)
     if proxy is None:
         connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
     else:
         connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout_s, context=context)
         headers = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
         connection.set_tunnel(host, port, headers)
-    deadline = clock() + timeout_s
     try:
         _connect(connection, where, proxy)
         certificate = connection.sock.getpeercert(True) or b""
@@ -85,15 +122,11 @@ def request(
                 parts += part
                 if len(parts) > _MOST_BYTES:
                     raise JoinError(JoinExit.ANSWER, f"{where}: expected an answer of at most {_MOST_BYTES} bytes")
-                if clock() > deadline:
-                    raise TimeoutError
             return HttpsAnswer(status=answer.status, body=_object(parts, where, answer.status), certificate=certificate)
     except ssl.SSLError:
         raise
     except TimeoutError:
-        raise JoinError(
-            JoinExit.UNREACHABLE, f"{where}: no answer within {timeout_s:g} s{via}; ask whether a firewall drops it"
-        ) from None
+        raise _late(where, proxy, timeout_s) from None
     except http.client.HTTPException as error:
         raise JoinError(
             JoinExit.ANSWER, f"{where}: expected an answer of a wardround server, got {type(error).__name__}{via}"

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
+from wardround.asked import ATTEMPTS, asked_fault, evaluation_fault
 from wardround.client.guard.member import Member
 from wardround.errors import BudgetError, LocalError, WardroundError
 from wardround.frames import Frame, encode_frame
-from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId, Split, derive_seed
+from wardround.orders import EvalJob, FitJob, LocalResult, Order, OrderKind, SiteId, derive_seed
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure, PrivateStatistics, UnitClipping
 from wardround.plan_sections import Weighting
@@ -25,7 +26,6 @@ __all__ = ["Budget", "Guard", "SiteGuard", "fit_job", "release_weight"]
 
 _NO_VECTOR: F32 = np.empty(0, dtype=np.float32)
 _NOTHING_COUNTED = Tally.empty(MeansSpec())
-_ATTEMPTS = 1 << 16
 _log = logging.getLogger("wardround")
 
 
@@ -121,7 +121,7 @@ class SiteGuard:
 
     def begin(self, order: Order, start: bytes, spec: bytes) -> bytes | None:
         """Under secure aggregation no order is answered without a round that is bound to it."""
-        self._check_plan(order)
+        self._check_order(order)
         if self._member is not None:
             self._check_protected(order, spec)
             return self._member.begin(order, start, spec)
@@ -132,44 +132,46 @@ class SiteGuard:
     def admit(self, order: Order) -> FitJob | EvalJob:
         """The job for an order of the approved plan; a training round is admitted once, and only forwards.
 
-        Under privacy what is charged is charged here, before the job sees any data.
+        An evaluation is admitted where the plan has one, for few models. Under privacy what is charged is charged here,
+        before the job sees any data.
         """
-        self._check_plan(order)
+        self._check_order(order)
         if self._plan.privacy.on:
             self._check_private(order)
-            if order.kind is OrderKind.STATISTICS:
-                self._store.advance(f"{order.run_id}/statistics", order.attempt)
-                self._begin(order)
-        else:
+        if order.kind is OrderKind.EVALUATE and (fault := evaluation_fault(self._store, self._plan, order)):
+            raise LocalError(f"{self.site}: {fault}")
+        if not self._plan.privacy.on:
+            self._begin(order)
+        elif order.kind is OrderKind.STATISTICS:
+            self._store.advance(f"{order.run_id}/statistics", order.attempt)
             self._begin(order)
         if order.kind is not OrderKind.FIT:
             return EvalJob(order=order, site=self.site)
-        if order.attempt >= _ATTEMPTS:
-            raise LocalError(f"{self.site}: expected an attempt below {_ATTEMPTS}, got {order.attempt}")
         self._check_separation(order)
-        self._store.advance(f"{order.run_id}/round", order.round * _ATTEMPTS + order.attempt)
+        self._store.advance(f"{order.run_id}/round", order.round * ATTEMPTS + order.attempt)
         if self._plan.privacy.on:
             self._store.put(self._last, str(order.round + order.attempt).encode())
             self._begin(order)
         return fit_job(self._plan, order, self.site)
 
     def _check_protected(self, order: Order, spec: bytes) -> None:
-        last, counted = self._plan.rounds, decode_spec(spec)
+        counted = decode_spec(spec)
         if order.kind is OrderKind.FIT and self._plan.privacy.on and counted != _NOTHING_COUNTED.spec:
             raise LocalError(f"{self.site}: expected a training of which nothing is counted, since rows are hidden")
-        if order.kind is OrderKind.FIT and not 1 <= order.round <= last:
-            raise LocalError(f"{self.site}: expected a round of 1 to {last}, got {order.round}")
         if self._plan.task.flower_app is not None:
             allowed = self._plan.protection.metrics
             if not isinstance(counted, MeansSpec) or not set(counted.names) <= set(allowed):
                 raise LocalError(f"{self.site}: expected metrics of {list(allowed)} (protection.metrics), got others")
 
-    def _check_plan(self, order: Order) -> None:
+    def _check_order(self, order: Order) -> None:
+        """Whether it is of the approved plan, which asks for it."""
         if order.plan_digest != self._digest:
             raise LocalError(
                 f"{self.site}: plan digest differs from the approved one: needs a new approval "
                 f"(approved {self._digest[:12]}, asked for {order.plan_digest[:12]})"
             )
+        if fault := asked_fault(self._plan, order):
+            raise LocalError(f"{self.site}: {fault}")
 
     def _begin(self, order: Order) -> None:
         if self._budget is not None:
@@ -195,24 +197,16 @@ class SiteGuard:
 
     def _check_private(self, order: Order) -> None:
         """What is asked must be what the claim and its charges are about."""
-        privacy, last = self._plan.privacy, self._plan.rounds
-        if order.kind is OrderKind.FIT and not 1 <= order.round <= order.round + order.attempt <= last:
-            raise LocalError(f"{self.site}: expected a round of 1 to {last}, got {order.round}.{order.attempt}")
+        privacy = self._plan.privacy
         adaptive = privacy.clipping is UnitClipping.ADAPTIVE
         if order.kind is OrderKind.FIT and privacy.per_client and adaptive != (order.clip_norm is not None):
             # refused whatever comes of the rows: whether an update is finite must not show
             asked = f'expected a clip_norm in the order exactly with "adaptive", got {order.clip_norm}'
             raise LocalError(f"{self.site}: {asked}")
-        if order.kind is OrderKind.EVALUATE:
-            if privacy.evaluation is Disclosure.OFF:
-                raise LocalError(f'{self.site}: expected no evaluation, since privacy.evaluation = "off"')
-            if order.split is Split.TRAIN:
-                raise LocalError(f"{self.site}: expected rows that were held out, since privacy hides the others")
-        if order.kind is OrderKind.STATISTICS:
-            if privacy.statistics is not PrivateStatistics.DP:
-                raise LocalError(f'{self.site}: expected no request for statistics, since privacy.statistics = "off"')
-            if order.round:
-                raise LocalError(f"{self.site}: expected statistics before the first round, got round {order.round}")
+        if order.kind is OrderKind.EVALUATE and privacy.evaluation is Disclosure.OFF:
+            raise LocalError(f'{self.site}: expected no evaluation, since privacy.evaluation = "off"')
+        if order.kind is OrderKind.STATISTICS and privacy.statistics is not PrivateStatistics.DP:
+            raise LocalError(f'{self.site}: expected no request for statistics, since privacy.statistics = "off"')
 
     @property
     def _last(self) -> str:

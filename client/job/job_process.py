@@ -44,7 +44,8 @@ from wardround.vector import F32
 
 __all__ = ["JobProcess"]
 
-_MOST_STATE_BYTES = 1 << 30
+_MORE_STATE_BYTES = 1 << 20
+"""Of what is kept between rounds, beside a value for each of the model's: names, and counts of batches."""
 _MOST_ANSWER_BYTES = 1 << 20
 _MARGIN_S = 5.0
 _A = TypeVar("_A", Described, Loaded, Counted, Fitted)
@@ -136,8 +137,8 @@ class JobProcess:
                 raise RemoteError(f"expected an update of {4 * model.size} bytes, got {update.size}")
             if running.facts is not None and found.num_examples > max(running.facts.train, 1):
                 raise RemoteError(f"expected at most {running.facts.train} examples, got {found.num_examples}")
-            if state.size > _MOST_STATE_BYTES:
-                raise RemoteError(f"expected at most {_MOST_STATE_BYTES} bytes to keep between rounds")
+            if state.size > (most := 4 * model.size + _MORE_STATE_BYTES):
+                raise RemoteError(f"expected at most {most} bytes to keep between rounds, got {state.size}")
             result = LocalResult(
                 update=np.frombuffer(update.view(), dtype="<f4"),
                 num_examples=found.num_examples,

@@ -17,7 +17,8 @@ class JobLimits:
     scratch_bytes: int = 256 << 20
     file_bytes: int = 4 << 30
     log_bytes: int = 1 << 20
-    processes: int = 256
+    processes: int = 1024
+    """On a machine of many cores torch and numpy have several threads for each."""
     open_files: int = 256
     start_s: float = 120.0
     """For its process to be there."""

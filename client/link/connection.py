@@ -26,6 +26,7 @@ from wardround.link.errors import RefusedError
 from wardround.link.handshake import check_welcome, farewell_error, hello
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Fault, Notice, Reply
+from wardround.link.receive_memory import receive_memory
 from wardround.link.tls import ClientTls, client_credentials
 from wardround.link.wire import METHOD, SERVICE, decode, encode
 from wardround.plain_text import plain_text
@@ -110,6 +111,8 @@ class Connection:
                 raise
             except (WardroundError, OSError) as error:
                 reason = str(error)
+            except MemoryError:
+                reason = "no memory is left for what the server sends"
             except grpc.RpcError as error:
                 broke, reason = True, _reason(error)
             if stop.is_set():
@@ -264,7 +267,7 @@ class Connection:
 
 
 def _in_memory(run: str, size: int) -> memoryview:
-    return memoryview(bytearray(size))
+    return receive_memory(size)
 
 
 def _reason(error: grpc.RpcError) -> str:

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from wardround.errors import LocalError, RemoteError, WardroundError
+from wardround.errors import LocalError, RemoteError
 from wardround.link import link_pb2 as pb
 from wardround.link.headings import INLINE_BYTES, inline_payload, read_call, reply_heading
 from wardround.link.limits import Limits
 from wardround.link.messages import Call, Fault, Notice, Reply
 from wardround.link.outbox import Outbox
 from wardround.link.payload_digest import KEY_BYTES
+from wardround.link.receive_memory import receive_memory
 from wardround.link.transfer import Inbound, Outbound
 from wardround.link.wire import Chunk, Message
 
@@ -158,13 +159,9 @@ class Session:
             read_call(heading, [memoryview(b"")] * len(sizes))  # whether it is one, before anything is allocated
             one = self._calls[id] = _Open(heading=heading, parts=[])
             refusal = None if payload is not None else self._room(heading.run, sum(sizes[:3]), sum(sizes[3:]))
+            refusal = refusal or self._make_room(one, sizes)
             if refusal is not None:
                 self.answer(id, refusal)
-                return []
-            try:
-                self._make_room(one, sizes)
-            except WardroundError as error:
-                self.answer(id, Reply(fault=Fault.REFUSED, reason=str(error)))
                 return []
             inbound = one.inbound = Inbound(pb.TO_SITE, id, one.parts, heading.key, lambda: self._limits.window_bytes)
         elif one.heading != heading:
@@ -179,14 +176,26 @@ class Session:
         inbound.fill(payload)
         return self._called(one)
 
-    def _make_room(self, one: _Open, sizes: list[int]) -> None:
-        """Raises LocalError where all calls together would be too large, and what `allocate` raises."""
-        held, most = sum(part.nbytes for other in self._calls.values() for part in other.parts), sum(sizes)
-        if held + most > self._limits.most_call_bytes:
-            bound = self._limits.most_call_bytes
-            raise LocalError(f"expected calls of {bound} bytes at most, got {held} and {most} more")
-        one.parts = [memoryview(bytearray(size)) for size in sizes[:3]]
-        one.parts += [self._allocate(one.heading.run, size) if size else memoryview(b"") for size in sizes[3:]]
+    def _make_room(self, one: _Open, sizes: list[int]) -> Reply | None:
+        """Take memory for a call; or the reply to one that is too large, by itself or beside what is open now."""
+        limits, small, size = self._limits, sum(sizes[:3]), sum(sizes)
+        if sizes[0] > limits.most_order_bytes or sizes[2] > limits.most_spec_bytes:
+            words = f"an order of at most {limits.most_order_bytes} bytes and a spec of {limits.most_spec_bytes}"
+            return Reply(fault=Fault.REFUSED, reason=f"expected {words}, got {sizes[0]} and {sizes[2]}")
+        if small > limits.most_small_bytes or size > limits.most_call_bytes:
+            words = f"{limits.most_call_bytes} bytes at most, {limits.most_small_bytes} without its model"
+            return Reply(fault=Fault.REFUSED, reason=f"expected a call of {words}, got {size} and {small}")
+        others = [other.parts for other in self._calls.values()]
+        held_small = sum(part.nbytes for parts in others for part in parts[:3])
+        held = sum(part.nbytes for parts in others for part in parts)
+        if held_small + small > limits.most_small_bytes or held + size > limits.most_call_bytes:
+            return Reply(fault=Fault.NOT_READY, reason="other calls fill the memory that this site gives to calls")
+        try:
+            parts = [receive_memory(size) for size in sizes[:3]]
+            one.parts = parts + [self._allocate(one.heading.run, size) if size else memoryview(b"") for size in sizes[3:]]
+        except LocalError as error:
+            return Reply(fault=Fault.NOT_READY, reason=str(error))
+        return None
 
     def _called(self, one: _Open) -> list[Event]:
         one.inbound = None

@@ -62,10 +62,8 @@ class Login:
         self._services, self._passwords = services, passwords or Passwords()
         self._networks = KnownNetworks(services.settings)
         self._of_known, self._of_strangers, self._of_names = Attempts(), Attempts(), Attempts()
-        self._of_nobodies = (
-            Attempts()
-        )  # names that nobody has: strangers make them up, and the others are not forgotten
-        self._noted = Attempts()
+        # strangers make up names that nobody has, and those that somebody has are not to be forgotten for them
+        self._of_nobodies, self._noted = Attempts(), Attempts()
         self._known, self._strangers = _Queue(), _Queue()
 
     def begin(self, name: str, password: str, address: str) -> LoggedIn:

@@ -38,6 +38,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/api/v1/health"): _P.PUBLIC,
     ("GET", "/api/v1/authority"): _P.PUBLIC,
     ("POST", "/api/v1/join"): _P.PUBLIC,
+    ("POST", "/api/v1/leave"): _P.PUBLIC,  # who may is said by a signature in its body
     ("POST", "/api/v1/session"): _P.PUBLIC,
     ("GET", "/api/v1/session"): _P.SESSION,
     ("DELETE", "/api/v1/session"): _P.SESSION,

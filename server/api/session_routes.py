@@ -3,7 +3,7 @@
 import asyncio
 import json
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -16,7 +16,7 @@ from wardround.server.api.enrolment_limit import EnrolmentLimit
 from wardround.server.api.login import Login
 from wardround.server.api.passwords import MOST_LETTERS
 from wardround.server.api.services import Services
-from wardround.server.pki.endpoints import handle_authority, handle_join
+from wardround.server.pki.endpoints import handle_authority, handle_join, handle_leave
 
 __all__ = ["add_session_routes"]
 
@@ -45,6 +45,10 @@ class JoinProblem(Form):
     error: str = Field(description="Why, in one word for a program.")
     message: str
     used_at: str | None = None
+
+
+class Left(Form):
+    name: str
 
 
 class Credentials(Form):
@@ -79,7 +83,7 @@ class Status(Form):
 
 
 def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
-    """The routes on sessions, `health`, `authority`, `join` and `status`."""
+    """The routes on sessions, `health`, `authority`, `join`, `leave` and `status`."""
     limit = EnrolmentLimit()
 
     @app.get("/api/v1/health", responses=refusals(), tags=["public"])
@@ -104,11 +108,22 @@ def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
         refusal = limit.refusal(_address(request), services.clock())
         if refusal is not None:
             return refusal
-        try:
-            body = json.loads(await request.body())
-        except (ValueError, RecursionError):
-            body = None  # refused in the words of a join
-        status, answer = await asyncio.to_thread(handle_join, services.enrolment, body)
+        status, answer = await asyncio.to_thread(handle_join, services.enrolment, await _json(request))
+        return JSONResponse(answer, status)
+
+    @app.post(
+        "/api/v1/leave",
+        response_model=Left,
+        responses=refusals() | {one: {"model": JoinProblem} for one in (400, 403, 429)},
+        tags=["public"],
+        openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
+    )
+    async def leave(request: Request) -> Response:
+        """Let a site go that says so by its signing key; its certificates end with it. See docs/enrolment.md."""
+        refusal = limit.refusal(_address(request), services.clock())
+        if refusal is not None:
+            return refusal
+        status, answer = await asyncio.to_thread(handle_leave, services.enrolment, await _json(request))
         return JSONResponse(answer, status)
 
     @app.post("/api/v1/session", responses=refusals(401, 429), tags=["session"])
@@ -150,3 +165,11 @@ def add_session_routes(app: FastAPI, services: Services, login: Login) -> None:
 
 def _address(request: Request) -> str:
     return request.client.host if request.client else ""
+
+
+async def _json(request: Request) -> Any:
+    """The body; None where it is no JSON, which is refused in the words of what was asked."""
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError):
+        return None

@@ -68,6 +68,8 @@ class _Site:
         self.replies: dict[int, asyncio.Future[Reply]] = {}
         self.told: dict[int, asyncio.Future[None]] = {}
         self.stream: _Stream | None = None
+        self.left: float | None = None
+        """When its last stream ended, by the loop's clock."""
 
     def wake(self) -> None:
         if self.stream is not None:
@@ -112,6 +114,7 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: Any = None
         self._stopping = False
+        self._started = 0.0
 
     async def start(self, host: str, port: int, tls: Callable[[], ServerTls]) -> int:
         """Listen; the port, which is chosen where it is 0. Raises LocalError where the address is not to be had.
@@ -146,6 +149,7 @@ class Hub:
             words = f"{address}: expected an address that is free, got none; is a server running there?"
             raise LocalError(words) from None
         await self._server.start()
+        self._started = asyncio.get_running_loop().time()
         return bound
 
     async def stop(self, grace_s: float = 5.0) -> None:
@@ -164,6 +168,14 @@ class Hub:
     def present(self) -> frozenset[SiteId]:
         """The sites that are attached."""
         return frozenset(name for name, site in self._sites.items() if site.stream is not None)
+
+    def away_s(self, site: SiteId) -> float:
+        """How long a site has not been attached, at most since this server started; 0 for one that is."""
+        known = self._sites.get(site)
+        if known is not None and known.stream is not None:
+            return 0.0
+        since = self._started if known is None or known.left is None else known.left
+        return asyncio.get_running_loop().time() - since
 
     async def call(
         self,
@@ -259,7 +271,7 @@ class Hub:
             self._on_presence(name, True)
             await self._converse(site, stream, answer)
         finally:
-            site.stream = None
+            site.stream, site.left = None, asyncio.get_running_loop().time()
             site.attachment.detach()
             stream.gone.set()
             why = str(stream.ending.result()) if stream.ending.done() else "the connection ended"

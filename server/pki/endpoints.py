@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.errors import RemoteError
-from wardround.join_messages import JoinRefusal, JoinRequest, RenewalRequest, VersionError
+from wardround.join_messages import JoinRefusal, JoinRequest, LeaveRequest, RenewalRequest, VersionError
 from wardround.orders import SiteId
 from wardround.plain_text import plain_text
 from wardround.server.pki.enrolment import Enrolment
 from wardround.server.pki.join_verdict import JoinRefusedError
 
-__all__ = ["handle_authority", "handle_join", "handle_renewal"]
+__all__ = ["handle_authority", "handle_join", "handle_leave", "handle_renewal"]
 
 _STATUS = {
     JoinRefusal.MALFORMED: 400,
@@ -46,6 +46,20 @@ def handle_join(enrolment: Enrolment, body: Mapping[str, Any]) -> tuple[int, dic
     except RemoteError as error:
         refusal = JoinRefusal.VERSION if isinstance(error, VersionError) else JoinRefusal.MALFORMED
         return _STATUS[refusal], {"error": refusal.value, "message": str(error)}
+
+
+def handle_leave(enrolment: Enrolment, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the JSON for POST /api/v1/leave: `name`, also of a site that is out already, or `error` and
+    `message`."""
+    try:
+        asked = LeaveRequest.read(body)
+    except RemoteError as error:
+        return 400, {"error": "malformed", "message": str(error)}
+    try:
+        enrolment.leave(asked)
+    except RemoteError as error:
+        return 403, {"error": "refused", "message": str(error)}
+    return 200, {"name": asked.name}
 
 
 def handle_renewal(enrolment: Enrolment, site: SiteId, body: bytes) -> bytes:

@@ -22,9 +22,11 @@ from wardround.join_messages import (
     JoinAnswer,
     JoinRefusal,
     JoinRequest,
+    LeaveRequest,
     RenewalAnswer,
     RenewalRequest,
     join_statement,
+    leave_statement,
     renewal_statement,
 )
 from wardround.orders import SiteId
@@ -46,6 +48,8 @@ from wardround.tls_identity import CertificateRequest, TlsAuthority, TlsIdentity
 __all__ = ["INVITATION_LIFETIME", "Enrolment", "ServerAddress"]
 
 INVITATION_LIFETIME = timedelta(hours=72)
+_MOST_SKEW = timedelta(minutes=5)
+"""Between a site's clock and ours."""
 _RENEWAL_PAUSE = timedelta(hours=1)
 """A site gets another key certified once in so long a time."""
 _MOST_NOTED = 10
@@ -283,19 +287,46 @@ class Enrolment:
 
         It comes back by a new invitation, with new keys. Raises LocalError for a name that is not known.
         """
-        now, name = self._now(), SiteId(site)
+        return self._put_out(SiteId(site), "site.revoked", by=by, detail={"reason": plain_text(reason)})
+
+    def leave(self, asked: LeaveRequest) -> bool:
+        """Put a site out as `revoke` does, since it says so itself; False where it is out already.
+
+        Raises RemoteError without the word of its signing key, of the last five minutes. What anybody else sends leaves
+        no trace, and tells nobody which sites there are.
+        """
+        now, ours = self._now(), self._keyring.signing.public
+        known = self._sites.get(asked.name)
+        public = ours if known is None else known.signing_public
+        statement = leave_statement(ours, asked.name, asked.time)
+        try:
+            check_signature(public, asked.proof, statement, "leave")
+        except RemoteError:
+            raise RemoteError("leave: expected the word of a site that has joined here, by its signing key") from None
+        if abs(now - asked.time) > _MOST_SKEW:
+            raise RemoteError(
+                f"leave: expected a time within 5 minutes of {now:%Y-%m-%d %H:%M} (UTC), got "
+                f"{asked.time:%Y-%m-%d %H:%M}; set the clock right, then leave again"
+            )
+        return self._put_out(asked.name, "site.left", by=asked.name, detail={}, public=public)
+
+    def _put_out(
+        self, name: SiteId, kind: str, *, by: str, detail: dict[str, object], public: bytes | None = None
+    ) -> bool:
+        """False where it is out already, or now has another signing key than `public`."""
+        now = self._now()
         with self._lock:
             with self._database.transaction():
                 self._database.serialise("enrolment")
-                if self._sites.get(name) is None:
-                    raise LocalError(f"{plain_text(site)}: expected a site that has joined; see the list of clients")
-                if not self._sites.revoke(name, now):
+                known = self._sites.get(name)
+                if known is None:
+                    raise LocalError(f"{plain_text(name)}: expected a site that has joined; see the list of clients")
+                if public not in (None, known.signing_public) or not self._sites.revoke(name, now):
                     return False
                 self._certificates.revoke_site(name, now)
                 revoked = self._certificates.of_site(name, CertificateKind.TLS)
                 number, made = self._list.make(now)
-                detail = {"reason": plain_text(reason), "revocations": number}
-                self._events.add("site.revoked", now=now, subject=name, who=by, detail=detail)
+                self._events.add(kind, now=now, subject=name, who=by, detail=detail | {"revocations": number})
             self.gate.refuse(name, [one.serial for one in revoked])
         self._list.on_new(made)
         return True

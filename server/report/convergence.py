@@ -113,6 +113,9 @@ def _told(run: ReportedRun) -> str:
         )
     if run.resumed:
         told.append(f"The run was interrupted and continued before round {', '.join(map(str, run.resumed))}.")
+        privacy = run.plan.privacy
+        if privacy.per_client or (privacy.on and run.plan.protection.on):
+            told.append("A round that was broken off was begun again, and each beginning spends privacy.")
     evaluated = [line for line in run.lines if line["validation"] is not None]
     if evaluated:
         told.append(

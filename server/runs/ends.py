@@ -13,7 +13,7 @@ from wardround.orders import SiteId
 from wardround.server.runs.run_state import END_EVENTS
 from wardround.server.runs.telling import Notices, Telling
 from wardround.server.state.database import Database
-from wardround.server.state.runs import RunEnd, Runs
+from wardround.server.state.runs import Run, RunEnd, Runs
 from wardround.server.state.settings import Settings
 from wardround.server.state.sites import Sites, SiteState
 
@@ -40,12 +40,15 @@ class Ends:
             self._again.add(site)  # for one that is at it
             self._telling.begin(("ended", site), self._tell(site))
 
+    def repeat(self, site: SiteId, run: Run) -> None:
+        """Tell a site of the end of a run once more, whatever it was told."""
+        self._telling.begin(("ended again", run.id, site), self._hub.notify(site, _notice(run.id, run.state)))
+
     async def _tell(self, site: SiteId) -> None:
         while site in self._again:
             self._again.discard(site)
             while (end := await asyncio.to_thread(self._next, site)) is not None:
-                body = json.dumps({"run": end.run_id, "state": end.state}).encode()
-                await self._hub.notify(site, Notice(kind="ended", body=body))
+                await self._hub.notify(site, _notice(end.run_id, end.state))
                 await asyncio.to_thread(self._settings.advance, _told(site), end.event)
 
     def _next(self, site: SiteId) -> RunEnd | None:
@@ -53,6 +56,10 @@ class Ends:
         if known is None or known.state is SiteState.REVOKED:
             return None
         return self._runs.next_end(site, _KINDS, after=self._settings.counter(_told(site)))
+
+
+def _notice(run_id: str, state: str) -> Notice:
+    return Notice(kind="ended", body=json.dumps({"run": run_id, "state": state}).encode())
 
 
 def _told(site: SiteId) -> str:

@@ -22,6 +22,7 @@ from wardround.link.messages import Fault
 from wardround.link.signing_inputs import call_bytes, call_digest, reply_bytes
 from wardround.local_channel import Channel, Shared
 from wardround.orders import SiteId, digest
+from wardround.plain_text import plain_text
 from wardround.server.runs.worker_messages import CallMessage, ReplyMessage
 from wardround.signing_key import SigningKey, check_signature
 from wardround.strategies.blocking_grid import BlockingGrid
@@ -95,7 +96,7 @@ class LinkGrid(BlockingGrid):
 
     `size` is the number of the model's parameters, which bounds what a reply may be. Replies come in by `take`, from
     any thread; everything else is for the thread of the run. A site that is not ready yet is asked again, a little
-    later each time, until the deadline.
+    later each time, until the deadline. Sites that are long away are not waited for once enough have answered.
     """
 
     def __init__(
@@ -116,6 +117,9 @@ class LinkGrid(BlockingGrid):
         self._numbers = itertools.count(1)
         self._incoming: queue.SimpleQueue[tuple[ReplyMessage, Shared | None] | None] = queue.SimpleQueue()
         self._interrupted = threading.Event()
+        self._waiting = False
+        self._away: frozenset[SiteId] = frozenset()
+        self._enough: Callable[[str, str, int], int] = lambda kind, group, asked: asked
         self._model: tuple[int, bytes, str] | None = None
 
     # -- from other threads -----------------------------------------------------------------------
@@ -131,6 +135,21 @@ class LinkGrid(BlockingGrid):
         """Let whoever waits for replies, now or later, get `Interrupted`."""
         self._interrupted.set()
         self._incoming.put(None)
+
+    def note_away(self, sites: frozenset[SiteId]) -> None:
+        """These, and no others, have been away for long."""
+        self._away = sites
+        self._incoming.put(None)
+
+    def is_waiting(self) -> bool:
+        """Whether the run waits for a site now."""
+        return self._waiting
+
+    # -- for the thread of the run ----------------------------------------------------------------
+
+    def settle_for(self, enough: Callable[[str, str, int], int]) -> None:
+        """Wait for no site that is long away once `enough(type, group, asked)` have answered, of those asked."""
+        self._enough = enough
 
     # -- Flower's Grid ----------------------------------------------------------------------------
 
@@ -149,18 +168,19 @@ class LinkGrid(BlockingGrid):
         pending: dict[int, _Pending] = {}
         later: list[tuple[float, int]] = []
         hellos: list[Message] = []
-        held = _Held()
+        held, of, answered = _Held(), ("", ""), 0
         try:
             for message in messages:
                 if message.metadata.message_type == _flower.HELLO:
                     hellos.append(message)
                 else:
                     one = self._asked(message, deadline)
-                    pending[one.call.id] = one
+                    pending[one.call.id], of = one, (one.call.kind, message.metadata.group_id)
+            enough = self._enough(*of, len(pending))
             for message in hellos:
                 yield _flower.hello_reply(message, self._site_of(message))
             while pending:
-                found = self._next(deadline, pending, later)
+                found = self._next(deadline, pending, later, spare=answered >= enough)
                 if found is None:
                     break
                 one, reply, shared = found
@@ -168,8 +188,13 @@ class LinkGrid(BlockingGrid):
                     continue
                 del pending[one.call.id]
                 size = 0 if shared is None else shared.size
-                held.put(one.call.id, self._answer(one, reply, shared), size if one.unmasked else None)
+                answer = self._answer(one, reply, shared)
+                answered += not answer.has_error()
+                held.put(one.call.id, answer, size if one.unmasked else None)
                 yield from held.due(min(pending, default=None))
+            for one in pending.values():
+                if one.site in self._away:
+                    held.put(one.call.id, _flower.gone_reply(one.request, "is away"), None)
             yield from held.due(None)
         finally:
             if pending:
@@ -234,22 +259,30 @@ class LinkGrid(BlockingGrid):
         return number, True
 
     def _next(
-        self, deadline: float, pending: Mapping[int, _Pending], later: list[tuple[float, int]]
+        self, deadline: float, pending: Mapping[int, _Pending], later: list[tuple[float, int]], *, spare: bool
     ) -> tuple[_Pending, ReplyMessage, Shared | None] | None:
-        """The next reply to a pending call; None when the time is over. What is late for an older call is dropped."""
+        """The next reply to a pending call; None when the time is over. What is late for an older call is dropped.
+
+        None as well where the sites left are all away and the round can `spare` them.
+        """
         while True:
             if self._interrupted.is_set():
                 raise Interrupted
+            if spare and all(one.site in self._away for one in pending.values()):
+                return None
             now = self._clock()
             while later and later[0][0] <= now:
                 self._again(pending[heapq.heappop(later)[1]], deadline)
             until = min(deadline, later[0][0]) if later else deadline
+            self._waiting = True
             try:  # what is there already counts, even if nobody looked in time
                 found = self._incoming.get(timeout=max(0.0, until - now))
             except queue.Empty:
                 if now >= deadline:
                     return None
                 continue
+            finally:
+                self._waiting = False
             if found is None:
                 continue
             reply, shared = found
@@ -277,10 +310,14 @@ class LinkGrid(BlockingGrid):
 
     def _answer(self, one: _Pending, reply: ReplyMessage, shared: Shared | None) -> Message:
         """The message that a reply is: with the frame in place, or an error."""
+        if reply.lost and reply.fault is Fault.REFUSED:
+            return _flower.error_reply(one.request, LocalError(reply.reason))
         if reply.lost:
             return _flower.gone_reply(one.request, reply.reason or "no reply by the deadline")
         if reply.fault is Fault.NOT_READY:  # a site that does not know the run signs nothing for it
             return _flower.gone_reply(one.request, reply.reason or "was not ready for this run by the deadline")
+        if reply.fault is Fault.REFUSED and not reply.signature:  # of a call that was too large to be received, say
+            return _flower.gone_reply(one.request, f"refused, unsigned: {plain_text(reply.reason) or 'without a reason'}")
         frame = memoryview(b"") if shared is None else shared.view()
         try:
             signed = reply_bytes(one.digest, reply.fault, hashlib.sha256(frame).digest())

@@ -1,6 +1,7 @@
 """What sites are asked before a run, and what they decide: the offer of a plan, and signed approvals of it."""
 
 import json
+import tomllib
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Offers:
             "run": run.id,
             "plan_digest": run.plan_digest,
             "plan": plan.toml,
+            "code_folder": tomllib.loads(plan.toml)["task"].get("code"),
             "code": code,
             "size": first.size,
             "tensors": [prod(shape) for _, shape in first.layout],

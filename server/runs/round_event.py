@@ -1,17 +1,45 @@
 """A durable round in the timeline of the server: what a person who watches wants to know of it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from wardround.errors import RemoteError
 from wardround.plain_text import plain_text
+from wardround.server.runs.worker_messages import is_plain
 
 __all__ = ["round_event"]
 
 _MOST_ABSENCES = 50
+_MOST_ROUNDS = 1 << 31
+_MOST_BYTES = 1 << 16
+_WORDS = "local channel: expected the line of a round"
 
 
-def round_event(line: Mapping[str, Any]) -> dict[str, Any]:
-    """From a round's line in metrics.jsonl: counts, figures and reasons, of bounded size; no value and no update."""
+def round_event(line: Any) -> dict[str, Any]:
+    """From a round's line in metrics.jsonl: counts, figures and reasons, of bounded size; no value and no update.
+
+    Raises RemoteError for what is none, or holds numbers or text that JSON cannot.
+    """
+    try:
+        found = _event(line)
+        size = len(json.dumps(found, allow_nan=False, ensure_ascii=False).encode())
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        raise RemoteError(_WORDS) from None
+    figures = [
+        found["epsilon"],
+        found["seconds"],
+        *(found["train"] or {}).values(),
+        *(found["validation"] or {}).values(),
+    ]
+    if type(found["round"]) is not int or not 0 < found["round"] < _MOST_ROUNDS or size > _MOST_BYTES:
+        raise RemoteError(f"{_WORDS}, of bounded size")
+    if not all(one is None or (type(one) in (int, float) and is_plain(one)) for one in figures):
+        raise RemoteError(f"{_WORDS}, with numbers as figures")
+    return found
+
+
+def _event(line: Mapping[str, Any]) -> dict[str, Any]:
     absences, protection, privacy = line["absences"], line["protection"], line["privacy"]
     return {
         "round": line["round"],
@@ -25,8 +53,8 @@ def round_event(line: Mapping[str, Any]) -> dict[str, Any]:
         "groups": None if protection is None else sum(bool(one["survivors"]) for one in protection["groups"]),
         "aborts": 0 if protection is None else len(protection["aborts"]),
         "epsilon": None if privacy is None else privacy["epsilon"],
-        "train": None if line["train"] is None else line["train"]["metrics"],
-        "validation": None if line["validation"] is None else line["validation"]["metrics"],
+        "train": None if line["train"] is None else dict(line["train"]["metrics"]),
+        "validation": None if line["validation"] is None else dict(line["validation"]["metrics"]),
         "quarantined": line["quarantined"][:_MOST_ABSENCES],
         "seconds": line["seconds"],
     }

@@ -172,6 +172,7 @@ class RunDirectory:
             raise
         try:
             with _writing(path, "nothing was kept"):
+                sync_folder(path.parent)  # what the run counts in it must not go with its name
                 stored = _store_plan(path, plan) if vault is None else plan
                 info = RunInfo(
                     run_id=run_id or secrets.token_hex(16),

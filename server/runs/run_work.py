@@ -1,9 +1,11 @@
 """The work of one run at the server: the rounds that are missing, the final test, the model, what is written down."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
@@ -27,6 +29,7 @@ from wardround.server.runs.agreed_statistics import agreed
 from wardround.server.runs.begun_tries import BegunTries
 from wardround.server.runs.counted_specs import counted_specs
 from wardround.server.runs.deployable import check_deployable
+from wardround.server.runs.enough import enough
 from wardround.server.runs.model_card import model_card, software_versions
 from wardround.server.runs.model_file import ModelFile, encode_model
 from wardround.server.runs.record_line import record_table
@@ -39,7 +42,7 @@ from wardround.server.state.blob_store import BlobStore
 from wardround.server.state.vault import Vault
 from wardround.signing_key import SigningKey
 from wardround.state_store import StateStore
-from wardround.strategies.federated import FederatedStrategy, PrivacyMeter
+from wardround.strategies.federated import FederatedStrategy, PrivacyMeter, SitesAwayError
 from wardround.strategies.plain import Plain
 from wardround.strategies.privacy.build import build_central
 from wardround.strategies.protection import Protection
@@ -55,6 +58,8 @@ __all__ = ["RunWork", "how_it_ends"]
 
 _STATE, _TEST, _RELEASED = "server-state", "test.json", "released.json"
 _TEST_BEGUN = "test/begun"
+_FIRST_WAIT_S, _MOST_WAIT_S = 0.1, 5.0
+"""Before all sites are asked again for their first statistics, on top of the deadline for them."""
 _log = logging.getLogger("wardround")
 
 Json = dict[str, Any]
@@ -74,8 +79,9 @@ class RunWork:
         told: Callable[[Json], None],
         newest: Callable[[], bytes],
         clock: Callable[[], datetime] = utc_now,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._start, self._told, self._newest, self._clock = start, told, newest, clock
+        self._start, self._told, self._newest, self._clock, self._wait = start, told, newest, clock, wait
         self._layout = Layout(tuple(TensorSpec(name=name, shape=shape) for name, shape in start.layout))
         self._vault = Vault(start.data_key)
         self._blobs = BlobStore(Path(start.models), self._vault)
@@ -98,6 +104,10 @@ class RunWork:
         """Let another process continue the run."""
         self._opened.close()
 
+    def enough(self, kind: str, group: str, asked: int) -> int:
+        """How many of `asked` sites have to answer before those that are away are not waited for."""
+        return enough(self._plan, kind, group, asked)
+
     def lines_after(self, round_number: int) -> list[Json]:
         """The lines of the durable rounds after `round_number`."""
         return self.directory.lines()[round_number : self.directory.rounds]
@@ -109,7 +119,9 @@ class RunWork:
         be put right. What is no WardroundError passes through.
         """
         try:
-            state = self._begin(grid)
+            state = self._begin(grid, paused)
+            if state is None:
+                return Ended(state="paused", round=0)
             while state.round < self._plan.rounds and not state.stopped:
                 if paused():
                     return Ended(state="paused", round=state.round)
@@ -212,14 +224,27 @@ class RunWork:
 
     # -- the run ----------------------------------------------------------------------------------
 
-    def _begin(self, grid: Grid) -> RunState:
+    def _begin(self, grid: Grid, paused: Callable[[], bool]) -> RunState | None:
+        """Where the run stands; None where it was paused while it waited for sites that are away at its start."""
         checkpoint = self.directory.latest()
         if checkpoint is not None:
             return self.directory.audit.applied(checkpoint.state)
         state = RunState(round=0, model=self._first_model())
         if self._plan.data.standardize is Standardize.FEDERATED:
-            state = agreed(self.directory, self._strategy, grid, state)
+            return self._agreed(grid, state, paused)
         return state
+
+    def _agreed(self, grid: Grid, state: RunState, paused: Callable[[], bool]) -> RunState | None:
+        """`state` with the statistics that the sites agree on, who are asked until all of them are there."""
+        for tries in itertools.count():
+            if paused():
+                return None
+            try:
+                return agreed(self.directory, self._strategy, grid, state)
+            except SitesAwayError as error:
+                _log.warning("run %s has not begun: %s; its sites are asked again", self._start.run_id, error)
+                self._wait(min(_MOST_WAIT_S, _FIRST_WAIT_S * 2.0**tries))
+        return None
 
     def _first_model(self) -> F32:
         """The first model, shape (d,), from the file that the coordinator's computer made."""

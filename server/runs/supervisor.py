@@ -23,8 +23,7 @@ from wardround.plan import Plan, parse_plan
 from wardround.server.runs.deployable import check_deployable, check_sites
 from wardround.server.runs.ends import Ends
 from wardround.server.runs.offers import Offers
-from wardround.server.runs.round_event import round_event
-from wardround.server.runs.run_state import RunEvent, RunState, after
+from wardround.server.runs.run_state import ENDED, RunEvent, RunState, after
 from wardround.server.runs.telling import Telling
 from wardround.server.runs.worker_messages import Ended
 from wardround.server.runs.worker_process import WorkerProcess
@@ -47,6 +46,10 @@ __all__ = ["Progress", "SiteCalls", "Supervisor"]
 _MOST_CRASHES = 5
 """In a row, without a round between them: then a run has failed."""
 _FIRST_RETRY_S, _MOST_RETRY_S = 0.5, 30.0
+_PULSES = 30
+"""Signs of life within the time after which a worker counts as stuck."""
+_LOOKS = 60
+"""At sites within the time after which one counts as away."""
 _MOST_REASON = 500
 _log = logging.getLogger("wardround")
 
@@ -65,6 +68,8 @@ class SiteCalls(Protocol):
     ) -> Reply: ...
 
     async def notify(self, site: SiteId, notice: Notice) -> None: ...
+
+    def away_s(self, site: SiteId) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,9 @@ class _Work:
 class Supervisor:
     """Everything is called in the server's loop. `open` goes on with what was running when the server ended.
 
-    `revocations` gives the newest revocation list of the identity authority, DER. `python` runs the workers.
+    `revocations` gives the newest revocation list of the identity authority, DER. `python` runs the workers. One
+    that neither waits for sites nor computes for `stuck_s` is killed, which is as a crash. A site that has not been
+    attached for `away_s` is not waited for once enough others have answered.
     """
 
     def __init__(
@@ -114,17 +121,24 @@ class Supervisor:
         clock: Callable[[], datetime] = utc_now,
         python: str = sys.executable,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        stuck_s: float = 300.0,
+        away_s: float = 600.0,
     ) -> None:
         self._hub, self._database = hub, database
-        self._clock, self._python, self._sleep = clock, python, sleep
+        self._clock, self._python, self._sleep, self._stuck_s = clock, python, sleep, stuck_s
         self._runs, self._run_sites, self._sites = Runs(database), RunSites(database), Sites(database)
         self._plans = Plans(database, Vault(keyring.data_key))
         self._first, self._models, self._events = FirstModels(database), Models(database), Events(database)
         self._telling, server = Telling(), fingerprint_of(keyring.signing.public)
         self._offers = Offers(database, self._plans, hub, self._telling, server=server, clock=clock)
         self._ends = Ends(database, hub, self._telling)
-        self._starts = WorkerStarts(folder, keyring, database, self._plans, revocations=revocations)
+        self._away_s = away_s
+        self._starts = WorkerStarts(
+            folder, keyring, database, self._plans, revocations=revocations, pulse_s=stuck_s / _PULSES
+        )
         self._work: dict[str, _Work] = {}
+        self._newest = b""
+        """The revocation list that came last."""
         self._settling = asyncio.Lock()
         self._closing = False
 
@@ -169,9 +183,7 @@ class Supervisor:
         Raises LocalError for a plan that hospitals cannot run, another number of sites than the plan is for, a site
         that is not a member any more, and a plan without a first model.
         """
-        run = self._run(run_id)
-        if run.state != RunState.WAITING:
-            raise LocalError(f"run {run.number}: expected one that is waiting, got one that is {run.state}")
+        run = self._waiting(run_id)
         plan, sites = self._plan(run), [one.site for one in self._run_sites.list(run_id)]
         check_deployable(plan)
         check_sites(plan, len(sites))
@@ -183,7 +195,7 @@ class Supervisor:
         self._offers.notice(run)  # raises for one that is too large
         if not self._offers.made(run_id):
             await asyncio.to_thread(self._offers.make, run)
-        self._offers.ask(run)
+        self._offers.ask(self._waiting(run_id))  # a person may have stopped it meanwhile
 
     async def pause(self, run_id: str) -> None:
         """Pause a run after the round at work. Raises LocalError for one that is not running."""
@@ -237,9 +249,12 @@ class Supervisor:
     async def noticed(self, site: SiteId, notice: Notice) -> None:
         """Take an `approval` notice of a site. Raises RemoteError for one that is malformed or not signed by it.
 
-        A site decides once about a run: the same again, and anything later, changes nothing.
+        A site decides once about a run: the same again, and anything later, changes nothing. One that takes a run for
+        open which has ended is told so again.
         """
         run, approval = self._offers.checked(site, notice)
+        if run.state in ENDED:
+            self._ends.repeat(site, run)
         if run.state != RunState.WAITING:
             return
         await asyncio.to_thread(self._offers.decide, site, approval)
@@ -248,6 +263,7 @@ class Supervisor:
 
     async def renewed(self, revocations: bytes) -> None:
         """Hand a newer revocation list, DER, to the workers."""
+        self._newest = revocations
         for work in list(self._work.values()):
             if work.worker is not None:
                 await work.worker.renew(revocations)
@@ -314,6 +330,7 @@ class Supervisor:
 
     async def _worked(self, run_id: str, work: _Work) -> bool:
         """Run one worker; whether another may have to follow."""
+        known = self._newest
         try:
             start = await asyncio.to_thread(self._starts.of, self._run(run_id))
         except WardroundError as error:
@@ -323,9 +340,9 @@ class Supervisor:
         if self._run(run_id).state != RunState.RUNNING:  # a person was faster
             return True
 
-        async def durable(line: Mapping[str, Any]) -> None:
-            work.round, work.crashes = line["round"], 0
-            await asyncio.to_thread(self._keep_round, run_id, line)
+        async def durable(event: Mapping[str, Any]) -> None:
+            work.round, work.crashes = event["round"], 0
+            await asyncio.to_thread(self._keep_round, run_id, event)
 
         work.worker = WorkerProcess(
             start,
@@ -334,16 +351,22 @@ class Supervisor:
             refused=self._refused,
             rounds=durable,
             clock=self._clock,
+            stuck_s=self._stuck_s,
+            away=lambda site: self._hub.away_s(site) >= self._away_s,
+            look_s=self._away_s / _LOOKS,
         )
+        worker = work.worker
+        if self._newest is not known:  # it came while the start was made, with the one before perhaps
+            await worker.renew(self._newest)
         try:
-            ended = await work.worker.run()
+            ended = await worker.run()
         finally:
             work.worker = None
         if self._closing:
             return False
         if ended is not None:
             return await self._ended(run_id, ended)
-        return await self._crashed(run_id, work)
+        return await self._crashed(run_id, work, stuck=worker.was_stuck)
 
     async def _ended(self, run_id: str, ended: Ended) -> bool:
         if ended.reason:
@@ -358,13 +381,13 @@ class Supervisor:
         await self._end(run_id, event, ended.reason)
         return False
 
-    async def _crashed(self, run_id: str, work: _Work) -> bool:
+    async def _crashed(self, run_id: str, work: _Work, *, stuck: bool) -> bool:
         state = self._run(run_id).state
         if state == RunState.STOPPING:
             await self._end(run_id, RunEvent.HALTED, "stopped by a person")
             return False
         work.crashes += 1
-        now, detail = self._clock(), {"crashes": work.crashes, "round": work.round}
+        now, detail = self._clock(), {"crashes": work.crashes, "round": work.round, "stuck": stuck}
         await asyncio.to_thread(
             lambda: self._events.add("worker.crashed", now=now, subject=run_id, run_id=run_id, detail=detail)
         )
@@ -376,15 +399,14 @@ class Supervisor:
         await self._sleep(min(_MOST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (work.crashes - 1)))
         return True
 
-    def _keep_round(self, run_id: str, line: Mapping[str, Any]) -> None:
+    def _keep_round(self, run_id: str, event: Mapping[str, Any]) -> None:
         """Note a durable round; a failing database ends no run, since the next worker tells of it again."""
         try:
             with self._database.transaction():
-                if self._runs.set_round(run_id, line["round"]):
-                    detail = round_event(line)
-                    self._events.add("round.done", now=self._clock(), subject=run_id, run_id=run_id, detail=detail)
+                if self._runs.set_round(run_id, event["round"]):
+                    self._events.add("round.done", now=self._clock(), subject=run_id, run_id=run_id, detail=event)
         except WardroundError as error:
-            _log.warning("run %s: round %d is not noted yet: %s", run_id, line["round"], error)
+            _log.warning("run %s: round %d is not noted yet: %s", run_id, event["round"], error)
 
     def _keep_model(self, run_id: str, ended: Ended) -> None:
         run = self._run(run_id)
@@ -408,6 +430,12 @@ class Supervisor:
         run = self._runs.get(run_id)
         if run is None:
             raise LocalError(f"expected a run that exists, got {plain_text(run_id)!r}")
+        return run
+
+    def _waiting(self, run_id: str) -> Run:
+        run = self._run(run_id)
+        if run.state != RunState.WAITING:
+            raise LocalError(f"run {run.number}: expected one that is waiting, got one that is {run.state}")
         return run
 
     def _plan(self, run: Run) -> Plan:

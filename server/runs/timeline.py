@@ -58,7 +58,8 @@ def _text(event: Event) -> str:
     if event.kind == "round.done":
         return _round(detail)
     if event.kind == "worker.crashed":
-        return f"its worker ended after round {detail['round']} without a word; it is started again"
+        how = "hung" if detail.get("stuck") else "ended without a word"
+        return f"its worker {how} after round {detail['round']}; it is started again"
     if event.kind == "model.made":
         return (
             f"model {event.subject}@{detail['version']}, as after round {detail['round']}{_figures(detail['metrics'])}"

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from wardround.errors import RemoteError, WardroundError
 from wardround.local_channel import Channel
 from wardround.server.runs.link_grid import Interrupted, LinkGrid
+from wardround.server.runs.pulse import Pulse
 from wardround.server.runs.run_directory import BusyError
 from wardround.server.runs.run_work import RunWork, how_it_ends
-from wardround.server.runs.worker_messages import Start, unb64
+from wardround.server.runs.worker_messages import Start, sites_away, unb64
 from wardround.signing_key import SigningKey
 
 __all__ = ["BUSY", "Control", "main", "work"]
@@ -62,6 +63,8 @@ class Control:
                     self._grid.interrupt()
                 elif kind == "revocations":
                     self.revocations = unb64(header.get("der"))
+                elif kind == "away":
+                    self._grid.note_away(sites_away(header))
                 else:
                     raise RemoteError(f"local channel: expected a known message, got {kind!r}")
         except (EOFError, OSError, RemoteError):
@@ -77,6 +80,8 @@ def work(channel: Channel, gone: Callable[[int], object]) -> int:
     key, public = SigningKey(start.signing_secret), {one.name: one.public for one in start.sites}
     grid = LinkGrid(channel, start.run_id, public, key, size=size)
     control = Control(channel, grid, start.revocations)
+    pulse = Pulse(lambda: channel.send({"type": "alive"}), grid.is_waiting, every_s=start.pulse_s)
+    pulse.start()
 
     def told(line: dict[str, object]) -> None:
         channel.send({"type": "round", "line": line})
@@ -89,6 +94,7 @@ def work(channel: Channel, gone: Callable[[int], object]) -> int:
     except WardroundError as error:
         channel.send(how_it_ends(error, start.known_round).to_header())
         return 0
+    grid.settle_for(run.enough)
     try:
         channel.send({"type": "ready", "round": run.directory.rounds})
         for line in run.lines_after(start.known_round):
@@ -99,6 +105,7 @@ def work(channel: Channel, gone: Callable[[int], object]) -> int:
         except Interrupted:
             ended = run.halted(STOPPED)
         control.over.set()
+        pulse.stop()
         channel.send(ended.to_header())
     finally:
         run.close()

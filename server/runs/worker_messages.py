@@ -5,12 +5,15 @@
     reply        of a site, its frame shared    call     what a site is asked, its model shared once
     pause, resume, stop                         cancel   nobody waits for replies any more
     revocations  the newest list                forget   a model is not sent again
+    away         sites that are not there
                                                 round    a round is durable
+                                                alive    it waits for sites, or computes
                                                 ended    how the worker ends
 
 Secrets travel here alone: neither the command line nor the environment of a worker holds one.
 """
 
+import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +22,24 @@ from typing import Any, Self
 from wardround.errors import RemoteError
 from wardround.link.messages import Fault
 from wardround.orders import SiteId
+from wardround.plain_text import plain_text
 
-__all__ = ["CallMessage", "Ended", "ReplyMessage", "RunPart", "Start", "b64", "unb64"]
+__all__ = [
+    "CallMessage",
+    "Ended",
+    "ReplyMessage",
+    "RunPart",
+    "Start",
+    "b64",
+    "cancelled",
+    "forgotten",
+    "is_plain",
+    "sites_away",
+    "unb64",
+]
 
 _MOST_REASON = 4096
+_MOST_NUMBER = 1 << 63
 
 
 def b64(data: bytes | memoryview) -> str:
@@ -42,9 +59,43 @@ def unb64(text: object) -> bytes:
 
 def _field(header: Mapping[str, Any], name: str, *kinds: type) -> Any:
     value = header.get(name)
-    if not isinstance(value, kinds) or (bool not in kinds and isinstance(value, bool)):
-        raise RemoteError(f"local channel: expected {name} to be {kinds[0].__name__}")
-    return value
+    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)) and is_plain(value):
+        return value
+    raise RemoteError(f"local channel: expected {plain_text(name, 40)} to be {kinds[0].__name__}")
+
+
+def is_plain(value: object) -> bool:
+    """Whether a database and a page can hold a value: JSON may have huge numbers, infinite ones, and half letters."""
+    if isinstance(value, int):
+        return -_MOST_NUMBER < value < _MOST_NUMBER
+    if isinstance(value, float):
+        return math.isfinite(value)
+    try:
+        return not isinstance(value, str) or value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def cancelled(header: Mapping[str, Any]) -> list[int]:
+    """The numbers of the calls that a `cancel` is about. Raises RemoteError for anything else."""
+    numbers = header.get("ids")
+    if not isinstance(numbers, list) or not all(type(one) is int for one in numbers):
+        raise RemoteError("local channel: expected the numbers of calls")
+    return numbers
+
+
+def sites_away(header: Mapping[str, Any]) -> frozenset[SiteId]:
+    """The sites that an `away` is about. Raises RemoteError for anything else."""
+    sites = header.get("sites")
+    if not isinstance(sites, list) or not all(isinstance(one, str) for one in sites):
+        raise RemoteError("local channel: expected the names of sites")
+    return frozenset(map(SiteId, sites))
+
+
+def forgotten(header: Mapping[str, Any]) -> int:
+    """The number of the model that a `forget` is about. Raises RemoteError for anything else."""
+    number: int = _field(header, "model", int)
+    return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +113,7 @@ class Start:
 
     `code_files` are digests: the server never has the plan's code in a worker. `first_blob` is the first model's name
     in the folder `models`; `layout` has the names and shapes of its tensors. `identity_authority` and `revocations` are
-    DER.
+    DER. The worker shows every `pulse_s` that it is not stuck.
     """
 
     run_id: str
@@ -79,6 +130,7 @@ class Start:
     identity_authority: bytes
     revocations: bytes
     known_round: int
+    pulse_s: float
     signing_secret: bytes = field(repr=False)
     data_key: bytes = field(repr=False)
 
@@ -100,6 +152,7 @@ class Start:
             "identity_authority": b64(self.identity_authority),
             "revocations": b64(self.revocations),
             "known_round": self.known_round,
+            "pulse_s": self.pulse_s,
             "signing_secret": b64(self.signing_secret),
             "data_key": b64(self.data_key),
         }
@@ -123,10 +176,11 @@ class Start:
                 identity_authority=unb64(header["identity_authority"]),
                 revocations=unb64(header["revocations"]),
                 known_round=_field(header, "known_round", int),
+                pulse_s=float(_field(header, "pulse_s", float, int)),
                 signing_secret=unb64(header["signing_secret"]),
                 data_key=unb64(header["data_key"]),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise RemoteError("local channel: expected the start of a run") from None
 
 
@@ -172,8 +226,6 @@ class CallMessage:
     def from_header(cls, header: Mapping[str, Any]) -> Self:
         """The inverse of `to_header`, without what is shared. Raises RemoteError for anything else."""
         model, digest = header.get("model"), header.get("model_digest")
-        if model is not None and not isinstance(model, int):
-            raise RemoteError("local channel: expected the number of a model")
         return cls(
             id=_field(header, "id", int),
             site=SiteId(_field(header, "site", str)),
@@ -182,7 +234,7 @@ class CallMessage:
             protocol=unb64(header.get("protocol")),
             spec=unb64(header.get("spec")),
             signature=unb64(header.get("signature")),
-            model=model,
+            model=None if model is None else _field(header, "model", int),
             model_digest=None if digest is None else unb64(digest),
             timeout_s=float(_field(header, "timeout_s", float, int)),
             most_bytes=_field(header, "most_bytes", int),
@@ -192,7 +244,10 @@ class CallMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyMessage:
-    """What came of a call: a site's reply, or that there is none (`lost`) and why. The frame is shared."""
+    """What came of a call: a site's reply, or that there is none (`lost`) and why. The frame is shared.
+
+    `lost` with the fault REFUSED: there will never be one, for the site is not called any more.
+    """
 
     id: int
     fault: Fault = Fault.NONE
@@ -260,14 +315,15 @@ class Ended:
         """The inverse of `to_header`. Raises RemoteError for anything else."""
         blob, sha256 = header.get("blob"), header.get("sha256")
         state, metrics = _field(header, "state", str), _field(header, "metrics", dict)
-        if state not in ("finished", "stopped", "paused", "failed") or (blob is None) != (sha256 is None):
+        known = state in ("finished", "stopped", "paused", "failed") and all(map(is_plain, metrics))
+        if not known or (blob is None) != (sha256 is None):
             raise RemoteError("local channel: expected how a worker ends")
         return cls(
             state=state,
             reason=_field(header, "reason", str),
             round=_field(header, "round", int),
-            blob=None if blob is None else str(blob),
+            blob=None if blob is None else _field(header, "blob", str),
             sha256=None if sha256 is None else unb64(sha256),
             released_round=_field(header, "released_round", int),
-            metrics={str(name): float(_field(metrics, name, float, int)) for name in metrics},
+            metrics={name: float(_field(metrics, name, float, int)) for name in metrics},
         )

@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from wardround.errors import LocalError, RemoteError, WardroundError
-from wardround.link.messages import Call, Reply
+from wardround.link.messages import Call, Fault, Reply
 from wardround.local_channel import Channel, Shared
 from wardround.orders import SiteId
-from wardround.server.runs.worker_messages import CallMessage, Ended, ReplyMessage, Start, b64
+from wardround.server.runs.round_event import round_event
+from wardround.server.runs.worker_messages import CallMessage, Ended, ReplyMessage, Start, b64, cancelled, forgotten
 
 __all__ = ["SiteCall", "WorkerProcess"]
 
@@ -23,6 +24,10 @@ _MODULE = "wardround.server.runs.worker"
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Of the server's environment; what else is there is not a worker's business."""
 _EXIT_S = 20.0
+_START_S = 300.0
+"""Until the first word of a worker, which loads its libraries."""
+_LOOKS = 10
+"""Within the time after which a worker counts as stuck: a server that was itself asleep has to look so often first."""
 _log = logging.getLogger("wardround")
 
 _DOING = {
@@ -31,6 +36,10 @@ _DOING = {
     "query.statistics": "statistics",
     "query.secagg": "secure aggregation",
 }
+
+
+_Incoming = asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None]
+"""Messages of a worker, and None at their end."""
 
 
 class SiteCall(Protocol):
@@ -48,10 +57,11 @@ class SiteCall(Protocol):
 
 
 class WorkerProcess:
-    """A worker of a run. `run` is called once; everything else while it runs, in the same loop.
+    """A worker of a run. `run` is called once; everything else before it ends, in the same loop.
 
-    `refused` gives the reason why a site is not called at all, or an empty string. `rounds` is awaited with every line
-    of a round that has become durable, in order.
+    `refused` gives the reason why a site is not called at all, or an empty string. `rounds` is awaited with the event
+    of every round that has become durable, in order. A worker that is silent for `stuck_s` is killed.
+    It is told which sites are `away`, at which is looked every `look_s`.
     """
 
     def __init__(
@@ -63,17 +73,24 @@ class WorkerProcess:
         refused: Callable[[SiteId], str],
         rounds: Callable[[Mapping[str, Any]], Awaitable[None]],
         clock: Callable[[], datetime],
+        stuck_s: float,
+        away: Callable[[SiteId], bool],
+        look_s: float,
     ) -> None:
+        self._stuck_s, self._away, self._look_s = stuck_s, away, look_s
         self._start, self._python, self._call, self._refused, self._rounds = start, python, call, refused, rounds
         self._clock = clock
         self._channel: Channel | None = None
+        self._early: list[Mapping[str, Any]] | None = []
+        """What it is told until it has been given its start, which comes first; None from then on."""
         self._cut: socket.socket | None = None
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-sender")
         self._models: dict[int, Shared] = {}
         self._calls: dict[int, asyncio.Task[None]] = {}
-        self.advanced = False
-        """Whether a round has become durable in this worker."""
         self.pid = 0
+        self.was_stuck = False
+        self._has_spoken = False
+        self._process: asyncio.subprocess.Process | None = None
         self.doing, self.since = "", None
         self._asked: tuple[str, bytes] | None = None
         self.asked: set[SiteId] = set()
@@ -94,13 +111,20 @@ class WorkerProcess:
             return None
         finally:
             theirs.close()
-        self.pid = process.pid
-        incoming: asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None] = asyncio.Queue()
+        self.pid, self._process = process.pid, process
+        incoming: _Incoming = asyncio.Queue()
         reader = threading.Thread(target=self._read, args=(channel, incoming, asyncio.get_running_loop()), daemon=True)
         reader.start()
         try:
             await self._tell(self._start.to_header())
-            return await self._serve(incoming)
+            while self._early:
+                await self._tell(self._early.pop(0))
+            self._early = None
+            watching = asyncio.create_task(self._watch_sites())
+            try:
+                return await self._serve(incoming)
+            finally:
+                watching.cancel()
         except (EOFError, RemoteError) as error:
             _log.warning("run %s: %s", self._start.run_id, error)
             return None
@@ -155,7 +179,7 @@ class WorkerProcess:
     @staticmethod
     def _read(
         channel: Channel,
-        incoming: "asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None]",
+        incoming: _Incoming,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         found: tuple[Mapping[str, Any], list[Shared]] | None
@@ -171,33 +195,56 @@ class WorkerProcess:
             if found is None:
                 return
 
-    async def _serve(self, incoming: "asyncio.Queue[tuple[Mapping[str, Any], list[Shared]] | None]") -> Ended | None:
-        while (found := await incoming.get()) is not None:
+    async def _serve(self, incoming: _Incoming) -> Ended | None:
+        while (found := await self._heard(incoming)) is not None:
             header, shared = found
             kind = header.get("type")
             if kind == "call":
                 self._take_call(header, shared)
             elif kind == "cancel":
-                for number in header.get("ids", ()):
+                for number in cancelled(header):
                     if (task := self._calls.pop(number, None)) is not None:
                         task.cancel()
             elif kind == "forget":
-                if (model := self._models.pop(header.get("model", 0), None)) is not None:
+                if (model := self._models.pop(forgotten(header), None)) is not None:
                     model.close()
             elif kind == "round":
-                line = header.get("line")
-                if not isinstance(line, dict) or not isinstance(line.get("round"), int):
-                    raise RemoteError("local channel: expected the line of a round")
-                self.advanced = True
-                await self._rounds(line)
+                await self._rounds(round_event(header.get("line")))
             elif kind == "ended":
                 return Ended.from_header(header)
-            elif kind != "ready":
+            elif kind not in ("ready", "alive"):
                 raise RemoteError(f"local channel: expected a known message, got {kind!r}")
         return None
 
+    async def _heard(self, incoming: _Incoming) -> tuple[Mapping[str, Any], list[Shared]] | None:
+        """The next message; None where the worker is gone, and of one that is stuck, which is killed."""
+        longest_s = self._stuck_s if self._has_spoken else max(_START_S, self._stuck_s)
+        for _ in range(_LOOKS):
+            with contextlib.suppress(TimeoutError):
+                found = await asyncio.wait_for(incoming.get(), longest_s / _LOOKS)
+                self._has_spoken = True
+                return found
+        self.was_stuck = True
+        if self._process is not None:
+            _log.warning(
+                "run %s: its worker showed no sign of life for %g s; it is killed", self._start.run_id, longest_s
+            )
+            self._process.kill()
+        return None
+
+    async def _watch_sites(self) -> None:
+        told: set[SiteId] = set()
+        while True:
+            away = {one.name for one in self._start.sites if self._away(one.name)}
+            if away != told:
+                await self._whisper({"type": "away", "sites": sorted(away)})
+                told = away
+            await asyncio.sleep(self._look_s)
+
     def _take_call(self, header: Mapping[str, Any], shared: list[Shared]) -> None:
         message = CallMessage.from_header(header)
+        if message.id in self._calls or message.kind not in _DOING:
+            raise RemoteError("local channel: expected another call, of a known kind")
         protocol = message.protocol
         if message.large:
             if not shared:
@@ -230,7 +277,7 @@ class WorkerProcess:
         asked = message.kind, message.order
         if asked != self._asked or (not message.order and message.site in self.asked):
             self._asked, self.since = asked, self._clock()
-            self.doing = _DOING.get(message.kind, message.kind)
+            self.doing = _DOING[message.kind]
             self.asked, self.answered = set(), set()
         self.asked.add(message.site)
         self.answered.discard(message.site)
@@ -249,9 +296,9 @@ class WorkerProcess:
             views[:] = [frames[0].view()]
             return views[0]
 
-        lost = self._refused(message.site)
+        lost = refused = self._refused(message.site)
         reply = None
-        if not lost:
+        if not refused:
             try:
                 reply = await self._call(
                     message.site,
@@ -267,7 +314,8 @@ class WorkerProcess:
         self._calls.pop(message.id, None)
         self.answered.add(message.site)
         if reply is None:
-            sent, shared = ReplyMessage(id=message.id, reason=lost, lost=True), []
+            fault = Fault.REFUSED if refused else Fault.NONE
+            sent, shared = ReplyMessage(id=message.id, fault=fault, reason=lost, lost=True), []
         else:
             sent = ReplyMessage(id=message.id, fault=reply.fault, reason=reply.reason, signature=reply.signature)
             shared = _shared(reply, frames, views)
@@ -284,7 +332,10 @@ class WorkerProcess:
         await loop.run_in_executor(self._sender, channel.send, header, shared or [])
 
     async def _whisper(self, header: Mapping[str, Any]) -> None:
-        """Tell a worker that may be gone."""
+        """Tell a worker that may be gone, or may not have its start yet."""
+        if self._early is not None:
+            self._early.append(header)
+            return
         with contextlib.suppress(EOFError, OSError, RuntimeError):
             await self._tell(header)
 

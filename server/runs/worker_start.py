@@ -24,7 +24,10 @@ def code_files(plans: Plans, plan_digest: str) -> tuple[tuple[str, str], ...]:
 
 
 class WorkerStarts:
-    """Makes the first message to a worker; `revocations` gives the newest revocation list, DER."""
+    """Makes the first message to a worker; `revocations` gives the newest revocation list, DER.
+
+    A worker shows every `pulse_s` that it is not stuck.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,10 @@ class WorkerStarts:
         plans: Plans,
         *,
         revocations: Callable[[], bytes],
+        pulse_s: float,
     ) -> None:
-        self._folder, self._keyring, self._plans, self._revocations = folder, keyring, plans, revocations
+        self._folder, self._keyring, self._plans = folder, keyring, plans
+        self._revocations, self._pulse_s = revocations, pulse_s
         self._run_sites, self._sites, self._first = RunSites(database), Sites(database), FirstModels(database)
 
     def of(self, run: Run) -> Start:
@@ -64,6 +69,7 @@ class WorkerStarts:
             identity_authority=self._folder.identity_authority(),
             revocations=self._revocations(),
             known_round=run.round,
+            pulse_s=self._pulse_s,
             signing_secret=self._keyring.signing._secret,
             data_key=self._keyring.data_key,
         )

@@ -153,10 +153,13 @@ def _members_read(path: Path, vault: Vault, file: BinaryIO, take: Callable[[Memb
             pass  # to the last segment, which says that nothing was cut off
     except tarfile.TarError as error:
         raise LocalError(f"{path}: expected a backup made by wardround ({plain_text(str(error))})") from None
-    said = json.loads(manifest) if manifest else {}
-    about = said.get("about")
+    try:
+        said = json.loads(manifest)
+    except (ValueError, RecursionError):
+        said = None
+    about = said.get("about") if isinstance(said, dict) else None
     members = [[name, size, digest] for name, (size, digest) in found.items()]
-    if said.get("members") != members or not isinstance(about, dict):
+    if not isinstance(about, dict) or said.get("members") != members:
         raise LocalError(f"{path}: expected what its manifest names, got something else; take another backup")
     return about
 

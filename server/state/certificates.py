@@ -78,6 +78,21 @@ class Certificates:
         with self._database.reading() as connection:
             return frozenset(int(serial, 16) for serial in connection.scalars(sa.select(one.c.serial).where(condition)))
 
+    def tidy(self, ended_before: datetime) -> int:
+        """Delete those that ended before and were not revoked, but for the last of each site; how many there were.
+
+        The keys of what was revoked are not taken again, and a site may be revoked long after its certificates ended.
+        """
+        one, newer = tables.certificates, tables.certificates.alias()
+        followed = sa.exists().where(
+            newer.c.site == one.c.site, newer.c.kind == one.c.kind, newer.c.not_after > one.c.not_after
+        )
+        with self._database.transaction() as connection:
+            done = connection.execute(
+                sa.delete(one).where(one.c.not_after < ended_before, one.c.revoked_at.is_(None), followed)
+            )
+        return done.rowcount
+
     def _revoke(self, condition: sa.ColumnElement[bool], now: datetime) -> int:
         one = tables.certificates
         with self._database.transaction() as connection:

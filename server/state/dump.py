@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
 from wardround.errors import LocalError
+from wardround.plain_text import plain_text
 from wardround.server.state import schema
 from wardround.server.state.column_types import UtcTime
 from wardround.server.state.database import Database
@@ -76,7 +77,10 @@ def load(database: Database, lines: Iterable[bytes]) -> dict[str, int]:
     with database.transaction() as connection:
         database.migrate(to=revision)
         found: dict[str, int] = {}
-        last = _loaded(connection, lines, found)
+        try:
+            last = _loaded(connection, lines, found)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise LocalError(f"database: expected rows as wardround writes them ({plain_text(str(error))})") from None
         if last != found or found.keys() != _tables_of(connection):
             raise LocalError("database: expected every table and row of the dump; it is cut or damaged")
         _set_sequences(connection)
@@ -185,7 +189,7 @@ def _line(value: object) -> bytes:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise LocalError("database: expected a dump made by wardround; it is cut or damaged")

@@ -174,7 +174,7 @@ class Masking:
 
         Where groups were drawn, a site that never gets it does not know its group, and is out for the run.
         """
-        heard = exchange.send(Stage.EPOCH, self._unheard, "epoch", lambda site, message: None, answered=False)
+        heard = exchange.send(Stage.EPOCH, self._unheard, Stage.EPOCH.value, lambda site, message: None, answered=False)
         self._unheard = [one for one in self._unheard if one.receiver not in heard]
 
     def _send(self, exchange: Exchange, machine: ServerEpoch, outgoing: Sequence[Outgoing]) -> set[SiteId]:
@@ -183,7 +183,7 @@ class Masking:
         def take(site: SiteId, message: Record) -> object:
             return machine.receive(site, message, self._now())
 
-        return exchange.send(Stage.EPOCH, outgoing, "epoch", take)
+        return exchange.send(Stage.EPOCH, outgoing, Stage.EPOCH.value, take)
 
     def renew(self, revocations: Revocations) -> None:
         """Hold members of the next epochs to this list."""

@@ -1,5 +1,7 @@
 """A site as a ClientApp: what it answers to good and bad messages."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -9,7 +11,9 @@ from wardround import _flower
 from wardround.client.app import client_app
 from wardround.client.guard.guard import SiteGuard
 from wardround.frames import decode_frame
-from wardround.orders import Order, OrderKind, SiteId, digest
+from wardround.orders import Order, OrderKind, SiteId, Split, digest
+from wardround.plan import Plan
+from wardround.plan_source import find_plan
 from wardround.state_store import MemoryStore
 
 PLAN = point_plan()
@@ -22,10 +26,19 @@ def identity() -> None:
     _flower.set_identity(run_id=1, node_id=1)
 
 
-def ask(kind: OrderKind, message_type: str, *, model: bytes | None = MODEL, claimed: bytes = MODEL) -> Message:
+def ask(
+    kind: OrderKind,
+    message_type: str,
+    *,
+    model: bytes | None = MODEL,
+    claimed: bytes = MODEL,
+    plan: Plan = PLAN,
+    **asked: Any,
+) -> Message:
     trainer = PointTrainer(np.array([2.0, 4.0], dtype=np.float32))
-    app = client_app(trainer, SiteGuard(PLAN, SiteId("north"), MemoryStore()))
-    order = Order(run_id="run", plan_digest=PLAN.digest, kind=kind, round=1, model_digest=digest(claimed))
+    app = client_app(trainer, SiteGuard(plan, SiteId("north"), MemoryStore()))
+    about = {"run_id": "run", "plan_digest": plan.digest, "round": 1, "model_digest": digest(claimed), **asked}
+    order = Order(kind=kind, **about)
     return app(Message(_flower.pack_order(order.encode(), model), 5, message_type), CONTEXT)
 
 
@@ -36,8 +49,11 @@ def test_train_sends_the_update() -> None:
 
 
 def test_evaluate_and_statistics_send_counts_and_no_vector() -> None:
-    for kind, message_type in ((OrderKind.EVALUATE, "evaluate"), (OrderKind.STATISTICS, _flower.STATISTICS)):
-        frame = decode_frame(_flower.read_frame(ask(kind, message_type)))
+    for reply in (
+        ask(OrderKind.EVALUATE, "evaluate", split=Split.TEST),
+        ask(OrderKind.STATISTICS, _flower.STATISTICS, round=0, plan=find_plan("breast-cancer")),
+    ):
+        frame = decode_frame(_flower.read_frame(reply))
         assert frame.vector.size == 0 and frame.tally.n == 10
 
 

@@ -1,7 +1,10 @@
 """`wardround client`: the administrator's journey, as commands."""
 
 import json
+import os
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from tests.client.agent.test_site_run import PRIVATE
 from wardround.client.agent.data_registry import DataRegistry
 from wardround.client.agent.plan_store import Outcome, PlanStore, RunState, Verdict
 from wardround.client.commands import app
+from wardround.client.job.limits import JobLimits
 from wardround.signing_key import fingerprint_of
 
 MASKED = (
@@ -49,7 +53,7 @@ def test_from_data_to_approval(world: World) -> None:
     assert "60 rows, 4 columns" in run(world, "data", "add", str(file))
     assert "ehr" in run(world, "data", "list") and "no budget" in run(world, "data", "list")
     assert "waits for a decision" in run(world, "plan", "list")
-    assert "is approved" in run(world, "plan", "approve", RUN[:6], "--data", "ehr", "--by", "IT")
+    assert "is approved: plan tiny, " in run(world, "plan", "approve", RUN[:6], "--data", "ehr", "--by", "IT")
     decision = PlanStore(world.folder).decision(RUN)
     assert decision is not None and decision.verdict is Verdict.APPROVED and decision.by == "IT"
     assert "approved by IT" in run(world, "status")
@@ -152,8 +156,8 @@ def test_leaving_erases_keys_and_keeps_what_was_spent(world: World) -> None:
     world.approve(world.data(epsilon=3.0))
     PlanStore(world.folder).note(RUN, Outcome(state=RunState.READY, units=48))
     with world.folder.lock():
-        run(world, "leave", "--yes", fails="an agent runs here already")
-    assert "has left" in run(world, "leave", "--yes")
+        run(world, "leave", "--yes", "--offline", fails="an agent runs here already")
+    assert "has left" in run(world, "leave", "--yes", "--offline")
     left = {path.name for path in world.folder.path.rglob("*") if path.is_file()}
     assert left == {"lock", "ehr.json", "ehr.ledger"}
     run(world, "status", fails="expected a site that has joined")
@@ -174,3 +178,27 @@ def test_start_refuses_a_second_agent(world: World) -> None:
 def test_an_invitation_that_is_none_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["client", "join", "http://x#y", "--state", str(tmp_path / "site")])
     assert result.exit_code == 10 and "error: " in result.output
+
+
+def test_what_jobs_may_use_goes_from_the_command_to_the_agent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    served: list[dict[str, object]] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: became.append(arguments))
+    run(world, "start")
+    limits = ("--job-memory-gib", "2", "--job-scratch-mib", "9", "--job-processes", "5000", "--job-answer-s", "7200")
+    run(world, "start", "--job-python", "/opt/python", "--allow-unconfined-jobs", *limits)
+    monkeypatch.setattr("wardround.client.agent.process.serve", lambda folder, **given: served.append(given))
+    for arguments in became:
+        assert arguments[:4] == [sys.executable, "-P", "-m", "wardround.client.agent"]
+        monkeypatch.setattr(sys, "argv", ["agent", *arguments[4:]])
+        runpy.run_module("wardround.client.agent", run_name="__main__")
+    assert served == [
+        {"job_python": None, "allow_unconfined": False, "job_limits": JobLimits()},
+        {
+            "job_python": Path("/opt/python"),
+            "allow_unconfined": True,
+            "job_limits": JobLimits(memory_bytes=2 << 30, scratch_bytes=9 << 20, processes=5000, call_s=7200),
+        },
+    ]
+    nothing = CliRunner().invoke(app, ["client", "start", "--state", str(world.folder.path), "--job-processes", "0"])
+    assert nothing.exit_code == 2 and len(became) == 2

@@ -109,6 +109,18 @@ def test_besides_the_sums_it_says_what_is_counted_and_no_more() -> None:
     assert facts(run(*MASKED, *ROWS, *dp))["besides"] == noisy
 
 
+def test_it_says_how_often_a_server_can_ask_for_an_evaluation() -> None:
+    found = facts(run("evaluation.every=7"))
+    assert found["evaluation"].startswith("5 times on validation rows and once on test rows, and each time for up to 4")
+    assert "the held-out rows of each site are few, their counts" in found["evaluation"]
+    found = facts(run("evaluation.every=0"))
+    assert found["evaluation"].startswith("once on test rows") and "held-out rows of each site" in found["besides"]
+    masked = facts(run(*MASKED, "evaluation.every=30"))["evaluation"]
+    assert masked.startswith("1 times on validation rows and once") and "up to 16 models" in masked
+    assert "evaluation" not in facts(run("evaluation.every=0", "data.test=0"))
+    assert "evaluation" not in facts(run(*MASKED, *ROWS))
+
+
 def test_accounting_only_is_never_mistaken_for_protection() -> None:
     first = next(iter(facts(run(*MASKED, "simulation.cryptography=accounting")).items()))
     assert first[0] == "simulation" and "no cryptography runs" in first[1]

@@ -221,7 +221,7 @@ def test_a_vector_of_any_wrong_length_is_evidence() -> None:
 
 def test_sites_in_quarantine_are_not_missed_by_the_quorum() -> None:
     """Of 10 sites at least 7 are needed with f = 3; two are in quarantine, one honest one falls silent."""
-    federation = liar(robust_plan("trimmed_mean", 3, ON, rounds=30))
+    federation = liar(robust_plan("trimmed_mean", 3, ON, rounds=33))
     start = RunState(round=0, model=np.zeros(40, np.float32))
     state = federation.strategy.run(federation.grid, start, 29)
     assert set(state.reputation.quarantined) == {"site-8", "site-9"}

@@ -19,6 +19,11 @@ class Limits:
     most_calls: int = 64
     """Calls of a site that are not answered yet."""
     most_call_bytes: int = 1 << 32
+    """Of all open calls of a site together."""
+    most_order_bytes: int = 1 << 20
+    most_spec_bytes: int = 1 << 16
+    most_small_bytes: int = 1 << 26
+    """Of all open calls of a site together, without their models: what no approval of a model's size bounds."""
     most_notices: int = 1024
     """Notices that wait to be sent."""
     most_streams: int = 4096

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -183,6 +184,7 @@ class World:
             "run": run,
             "plan_digest": parse_plan(text, folder=folder).digest,
             "plan": text,
+            "code_folder": tomllib.loads(text)["task"].get("code"),
             "code": {name: base64.b64encode(data).decode() for name, data in (code or {}).items()},
             "size": SIZE,
             "tensors": [4, 2],

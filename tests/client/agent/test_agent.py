@@ -322,7 +322,11 @@ def test_a_newer_revocation_list_is_kept_and_an_older_one_refused(world: World) 
 @pytest.mark.parametrize("before", [True, False])
 def test_wherever_it_is_killed_no_list_is_forgotten_that_was_taken(world: World, number: int, before: bool) -> None:
     lists = {one: World.crl(world.authority, world.root, one) for one in (4, 5)}
-    killed_at(number + 1, before, lambda: bool(RevocationList(world.folder).replace(lists[5], NOW)))
+
+    def replace() -> None:
+        RevocationList(world.folder).replace(lists[5], NOW)
+
+    killed_at(number + 1, before, replace)
     kept = RevocationList(world.folder)
     taken = kept.current(NOW).number == 5
     if taken:
@@ -350,9 +354,10 @@ def test_a_notice_that_could_not_be_written_down_is_to_come_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(SiteFolder, "write", full)
-        for send in (site.end, lambda: site.agent.notice(newer)):
-            with pytest.raises(LocalError, match="No space left"):
-                send()
+        with pytest.raises(LocalError, match="No space left"):
+            site.end()
+        with pytest.raises(LocalError, match="No space left"):
+            site.agent.notice(newer)
     assert site.agent.call(world.train(PlanStore(world.folder).plan(RUN))[0]).fault is Fault.NONE
     site.agent.notice(newer)
     site.end()

@@ -7,6 +7,7 @@ import pytest
 from tests.client.agent.site_world import RUN, World, write_table
 from wardround.client.agent.confined_jobs import ConfinedJobs
 from wardround.client.job.job_process import JobProcess
+from wardround.client.job.limits import JobLimits
 from wardround.errors import LocalError
 
 
@@ -23,4 +24,13 @@ def test_no_later_process_of_a_job_reads_a_table_that_has_changed(tmp_path: Path
         with pytest.raises(LocalError, match="has changed since it was registered"):
             job.describe()
     finally:
+        job.close()
+
+
+def test_a_job_may_use_what_the_site_allows_and_what_is_usual_otherwise(tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    plan, data = world.offer(), world.data()
+    for given, expected in ((JobLimits(processes=7), JobLimits(processes=7)), (None, JobLimits())):
+        job = ConfinedJobs(world.folder, allow_unconfined=True, limits=given)(RUN, plan, data)
+        assert isinstance(job, JobProcess) and job._limits == expected
         job.close()

@@ -14,6 +14,11 @@ from wardround.client.agent.offer import check_run_name, decode_offer
 from wardround.client.agent.plan_store import Decision, Outcome, PlanStore, RunState, Verdict
 from wardround.errors import LocalError, RemoteError
 
+def numbered(number: int) -> str:
+    """An id as servers make them."""
+    return f"{number:032x}"
+
+
 CODE = PLAN.replace('name = "tabular-classifier"\nmodel = "logistic"', 'code = "code"\nentry = "mine:Task"')
 
 
@@ -45,6 +50,62 @@ def test_code_is_kept_where_the_plan_says_and_is_in_the_digest(world: World) -> 
         plans.plan(RUN)
 
 
+@pytest.mark.parametrize("folder", ["code/deep", ".", "other", None])
+def test_code_in_another_folder_than_the_plans_is_found_out(world: World, folder: str | None) -> None:
+    table = world.offer_table(CODE, code={"mine.py": b"class Task: ...\n"}) | {"code_folder": folder}
+    if folder is None:
+        table["code"] = {}
+    plans = PlanStore(world.folder)
+    plans.put(decode_offer(body(table)), NOW)
+    with pytest.raises(RemoteError, match="expected code where the plan says|expected a plan that this version"):
+        plans.plan(RUN)
+
+
+def test_code_that_no_plan_names_is_found_out(world: World) -> None:
+    """It would lie beside what was approved, and be in no digest."""
+    table = world.offer_table() | {"code_folder": "code", "code": {"mine.py": ""}}
+    plans = PlanStore(world.folder)
+    plans.put(decode_offer(body(table)), NOW)
+    with pytest.raises(RemoteError, match="expected code where the plan says"):
+        plans.plan(RUN)
+
+
+def test_an_offer_is_taken_without_reading_its_plan(world: World) -> None:
+    """Python's TOML reader takes minutes for such a key; whoever wants to see the plan is told what is wrong."""
+    plans = PlanStore(world.folder)
+    plans.put(decode_offer(body(world.offer_table() | {"plan": "a." * 150_000 + "a = 1\n"})), NOW)
+    with pytest.raises(RemoteError, match="keys of at most 16 dots"):
+        plans.plan(RUN)
+
+
+def test_what_is_wrong_with_a_plan_is_said_in_letters_alone(world: World) -> None:
+    plans = PlanStore(world.folder)
+    plans.put(decode_offer(body(world.offer_table() | {"plan": PLAN + '"\\u001b[2J" = 1\n'})), NOW)
+    with pytest.raises(RemoteError, match="expected a known key") as caught:
+        plans.plan(RUN)
+    assert str(caught.value).isprintable()
+
+
+def test_what_was_looked_at_is_what_is_approved(world: World) -> None:
+    """By the start of its id: a run whose id is that start cannot be offered, and one that begins so too is another."""
+    plans = PlanStore(world.folder)
+    plans.put(decode_offer(body(world.offer_table())), NOW)
+    assert plans.find("0123") == RUN
+    with pytest.raises(RemoteError, match="expected an id of 32 hexadecimal digits"):
+        decode_offer(body(world.offer_table(PLAN.replace("rounds = 3", "rounds = 4"), run="0123")))
+    plans.put(decode_offer(body(world.offer_table(run="0123" + "f" * 28))), NOW)
+    with pytest.raises(LocalError, match="0123: expected the id of an offered run, or its start, got 2 that begin so"):
+        plans.find("0123")
+    assert plans.find(RUN) == RUN
+
+
+@pytest.mark.parametrize("name", ["", "4", RUN + "0"])
+def test_a_name_that_is_no_start_of_an_id_finds_nothing(world: World, name: str) -> None:
+    world.offer()
+    with pytest.raises(LocalError, match="got none"):
+        PlanStore(world.folder).find(name)
+
+
 @pytest.mark.parametrize(
     "path",
     ["../x", "/etc/passwd", "a/../../x", "a//b", "./a", "", ".", "a/.", "a\x00b", "a\nb", "a\\b", "x" * 300, "a/" * 20],
@@ -64,7 +125,7 @@ def test_a_plan_that_cannot_be_written_is_refused_and_not_kept(world: World) -> 
 
 @pytest.mark.parametrize("folder", ["../..", "/srv", "a/../../b", "..", "x/./y"])
 def test_a_code_folder_outside_is_refused(world: World, folder: str) -> None:
-    table = world.offer_table() | {"plan": CODE.replace('code = "code"', f'code = "{folder}"')}
+    table = world.offer_table() | {"code_folder": folder}
     with pytest.raises(RemoteError, match=r"task\.code"):
         decode_offer(body(table))
 
@@ -74,10 +135,14 @@ def test_a_code_folder_outside_is_refused(world: World, folder: str) -> None:
     [
         ("run", "../../x"),
         ("run", ".hidden"),
+        ("run", "0123"),
+        ("run", RUN + "0"),
+        ("run", RUN.upper()),
+        ("run", RUN + "\n"),
         ("run", ""),
         ("run", 5),
         ("plan_digest", "abc"),
-        ("plan", 'name = "'),
+        ("plan", None),
         ("size", -1),
         ("size", 7),
         ("size", 6.0),
@@ -88,6 +153,7 @@ def test_a_code_folder_outside_is_refused(world: World, folder: str) -> None:
         ("sites", [{"name": "a", "fingerprint": "0" * 64}] * 2),
         ("sites", [{"name": "a", "fingerprint": ""}]),
         ("code", {"x.py": ""}),
+        ("code_folder", 5),
         ("code", []),
     ],
 )
@@ -109,12 +175,13 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(["run", "plan_digest", "plan", "code", "size", "tensors", "sites"]), JSON)
+@given(st.sampled_from(["run", "plan_digest", "plan", "code_folder", "code", "size", "tensors", "sites"]), JSON)
 def test_any_field_of_another_form_is_refused_or_harmless(name: str, value: object) -> None:
     table: dict[str, Any] = {
         "run": RUN,
         "plan_digest": "0" * 64,
         "plan": PLAN,
+        "code_folder": None,
         "code": {},
         "size": 6,
         "tensors": [6],
@@ -141,12 +208,12 @@ def test_another_plan_under_the_name_of_a_known_run_is_refused(world: World) -> 
 def test_a_server_cannot_fill_the_disk_with_offers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wardround.client.agent.plan_store._MOST_UNDECIDED", 2)
     plans = PlanStore(world.folder)
-    for run in ("one", "two"):
-        plans.put(decode_offer(body(world.offer_table(run=run))), NOW)
+    for number in (1, 2):
+        plans.put(decode_offer(body(world.offer_table(run=numbered(number)))), NOW)
     with pytest.raises(RemoteError, match=r"at most 2 offers .*deny some .wardround client plan list"):
-        plans.put(decode_offer(body(world.offer_table(run="three"))), NOW)
-    plans.decide("one", decision())
-    assert plans.put(decode_offer(body(world.offer_table(run="three"))), NOW)
+        plans.put(decode_offer(body(world.offer_table(run=numbered(3)))), NOW)
+    plans.decide(numbered(1), decision())
+    assert plans.put(decode_offer(body(world.offer_table(run=numbered(3)))), NOW)
 
 
 def test_nor_with_runs_that_end_before_anybody_has_decided(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,15 +223,15 @@ def test_nor_with_runs_that_end_before_anybody_has_decided(world: World, monkeyp
     plans = PlanStore(world.folder)
     (world.folder.folder("plans") / ".tmp-killed" / "bundle").mkdir(parents=True)
     for number in range(5):
-        run = f"run-{number}"
+        run = numbered(number)
         assert plans.put(decode_offer(body(world.offer_table(run=run))), NOW)
         if number == 0:
             plans.decide(run, decision())
         plans.note(run, Outcome(state=RunState.ENDED))
         os.utime(world.folder.path / "plans" / run / "outcome.json", ns=(number, number))
-    assert plans.put(decode_offer(body(world.offer_table(run="run-5"))), NOW)
-    assert sorted(os.listdir(world.folder.path / "plans")) == ["run-0", "run-3", "run-4", "run-5"]
-    assert plans.find("run-4") == "run-4" and plans.decision("run-0") == decision()
+    assert plans.put(decode_offer(body(world.offer_table(run=numbered(5)))), NOW)
+    assert sorted(os.listdir(world.folder.path / "plans")) == [numbered(one) for one in (0, 3, 4, 5)]
+    assert plans.find(numbered(4)) == numbered(4) and plans.decision(numbered(0)) == decision()
 
 
 def decision(verdict: Verdict = Verdict.APPROVED) -> Decision:

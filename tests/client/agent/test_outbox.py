@@ -1,6 +1,7 @@
 """Replies on disk: the same bytes again, or none."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,21 @@ def test_the_last_few_are_kept(tmp_path: Path) -> None:
     box = Outbox(tmp_path, KEY, most=3)
     for number, call in enumerate(CALLS):
         box.put(call, bytes([number]))
-        os.utime(tmp_path / call.hex(), ns=(number, number))
     assert [number for number, call in enumerate(CALLS) if box.get(call) is not None] == [5, 6, 7]
+    box.put(CALLS[5], b"again")  # as after a crash: it is the newest now
+    box.put(CALLS[0], b"another")
+    assert [number for number, call in enumerate(CALLS) if box.get(call) is not None] == [0, 5, 7]
+
+
+def test_a_clock_that_is_set_back_makes_no_new_reply_the_oldest(tmp_path: Path) -> None:
+    box = Outbox(tmp_path, KEY, most=3)
+    later = (time.time_ns() + 3600 * 10**9,) * 2
+    for call in CALLS[:3]:
+        box.put(call, b"before")
+        os.utime(tmp_path / call.hex(), ns=later)
+    for call in CALLS[3:]:
+        box.put(call, b"after")
+        assert box.get(call) == b"after"
 
 
 def test_nothing_readable_is_on_disk(tmp_path: Path) -> None:

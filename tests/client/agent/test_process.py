@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 
 from tests.client.agent.site_world import RUN, SIZE, World, write_table
 from wardround.client.agent.data_registry import DataRegistry
-from wardround.client.agent.plan_store import PlanStore
+from wardround.client.agent.offer import decode_offer
+from wardround.client.agent.plan_store import Outcome, PlanStore, RunState
+from wardround.client.agent.process import _watch
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.job.confinement import available
 from wardround.clock import utc_now
@@ -174,6 +177,59 @@ def test_an_idle_agent_is_small_and_sleeps_and_stops_when_it_is_asked_to(world: 
     asyncio.run(play())
 
 
+_STUCK = """
+import sys, threading
+from pathlib import Path
+from wardround.client.agent import process
+from wardround.client.agent.agent import Agent
+
+process._END_S = 0.2
+Agent.close = lambda self: threading.Event().wait()
+process.serve(Path(sys.argv[1]))
+"""
+
+
+def test_an_agent_with_something_that_does_not_end_ends_all_the_same(world: World) -> None:
+    Server(world)  # it is not there, but the site has its certificates
+    stuck = subprocess.Popen(
+        [sys.executable, "-c", _STUCK, str(world.folder.path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert stuck.stderr is not None
+        log = stuck.stderr.readline()  # it tries to attach, so that signals are handled
+        stuck.send_signal(signal.SIGTERM)
+        log += stuck.communicate(timeout=60)[1]
+        assert stuck.returncode == 1, log
+        assert "the process ends without it, as after a kill" in log
+    finally:
+        stuck.kill()
+        stuck.wait()
+
+
+class _Failing:
+    """An agent whose first two looks fail; at the third one the process is asked to stop."""
+
+    def __init__(self, world: World, stop: threading.Event) -> None:
+        self.world, self.stop = world, stop
+        self.errors: list[Exception] = [OSError(5, "Input/output error"), RuntimeError("a bug")]
+
+    def look(self) -> None:
+        self.world.folder.touch()  # so that the next look is due
+        if self.errors:
+            raise self.errors.pop()
+        self.stop.set()
+
+    def tick(self) -> None:
+        pass
+
+
+def test_a_look_that_fails_does_not_end_the_agent(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    agent: Any = _Failing(world, stop)
+    _watch(world.folder, agent, stop, 0.0)
+    assert stop.is_set() and "this is a bug" in caplog.text and "cannot be looked at" in caplog.text
+
+
 def test_a_second_agent_is_refused_and_a_revoked_one_stops(world: World) -> None:
     async def play() -> None:
         server = Server(world)
@@ -217,6 +273,14 @@ def test_a_large_call_for_a_run_that_nobody_has_approved_takes_no_memory(world: 
                 reply = await call(hub, world, made)
                 assert (reply.fault, reply.frame.nbytes) == (Fault.NOT_READY, 0)
                 assert agent.memory() - before < 16 << 20
+                plans, table = PlanStore(world.folder), world.offer_table() | {"size": 1 << 20, "tensors": [1 << 20]}
+                plans.put(decode_offer(json.dumps(table).encode()), utc_now())
+                plans.note(RUN, Outcome(state=RunState.READY))  # as if the data had been read
+                world.approve(DataRegistry(world.folder).add(write_table(world.path / "ehr.csv"), "ehr", utc_now()))
+                reply = await call(hub, world, replace(made, model=memoryview(bytes((4 << 20) + 4))))
+                assert (reply.fault, "expected a model of 4194304 bytes" in reply.reason) == (Fault.REFUSED, True)
+                reply = await call(hub, world, replace(made, model=memoryview(bytes(4 << 20))))
+                assert (reply.fault, "signature" in reply.reason) == (Fault.REFUSED, True)  # it came, and was read
             finally:
                 code = agent.stop()
             assert code == 0, agent.log

@@ -14,9 +14,9 @@ from wardround.client.agent.plan_store import PlanStore, RunState
 from wardround.client.agent.site_run import SiteRun, finish_run
 from wardround.errors import LocalError
 from wardround.frames import decode_frame
-from wardround.link.messages import Fault
+from wardround.link.messages import Call, Fault
 from wardround.link.signing_inputs import call_digest, reply_bytes
-from wardround.orders import Order, OrderKind
+from wardround.orders import Order, OrderKind, Split
 from wardround.plan import Plan
 from wardround.plan_privacy import Unit
 from wardround.signing_key import check_signature
@@ -69,14 +69,50 @@ def test_a_repeated_call_gets_the_same_bytes_and_nothing_is_trained_again(world:
 
 
 def test_a_round_is_trained_once_and_only_forwards(world: World) -> None:
-    plan = approved(world)
+    plan = approved(world, "rounds=6")
     job = FakeJob(noise=True)
     run = run_of(world, job)
     for round in range(1, 7):
         assert run.answer(*world.train(plan, round)).fault is Fault.NONE
     reply = run.answer(*world.train(plan, 1))  # its reply is not kept any more
     assert reply.fault is Fault.REFUSED and "expected a value above" in reply.reason
+    for beyond in (7, 100, 1 << 31):
+        reply = run.answer(*world.train(plan, beyond))
+        assert reply.fault is Fault.REFUSED and "expected a round of 1 to 6" in reply.reason
     assert job.asked.count("fit") == 6
+
+
+def test_evaluations_of_made_up_models_come_to_an_end_whatever_is_killed(world: World) -> None:
+    plan = approved(world)
+    job = FakeJob()
+    answered = []
+    for number in range(9):
+        run = run_of(world, job)
+        answered.append(run.answer(*evaluation(world, plan, number)).fault is Fault.NONE)
+        run.close()
+    assert answered == 4 * [True] + 5 * [False] and job.asked.count("evaluate") == 4
+    run = run_of(world, job)
+    assert run.answer(*evaluation(world, plan, 3)).fault is Fault.NONE  # its reply again
+    assert run.answer(*evaluation(world, plan, 9, round=2)).fault is Fault.NONE
+    state = world.folder.path / "runs" / RUN / "state"
+    files = len(list(state.iterdir()))
+    for number in range(10, 13):
+        run.answer(*evaluation(world, plan, number, round=2))
+    assert len(list(state.iterdir())) == files
+
+
+def evaluation(world: World, plan: Plan, number: int, *, round: int = 1) -> tuple[Call, bytes]:
+    """A call to evaluate the model that is all `number`."""
+    model = np.full(SIZE, number, dtype="<f4").tobytes()
+    order = Order(
+        run_id=RUN,
+        plan_digest=plan.digest,
+        kind=OrderKind.EVALUATE,
+        round=round,
+        split=Split.VALIDATION,
+        model_digest=hashlib.sha256(model).hexdigest(),
+    )
+    return world.call("evaluate", order=order, model=model)
 
 
 @pytest.mark.parametrize(

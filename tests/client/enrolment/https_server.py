@@ -1,4 +1,4 @@
-"""A server for tests that speaks the two routes of enrolment over HTTPS, honest or not; and a CONNECT proxy."""
+"""A server for tests that speaks the routes of enrolment over HTTPS, honest or not; and a CONNECT proxy."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.server.pki.federation import Federation
-from wardround.join_messages import AUTHORITY_PATH, JOIN_PATH
+from wardround.join_messages import AUTHORITY_PATH, JOIN_PATH, LEAVE_PATH
 from wardround.link.tls import ServerTls
-from wardround.server.pki.endpoints import handle_authority, handle_join
+from wardround.server.pki.endpoints import handle_authority, handle_join, handle_leave
 from wardround.server.pki.server_certificate import ServerCertificate
 
 Answer = tuple[int, dict[str, Any]]
@@ -27,6 +27,7 @@ class Routes:
 
     authority: Callable[[], Answer]
     join: Callable[[dict[str, Any]], Answer]
+    leave: Callable[[dict[str, Any]], Answer] = lambda body: (404, {})
     asked: list[tuple[str, bytes]] = field(default_factory=list)
 
     @classmethod
@@ -34,6 +35,7 @@ class Routes:
         return cls(
             authority=lambda: handle_authority(federation.enrolment),
             join=lambda body: handle_join(federation.enrolment, body),
+            leave=lambda body: handle_leave(federation.enrolment, body),
         )
 
 
@@ -53,7 +55,8 @@ def serving(routes: Routes, tls: Callable[[], ServerTls], *, newest: bool = True
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.answer(body, lambda: routes.join(json.loads(body)) if self.path == JOIN_PATH else (404, {}))
+            answers = {JOIN_PATH: routes.join, LEAVE_PATH: routes.leave}
+            self.answer(body, lambda: answers[self.path](json.loads(body)) if self.path in answers else (404, {}))
 
         def answer(self, asked: bytes, found: Callable[[], Answer]) -> None:
             routes.asked.append((self.path, asked))
@@ -74,7 +77,7 @@ def serving(routes: Routes, tls: Callable[[], ServerTls], *, newest: bool = True
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             if not newest:
                 context.maximum_version = ssl.TLSVersion.TLSv1_2
-            _load(context, tls())
+            load_certificate(context, tls())
             try:
                 with context.wrap_socket(request, server_side=True) as secured:
                     super().finish_request(secured, client_address)
@@ -132,7 +135,7 @@ def _running(server: ThreadingHTTPServer) -> Iterator[int]:
         server.server_close()
 
 
-def _load(context: ssl.SSLContext, tls: ServerTls) -> None:
+def load_certificate(context: ssl.SSLContext, tls: ServerTls) -> None:
     """From memory, since the library reads files alone."""
     descriptor = os.memfd_create("pem")
     try:

@@ -408,7 +408,19 @@ def test_a_malformed_answer_ends_the_job(place: Place, attack: str, details: dic
         assert job.describe().rows == 40
 
 
-@pytest.mark.parametrize("sizes", [{"Fit": [0, 4]}, {"Fit": [0, 4 * SIZE + 4]}, {"Fit": [1, 8]}, {"Evaluate": [0, 0]}])
+MOST_STATE = 4 * SIZE + (1 << 20)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"Fit": [0, 4]},
+        {"Fit": [0, 4 * SIZE + 4]},
+        {"Fit": [1, 8]},
+        {"Fit": [2, MOST_STATE + 1]},
+        {"Evaluate": [0, 0]},
+    ],
+)
 def test_memory_of_another_size_is_refused(place: Place, sizes: dict[str, list[int]]) -> None:
     plan = place.hostile_plan("lie_about_sizes", {"sizes": sizes})
     with place.job(plan) as job, pytest.raises(LocalError, match=r"broke the protocol: expected .* bytes"):

@@ -235,9 +235,8 @@ def test_a_notice_that_ends_in_a_bug_is_logged_and_done_with(caplog: pytest.LogC
         agent.notice = failing  # type: ignore[method-assign]
 
     assert notices_taken(poisoned, attached_once=True) == ["first", "second"]
-    assert [one.getMessage() for one in caplog.records if one.exc_info] == [
-        "link: the notice 'first' failed; this is a bug"
-    ]
+    ours = [one.getMessage() for one in caplog.records if one.exc_info and one.name.startswith("wardround")]
+    assert ours == ["link: the notice 'first' failed; this is a bug"]
 
 
 def notices_taken(prepare: Callable[[Agent], None], *, attached_once: bool = False) -> list[str]:

@@ -1,12 +1,15 @@
 """The agent's machine against a server that does not keep to the protocol."""
 
+import mmap
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.link.linked_machines import counted
 from wardround.client.link.session import Called, Session
-from wardround.errors import RemoteError
+from wardround.errors import LocalError, RemoteError
 from wardround.link import link_pb2 as pb
 from wardround.link.limits import Limits
 from wardround.link.messages import Fault, Notice, Reply
@@ -87,7 +90,57 @@ def test_calls_that_are_too_large_together_take_no_memory() -> None:
     assert allocated == [1 << 17]
     session.next()
     refusal = session.next()
-    assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault) == (2, Fault.REFUSED)
+    assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault) == (2, Fault.NOT_READY)  # later, it may fit
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"order_bytes": (1 << 20) + 1},
+        {"spec_bytes": (1 << 16) + 1},
+        {"protocol_bytes": 1 << 26, "order_bytes": 1},
+        {"protocol_bytes": (1 << 64) - 1},
+        {"model_bytes": (1 << 32) + 1},
+    ],
+    ids=str,
+)
+def test_a_call_that_is_too_large_by_itself_is_refused(sizes: dict[str, int]) -> None:
+    session = Session(Limits(), lambda run, size: pytest.fail("no memory is due"), counted())
+    session.attach([])
+    assert session.receive(heading(**{"size": 0, **sizes})) == []
+    refusal = session.next()
+    assert isinstance(refusal, pb.Reply) and refusal.fault == Fault.REFUSED
+
+
+def test_headings_alone_take_no_memory_and_are_bounded_together() -> None:
+    """What comes before the model has no size that a person has approved."""
+    session = Session(Limits(), lambda run, size: pytest.fail("there is no model"), counted())
+    session.attach([])
+    before = resident_bytes()
+    for id in range(1, 64):
+        session.receive(pb.Call(id=id, run="r", kind="query.secagg", key=KEY, protocol_bytes=30 << 20))
+    answers = [answer for answer in iter(session.next, None)]
+    assert [type(one) for one in answers] == [pb.Grant] * 2 + [pb.Reply] * 61
+    assert {one.fault for one in answers if isinstance(one, pb.Reply)} == {Fault.NOT_READY}
+    assert resident_bytes() - before < 8 << 20
+    session.receive(pb.Cancel(id=1))
+    session.receive(pb.Call(id=64, run="r", kind="query.secagg", key=KEY, protocol_bytes=30 << 20))
+    assert isinstance(session.next(), pb.Grant)
+
+
+def test_where_there_is_no_memory_the_call_is_to_come_again() -> None:
+    def none_left(*arguments: object, **options: object) -> memoryview:
+        raise LocalError("expected memory, got none")
+
+    session = Session(Limits(), none_left, counted())
+    session.attach([])
+    session.receive(heading())
+    refusal = session.next()
+    assert isinstance(refusal, pb.Reply) and (refusal.fault, refusal.reason[:15]) == (Fault.NOT_READY, "expected memory")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_of_a_call_that_is_not_wanted_nothing_is_received() -> None:

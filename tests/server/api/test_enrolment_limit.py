@@ -39,6 +39,12 @@ def test_thirty_a_minute_from_a_network(world: World, handled: list[object]) -> 
     assert join(world, "2001:db8::1") == 403
 
 
+def test_who_leaves_counts_as_who_joins(world: World, handled: list[object]) -> None:
+    assert [join(world, "192.0.2.1") for _ in range(30)] == [403] * 30
+    assert world.ask("POST", "/leave", {"version": 1}, token="", address="192.0.2.1").status_code == 429
+    assert world.ask("POST", "/leave", {"version": 1}, token="", address="192.0.2.2").status_code == 400
+
+
 def test_six_hundred_a_minute_in_all(world: World, handled: list[object]) -> None:
     for number in range(25):
         for _ in range(31):

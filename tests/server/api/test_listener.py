@@ -169,12 +169,14 @@ def test_a_refused_connection_is_told_in_the_log_and_many_in_one_line(server: Se
             stream.sendall(b"\0\r\n\r\n")
             answered(stream)
     found: Counter[str] = Counter()
-    while found.total() < 60:
+    lines = []
+    while min(found["HTTP_REQUEST"], found["MALFORMED"]) < 30 and len(server.lines()) - before < 10_000:
+        server.client().ask("GET", "/session")  # takes its time, and is a line itself
         lines = [line for line in server.lines()[before:] if line["event"] == "https refused"]
-        assert all(line["last_from"] == "127.0.0.1" for line in lines)
         found = sum((Counter(line["why"]) for line in lines), Counter())
-    assert found == {"HTTP_REQUEST": 30, "MALFORMED": 30}
-    assert len(server.lines()) - before < 30
+    assert {one: found[one] for one in found if found[one] >= 30}.keys() == {"HTTP_REQUEST", "MALFORMED"}
+    assert all(line["last_from"] == "127.0.0.1" for line in lines)
+    assert len(lines) < 30
 
 
 def test_a_body_in_chunks_is_bounded_too(server: Serving) -> None:

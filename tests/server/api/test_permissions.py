@@ -15,6 +15,7 @@ PUBLIC = {
     ("GET", "/api/v1/health"),
     ("GET", "/api/v1/authority"),
     ("POST", "/api/v1/join"),
+    ("POST", "/api/v1/leave"),
     ("POST", "/api/v1/session"),
 }
 NEEDS_SESSION = sorted(PERMISSIONS.keys() - PUBLIC)

@@ -11,7 +11,7 @@ import pytest
 from tests.server.api.worlds import PLAN, World, first_model
 from wardround.errors import LocalError
 from wardround.invitation import read_invitation
-from wardround.join_messages import JoinRequest, join_statement
+from wardround.join_messages import JoinRequest, LeaveRequest, join_statement, leave_statement
 from wardround.orders import SiteId
 from wardround.plan import load_plan
 from wardround.server.runs.supervisor import Progress
@@ -61,6 +61,24 @@ def test_from_an_invitation_to_a_client_to_a_revocation(world: World) -> None:
     again = world.ask("POST", "/clients/revoke", {"site": "Hospital A"})
     assert (again.status_code, error_of(again)) == (409, "Hospital A: is revoked already")
     assert world.ask("POST", "/clients/revoke", {"site": "Hospital B"}).status_code == 404
+
+
+def test_a_site_leaves_by_its_own_word_without_a_session(world: World) -> None:
+    line = world.ask("POST", "/invitations", {"site": "Hospital A"}).json()["invitation"]
+    answer = world.ask("POST", "/join", joined(line, "Hospital A"), token="").json()
+    name, now, server = SiteId("Hospital A"), world.services.clock(), base64.b64decode(answer["server"])
+    key = SigningKey(hashlib.sha256(name.encode()).digest())
+    asked = LeaveRequest(name=name, time=now, proof=key.sign(leave_statement(server, name, now))).encode()
+    bodies: list[Any] = [{}, [], None, asked | {"version": 2}, asked | {"more": 1}]
+    for body in bodies:
+        assert world.ask("POST", "/leave", body, token="").status_code == 400
+    refused = world.ask("POST", "/leave", asked | {"name": "Hospital B"}, token="")
+    assert (refused.status_code, refused.json()["error"]) == (403, "refused")
+    assert world.ask("POST", "/leave", content=b"x" * 17_000, token="").status_code == 413
+    for _ in range(2):
+        left = world.ask("POST", "/leave", asked, token="")
+        assert (left.status_code, left.json()) == (200, {"name": "Hospital A"})
+    assert world.ask("GET", "/clients").json()[0]["state"] == "revoked"
 
 
 def test_a_join_that_is_none_is_answered_in_the_words_of_joins(world: World) -> None:

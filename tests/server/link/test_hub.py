@@ -144,6 +144,20 @@ def test_a_call_its_reply_and_notices_in_both_directions(world: World) -> None:
     assert presence == [(SITE, True), (SITE, False)]
 
 
+def test_how_long_a_site_is_away_counts_from_its_last_stream_or_the_start(world: World) -> None:
+    async def scene(hub: Hub, port: int) -> None:
+        before = hub.away_s(SITE)
+        with world.agent(port):
+            await hub.notify(SITE, Notice(kind="offer", body=b""))
+            assert hub.away_s(SITE) == 0 < hub.away_s(SiteId("another"))
+        while hub.present():
+            await asyncio.sleep(0.01)
+        after, never_there = hub.away_s(SITE), hub.away_s(SiteId("another"))
+        assert 0 <= after < never_there and 0 <= before < never_there
+
+    world.play(scene)
+
+
 def test_a_reply_goes_into_the_buffer_that_was_allocated_for_it(world: World) -> None:
     buffers: list[bytearray] = []
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from wardround.identity import make_authority
 from wardround.invitation import Invitation
-from wardround.join_messages import JoinRequest, RenewalRequest, join_statement, renewal_statement
+from wardround.join_messages import (
+    JoinRequest,
+    LeaveRequest,
+    RenewalRequest,
+    join_statement,
+    leave_statement,
+    renewal_statement,
+)
+from wardround.orders import SiteId
 from wardround.server.pki.enrolment import Enrolment, ServerAddress
 from wardround.server.pki.tls_authority import AUTHORITY_LIFETIME, make_tls_authority
 from wardround.server.state.database import Database, sqlite_url
@@ -92,3 +100,7 @@ class Asker:
     def renewal(self, name: str, key: TlsKey) -> RenewalRequest:
         asked = key.request(name)
         return RenewalRequest(request=asked, proof=self.signing.sign(renewal_statement(asked)))
+
+    def goodbye(self, name: SiteId, server: bytes, time: datetime) -> LeaveRequest:
+        """To the server with this public signing key."""
+        return LeaveRequest(name=name, time=time, proof=self.signing.sign(leave_statement(server, name, time)))

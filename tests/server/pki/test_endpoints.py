@@ -14,7 +14,7 @@ from tests.server.pki.federation import NOW, Asker, Federation
 from wardround.errors import RemoteError
 from wardround.join_messages import AuthorityAnswer, JoinAnswer, RenewalAnswer
 from wardround.orders import SiteId
-from wardround.server.pki.endpoints import handle_authority, handle_join, handle_renewal
+from wardround.server.pki.endpoints import handle_authority, handle_join, handle_leave, handle_renewal
 from wardround.tls_identity import TlsKey
 
 A = SiteId("Hospital A")
@@ -88,6 +88,24 @@ def test_no_json_ends_in_anything_but_an_answer_and_none_has_the_token(
     assert status in (200, 400, 403, 409, 410)
     assert str(body["token"]) not in json.dumps(answer) or len(str(body["token"])) < 8
     assert (status == 200) == ("error" not in answer)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(data=st.data())
+def test_no_json_lets_a_site_leave_but_its_own(federation: Federation, data: st.DataObject) -> None:
+    asker, name = Asker(), SiteId(f"Hospital {next(NUMBERS)}")
+    federation.enrolment.join(asker.request(federation.enrolment.invite(name, by="anna")))
+    good = asker.goodbye(name, federation.keyring.signing.public, federation.clock()).encode()
+    body: Any = dict(good)
+    for key in data.draw(st.sets(st.sampled_from(sorted(body)), min_size=1)):
+        body[key] = data.draw(json_values | st.binary(max_size=100).map(lambda raw: base64.b64encode(raw).decode()))
+    others: list[Any] = [body, data.draw(json_values)]
+    for wrong in others:
+        if wrong != good:
+            status, answer = handle_leave(federation.enrolment, wrong)
+            assert status in (400, 403) and answer.keys() == {"error", "message"}
+    assert handle_leave(federation.enrolment, good) == (200, {"name": name})
+    assert handle_leave(federation.enrolment, good) == (200, {"name": name})
 
 
 def test_a_renewal_over_the_link(federation: Federation) -> None:

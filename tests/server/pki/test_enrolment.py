@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from tests.server.pki.federation import NOW, Asker, Clock, Federation
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority, Revocations
 from wardround.invitation import Invitation, read_invitation, token_hash
-from wardround.join_messages import JoinAnswer, JoinRefusal, JoinRequest, join_statement
+from wardround.join_messages import JoinAnswer, JoinRefusal, JoinRequest, LeaveRequest, join_statement
 from wardround.orders import SiteId
 from wardround.server.pki.enrolment import Enrolment, ServerAddress
 from wardround.server.pki.join_verdict import JoinRefusedError
@@ -330,6 +330,68 @@ def test_a_revoked_site_is_out_at_once_and_everywhere(federation: Federation) ->
     assert not federation.enrolment.revoke(A, by="anna")
     with pytest.raises(LocalError, match="expected a site that has joined"):
         federation.enrolment.revoke("Hospital C", by="anna")
+
+
+def goodbye(federation: Federation, asker: Asker, name: SiteId = A, time: datetime | None = None) -> LeaveRequest:
+    return asker.goodbye(name, federation.keyring.signing.public, time or federation.clock())
+
+
+def test_a_site_that_says_so_itself_is_out_at_once_and_twice_is_once(federation: Federation) -> None:
+    asker, stays = Asker(), Asker()
+    answer, other = joined(federation, asker), joined(federation, stays, "Hospital B")
+    gate = federation.enrolment.gate
+    gate.admit(answer.certificate)
+    gate.admit(other.certificate)
+    asked = goodbye(federation, asker)
+    assert federation.enrolment.leave(asked)
+    assert not gate.still(answer.certificate) and gate.still(other.certificate)
+    trusted = Authority(federation.identity_authority)
+    revoked = trusted.revocations(federation.enrolment.revocations(), NOW)
+    with pytest.raises(RemoteError, match="is revoked"):
+        trusted.verify(answer.identity, name=A, now=NOW, revocations=revoked)
+    assert not federation.enrolment.leave(asked) and not federation.enrolment.leave(goodbye(federation, asker))
+    assert federation.events("site.left") == [{"revocations": revoked.number}]
+    assert not federation.enrolment.revoke(A, by="anna") and federation.events("site.revoked") == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_nobody_else_puts_a_site_out(federation: Federation, again: bool) -> None:
+    """Not another site, nor a word for another federation, site or time; nor the old key of a site with a new one."""
+    asker, other, now = Asker(), Asker(), federation.clock()
+    if again:
+        joined(federation, asker)
+        federation.enrolment.revoke(A, by="anna")
+    old = goodbye(federation, asker)
+    asker = Asker() if again else asker
+    answer = joined(federation, asker)
+    joined(federation, other, "Hospital B")
+    good, server = goodbye(federation, asker), federation.keyring.signing.public
+    forged = [
+        replace(good, proof=bytes(64)),
+        goodbye(federation, other),
+        replace(goodbye(federation, other, SiteId("Hospital B")), name=A),
+        replace(good, time=now + timedelta(seconds=1)),
+        asker.goodbye(A, other.signing.public, now),
+        replace(good, proof=asker.renewal(A, TlsKey.make()).proof),
+        replace(good, proof=asker.signing.sign(join_statement(bytes(16), server))),
+        replace(good, name=SiteId("Hospital C")),
+        LeaveRequest(name=SiteId("Hospital C"), time=now, proof=federation.keyring.signing.sign(b"")),
+    ]
+    for one in (*forged, *([old] if again else [])):
+        with pytest.raises(RemoteError, match="expected the word of a site that has joined here"):
+            federation.enrolment.leave(one)
+    assert federation.enrolment.gate.admit(answer.certificate) == A
+    assert federation.events("site.left") == []
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-6), timedelta(minutes=6), timedelta(days=300)])
+def test_an_old_word_does_not_count(federation: Federation, off: timedelta) -> None:
+    asker = Asker()
+    answer = joined(federation, asker)
+    with pytest.raises(RemoteError, match=r"within 5 minutes of 2026-01-05 12:00 .*set the clock right"):
+        federation.enrolment.leave(goodbye(federation, asker, time=federation.clock() - off))
+    assert federation.enrolment.gate.admit(answer.certificate) == A
+    assert federation.enrolment.leave(goodbye(federation, asker, time=federation.clock() + timedelta(minutes=4)))
 
 
 def test_a_revoked_site_comes_back_by_a_new_invitation_and_with_new_keys_alone(federation: Federation) -> None:

@@ -156,6 +156,9 @@ class Hospitals:
     tamper: Tamper | None = None
     approve: bool = True
     verdicts: dict[SiteId, str] = field(default_factory=dict)
+    away: dict[SiteId, float] = field(default_factory=dict)
+    """For how long, s, sites have not been attached."""
+    looks: Counter[SiteId] = field(default_factory=Counter)
     supervisor: Supervisor | None = None
     notices: list[tuple[SiteId, Notice]] = field(default_factory=list)
     calls: Counter[tuple[SiteId, str]] = field(default_factory=Counter)
@@ -218,6 +221,10 @@ class Hospitals:
         return [one for one in self.state.events(self.run_id) if one.kind == kind]
 
     # -- the hub ----------------------------------------------------------------------------------
+
+    def away_s(self, site: SiteId) -> float:
+        self.looks[site] += 1
+        return self.away.get(site, 0.0)
 
     async def notify(self, site: SiteId, notice: Notice) -> None:
         self.notices.append((site, notice))

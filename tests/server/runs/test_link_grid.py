@@ -197,6 +197,18 @@ def test_a_fault_cannot_be_forged_either() -> None:
     assert all("valid signature" in (one.error.reason or "") for one in replies)
 
 
+def test_an_unsigned_refusal_is_an_absence_with_its_reason() -> None:
+    """A site that does not even receive a call cannot sign what it answers: it does not know the call."""
+    server = Server(lambda call, digest: None)
+    server.answer = lambda call, digest: (
+        ReplyMessage(id=call.id, fault=Fault.REFUSED, reason="expected a model of 8 bytes\x1b[2J"),
+        b"",
+    )
+    replies = list(server.grid.send_and_receive(orders(server)))
+    assert [one.error.reason for one in replies] == ["refused, unsigned: expected a model of 8 bytes\ufffd[2J"] * 3
+    assert all(map(_flower.is_gone, replies))
+
+
 def test_a_reply_without_a_call_behind_it_changes_nothing() -> None:
     server = made(honest)
     for number in (0, 1 << 60):
@@ -223,3 +235,75 @@ def test_two_frames_or_none_where_one_is_due_are_malformed() -> None:
         server.grid.take(ReplyMessage(id=1).to_header(), [Shared.of(b"1"), Shared.of(b"2")])
     with pytest.raises(RemoteError):
         server.grid.take({"type": "reply", "id": "1"}, [])
+
+
+# -- sites that are away --------------------------------------------------------------------------
+
+A, B, C = map(SiteId, sorted(SITES))
+
+
+def with_one_away(server: Server, enough: int) -> Server:
+    """C does not answer, and the worker hears that it is away once A and B have."""
+    server.grid.settle_for(lambda kind, group, asked: enough)
+
+    def answer(call: CallMessage, digest: bytes) -> tuple[ReplyMessage, bytes] | None:
+        if call.site == C:
+            server.grid.note_away(frozenset({C}))
+            return None
+        return server.signed(call, digest, b"x")
+
+    server.answer = answer
+    return server
+
+
+def test_who_is_away_is_not_waited_for_once_enough_have_answered() -> None:
+    server = with_one_away(Server(lambda call, digest: None), enough=2)
+    replies = list(server.grid.send_and_receive(orders(server)))
+    assert {site_of(server, one): one.has_error() for one in replies} == {A: False, B: False, C: True}
+    [gone] = [one for one in replies if one.has_error()]
+    assert _flower.is_gone(gone) and gone.error.reason == "is away"
+    assert server.cancelled.wait(10)
+
+
+@pytest.mark.parametrize("away", [{C}, {B}, set[SiteId]()])
+def test_who_is_needed_or_is_there_is_waited_for(away: set[SiteId]) -> None:
+    server, late = Server(lambda call, digest: None), list[tuple[ReplyMessage, bytes]]()
+    server.grid.settle_for(lambda kind, group, asked: 3 if away == {C} else 1)
+
+    def answer(call: CallMessage, digest: bytes) -> tuple[ReplyMessage, bytes] | None:
+        reply = server.signed(call, digest, b"x")
+        if call.site == C:
+            server.grid.note_away(frozenset(away))
+            late.append(reply)
+            threading.Timer(0.2, lambda: server.send(*late[0])).start()
+            return None
+        return reply
+
+    server.answer = answer
+    assert not any(one.has_error() for one in server.grid.send_and_receive(orders(server)))
+
+
+def test_a_reply_that_failed_is_none_of_those_that_are_enough() -> None:
+    server = with_one_away(Server(lambda call, digest: None), enough=2)
+    honest_or_away = server.answer
+
+    def answer(call: CallMessage, digest: bytes) -> tuple[ReplyMessage, bytes] | None:
+        if call.site == B:
+            server.now += 10  # by then the deadline is over
+            return ReplyMessage(id=call.id), b"unsigned"
+        return honest_or_away(call, digest)
+
+    server.answer = answer
+    replies = list(server.grid.send_and_receive(orders(server), timeout=5))
+    assert sum(not one.has_error() for one in replies) == 1
+
+
+def test_a_site_that_is_not_called_any_more_has_failed_and_is_not_just_late() -> None:
+    server = Server(lambda call, digest: None)
+    lost = {A: Fault.REFUSED, B: Fault.NONE, C: Fault.NONE}
+    server.answer = lambda call, digest: (
+        ReplyMessage(id=call.id, fault=lost[call.site], reason="why", lost=True),
+        b"",
+    )
+    replies = {site_of(server, one): one for one in server.grid.send_and_receive(orders(server))}
+    assert [_flower.is_gone(replies[site]) for site in (A, B, C)] == [False, True, True]

@@ -91,6 +91,18 @@ def test_a_new_run_and_its_continuation_agree(tmp_path: Path) -> None:
     assert len(info.run_id) == 32 and int(info.run_id, 16) > 0
 
 
+def test_the_name_of_a_new_run_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+
+    def fsync(descriptor: int, call: Callable[[int], None] = os.fsync) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        call(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with create(tmp_path / "a") as run:
+        assert synced.count(tmp_path) == 1 and run.path in synced
+
+
 def test_every_run_has_its_own_id(tmp_path: Path) -> None:
     assert create(tmp_path / "a").info.run_id != create(tmp_path / "b").info.run_id
 

@@ -359,6 +359,9 @@ def test_several_runs_at_once(tmp_path: Path) -> None:
             of = hospitals if json.loads(notice.body)["run"] == hospitals.run_id else others
             await of.notify(site, notice)
 
+        def away_s(self, site: SiteId) -> float:
+            return 0.0
+
     async def scenario() -> None:
         supervisor = hospitals.state.supervisor(Both())
         hospitals.supervisor = others.supervisor = supervisor
@@ -393,6 +396,108 @@ def test_the_others_go_on_without_a_site_that_never_answers(tmp_path: Path) -> N
     [line] = lines(hospitals)
     assert line["absences"] == [{"site": "site-01", "reason": "no reply by the deadline"}]
     assert not any(line["void"] for line in lines(hospitals))
+
+
+async def unattached(site: SiteId, call: Call) -> Reply | None:
+    """As the link does with a call to a site that is away."""
+    if site == ONE and call.kind in ("train", "evaluate"):
+        await asyncio.Event().wait()
+    return None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("cohort.min_replies=2",), ("robust.rule=median", "robust.num_byzantine=1", "simulation.sites=5")],
+)
+def test_no_round_waits_for_a_site_that_is_long_away_if_the_others_are_enough(
+    tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    plan = small_plan(*settings, "cohort.deadline_s=86400")
+    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=unattached, away={ONE: 600.0})
+    play(to_the_end(hospitals))
+    assert [line["absences"] for line in lines(hospitals)] == [[{"site": "site-01", "reason": "is away"}]] * 3
+    assert hospitals.calls[ONE, "train"] == 3
+
+
+def test_a_site_that_comes_back_is_in_the_next_round(tmp_path: Path) -> None:
+    plan = small_plan("cohort.min_replies=2", "cohort.deadline_s=86400")
+    hospitals = Hospitals.of(tmp_path / "state", plan, away={ONE: 100.0})
+
+    async def back(site: SiteId, call: Call) -> Reply | None:
+        if call.kind != "train" or json.loads(call.order)["round"] < 3:
+            return await unattached(site, call) if hospitals.away[ONE] else None
+        hospitals.away[ONE], looks = 0.0, hospitals.looks[ONE]
+        while hospitals.looks[ONE] < looks + 3:  # the worker knows
+            await asyncio.sleep(0.01)
+        return None
+
+    hospitals.tamper = back
+    play(to_the_end(hospitals, away_s=0.6))
+    assert [len(line["absences"]) for line in lines(hospitals)] == [1, 1, 0]
+
+
+def test_a_run_that_needs_every_site_at_its_start_waits_for_them(tmp_path: Path) -> None:
+    undisturbed = Hospitals.of(tmp_path / "one", small_plan())
+    play(to_the_end(undisturbed))
+    hospitals, asked = Hospitals.of(tmp_path / "state", small_plan()), 0
+
+    async def late(site: SiteId, call: Call) -> Reply | None:
+        nonlocal asked
+        if site == ONE and call.kind == "query.statistics" and (asked := asked + 1) < 4:
+            raise TimeoutError
+        return None
+
+    hospitals.tamper = late
+    play(to_the_end(hospitals))
+    assert asked == 4 and np.array_equal(released(hospitals), released(undisturbed))
+
+
+def test_a_run_that_waits_for_its_sites_can_be_paused_and_stopped(tmp_path: Path) -> None:
+    hospitals, asked = Hospitals.of(tmp_path / "state", small_plan()), asyncio.Event()
+
+    async def never(site: SiteId, call: Call) -> Reply | None:
+        if site == ONE:
+            asked.set()
+            raise TimeoutError
+        return None
+
+    async def scenario() -> None:
+        hospitals.tamper = never
+        supervisor = hospitals.connect()
+        await supervisor.start(hospitals.run_id)
+        await asked.wait()
+        await supervisor.pause(hospitals.run_id)
+        async with asyncio.timeout(60):
+            while supervisor.progress(hospitals.run_id) is not None:
+                await asyncio.sleep(0.01)
+        assert hospitals.state.run(hospitals.run_id).state == "paused"
+        asked.clear()
+        await supervisor.resume(hospitals.run_id)
+        await asked.wait()
+        await supervisor.stop(hospitals.run_id)
+        await hospitals.until("stopped")
+        await supervisor.close()
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("reason", ["refused", "revoked"])
+def test_a_run_does_not_wait_for_a_site_that_will_never_give_what_it_needs(tmp_path: Path, reason: str) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def refuse(site: SiteId, call: Call) -> Reply | None:
+        if site != ONE or call.kind != "query.statistics":
+            return None
+        if reason == "revoked":
+            Sites(hospitals.state.database).revoke(ONE, datetime.now(UTC))
+            raise TimeoutError
+        digest = call_digest(call.run, call.kind, call.order, call.protocol, call.spec, call.model_digest)
+        return hospitals.signed(site, digest, Fault.REFUSED, "not our columns", b"")
+
+    hospitals.tamper = refuse
+    play(to_the_end(hospitals, "failed"))
+    why = "is revoked" if reason == "revoked" else "not our columns"
+    assert hospitals.state.run(hospitals.run_id).reason == f"standardisation needs every site; site-01: {why}"
 
 
 def test_too_few_replies_are_void_rounds_and_in_the_end_a_failed_run(tmp_path: Path) -> None:
@@ -506,6 +611,33 @@ def test_a_worker_that_is_killed_while_sites_train_gives_the_same_model(tmp_path
     assert set(hospitals.trained.values()) == {1}
     kinds = [one.kind for one in hospitals.state.events(hospitals.run_id)]
     assert kinds.count("worker.crashed") == 1 and kinds.count("round.done") == 3
+
+
+def test_a_worker_that_hangs_is_killed_and_one_that_waits_for_a_slow_site_is_not(tmp_path: Path) -> None:
+    undisturbed = Hospitals.of(tmp_path / "one", small_plan())
+    play(to_the_end(undisturbed))
+    hospitals = Hospitals.of(tmp_path / "state", small_plan())
+
+    async def scenario() -> None:
+        gate = hospitals.tamper = Gate(2)
+        supervisor = hospitals.connect(stuck_s=5.0)
+        await supervisor.start(hospitals.run_id)
+        await gate.reached.wait()
+        await asyncio.sleep(7)  # the slow site
+        doing = supervisor.progress(hospitals.run_id)
+        assert doing is not None and doing.restarts == 0
+        os.kill(doing.pid, signal.SIGSTOP)
+        [crash] = await hospitals.until_event("worker.crashed")
+        assert crash.detail == {"crashes": 1, "round": 1, "stuck": True}
+        with pytest.raises(ProcessLookupError):
+            os.kill(doing.pid, 0)
+        gate.open.set()
+        await hospitals.until("finished")
+        await supervisor.close()
+
+    play(scenario())
+    assert np.array_equal(released(hospitals), released(undisturbed))
+    assert set(hospitals.trained.values()) == {1}
 
 
 def killed_python(folder: Path) -> Path:
@@ -645,6 +777,45 @@ def test_secure_aggregation_with_a_drop_out(tmp_path: Path) -> None:
     assert second["protection"]["lost"] == {"update": ["site-01"]}
 
 
+def test_statistics_are_asked_again_under_secure_aggregation_only_while_no_sum_is_known(tmp_path: Path) -> None:
+    late = Hospitals.of(tmp_path / "late", small_plan(*MASKED, "rounds=1"))
+    lost = Hospitals.of(tmp_path / "lost", small_plan(*MASKED, "rounds=1"))
+    hellos = 0
+
+    async def no_hello(site: SiteId, call: Call) -> Reply | None:
+        nonlocal hellos
+        if site == ONE and call.kind == "query.secagg" and (hellos := hellos + 1) < 4:
+            raise TimeoutError
+        return None
+
+    async def no_sums(site: SiteId, call: Call) -> Reply | None:
+        if site == ONE and call.kind == "query.statistics":
+            raise TimeoutError
+        return None
+
+    late.tamper, lost.tamper = no_hello, no_sums
+    play(to_the_end(late))
+    play(to_the_end(lost, "failed"))
+    assert hellos > 4
+    assert "they are not asked again, since two sums may tell" in lost.state.run(lost.run_id).reason
+    assert sum(lost.calls[ONE, kind] for kind in ("query.statistics", "train")) == 1
+
+
+def test_secure_aggregation_does_not_wait_for_a_member_that_is_long_away(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED, "cohort.deadline_s=86400"))
+
+    async def gone(site: SiteId, call: Call) -> Reply | None:
+        if site == ONE and call.kind == "train" and json.loads(call.order)["round"] == 2:
+            hospitals.away[ONE] = 100.0
+        if site == ONE and ONE in hospitals.away:
+            await asyncio.Event().wait()
+        return None
+
+    hospitals.tamper = gone
+    play(to_the_end(hospitals, away_s=0.6))
+    assert [line["protection"]["groups"][0]["survivors"] for line in lines(hospitals)] == [5, 4, 4]
+
+
 def test_a_protected_round_that_was_broken_off_is_another_try_in_another_epoch(tmp_path: Path) -> None:
     hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED))
 
@@ -668,6 +839,45 @@ def test_a_protected_round_that_was_broken_off_is_another_try_in_another_epoch(t
     play(scenario())
     assert [line["round"] for line in lines(hospitals)] == [1, 2, 3]
     assert not any(line["void"] for line in lines(hospitals))
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [
+        (2, "site-01: all 3 releases of the claim have begun"),
+        (3, "round 3 was broken off, and the claim has no room for another try"),
+    ],
+)
+def test_a_try_that_the_claim_has_no_room_for_ends_the_run_with_the_model_it_has(
+    tmp_path: Path, at: int, reason: str
+) -> None:
+    settings = ("privacy.unit=row", "privacy.noise_multiplier=1.5", "privacy.public_sizes=true")
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED, *settings, "data.standardize=range"))
+
+    async def scenario() -> None:
+        supervisor, killed = hospitals.connect(), asyncio.Event()
+
+        async def crash(site: SiteId, call: Call) -> Reply | None:
+            if call.kind == "train" and json.loads(call.order)["round"] == at and not killed.is_set():
+                reply = await asyncio.to_thread(hospitals.answer, site, call)
+                if all(hospitals.trained[one, at, 0] for one in hospitals.state.keys):
+                    killed.set()
+                    doing = supervisor.progress(hospitals.run_id)
+                    assert doing is not None
+                    kill(doing.pid)
+                return reply
+            return None
+
+        hospitals.tamper = crash
+        await supervisor.start(hospitals.run_id)
+        await hospitals.until("finished", "failed")
+        await supervisor.close()
+
+    play(scenario())
+    run = hospitals.state.run(hospitals.run_id)
+    assert (run.state, run.round, run.reason) == ("finished", 3, reason)
+    page = (hospitals.state.folder.runs / hospitals.run_id / "report.html").read_text()
+    assert f"Training stopped early: {reason}." in page and "each beginning spends privacy" in page
 
 
 def test_rows_are_hidden_and_the_server_says_what_sites_spend_at_most(tmp_path: Path) -> None:

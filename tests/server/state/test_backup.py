@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -396,6 +397,56 @@ def test_a_damaged_or_cut_backup_is_refused(local: KeptServer, tmp_path: Path) -
     refused(tmp_path / "missing", local, "cannot be read")
 
 
+def _flipped(data: bytes, random: Random) -> bytes:
+    at = random.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
+
+
+def _cut(data: bytes, random: Random) -> bytes:
+    return data[: random.randrange(len(data))]
+
+
+def _cut_out(data: bytes, random: Random) -> bytes:
+    first, last = sorted(random.sample(range(len(data)), 2))
+    return data[:first] + data[last:]
+
+
+def _swapped(data: bytes, random: Random) -> bytes:
+    """Two pieces of one length in each other's place, sealed segments among them."""
+    size, start = random.choice(((1, 0), (16, 0), (SEGMENT + 16, data.index(b"wardround sealed 1") + 51)))
+    first, last = sorted(random.sample(range(start, len(data) - size, size), 2))
+    one, other = data[first : first + size], data[last : last + size]
+    return data[:first] + other + data[first + size : last] + one + data[last + size :]
+
+
+SEGMENT = 4096
+
+
+@pytest.mark.parametrize("spoil", [_flipped, _cut, _cut_out, _swapped])
+def test_five_hundred_ways_to_damage_a_backup_are_each_refused_in_a_line(
+    tmp_path: Path, spoil: Callable[[bytes, Random], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the midst of it, when much was unpacked already; nothing is replaced, and nothing stays behind."""
+    monkeypatch.setattr("wardround.server.state.vault._SEGMENT", SEGMENT)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    local = KeptServer(tmp_path / "state")
+    backup(local.folder, local.database, tmp_path / "backup", SECRET)
+    check_backup(tmp_path / "backup", SECRET)
+    data, before, random = (tmp_path / "backup").read_bytes(), files(local.folder.path), Random(6)  # noqa: S311
+    local.close()
+    damaged = tmp_path / "damaged"
+    for number in range(500):
+        some = spoil(data, random)
+        if some == data:
+            continue
+        damaged.write_bytes(some)
+        with pytest.raises(LocalError) as refused:
+            restore(damaged, local.folder.path, SECRET, now=THEN) if number % 5 == 0 else check_backup(damaged, SECRET)
+        assert "\n" not in str(refused.value)
+    assert files(local.folder.path) == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["backup", "damaged", "state"]
+
+
 def test_a_backup_is_not_written_over(local: KeptServer, tmp_path: Path) -> None:
     (tmp_path / "backup").write_text("an older one")
     with pytest.raises(LocalError, match="name another file"):
@@ -547,6 +598,13 @@ def test_members_that_the_manifest_does_not_name_are_refused(local: KeptServer, 
         ),
         (lambda lines: [line.replace(b'"table":"settings"', b'"table":"secrets"') for line in lines], "own revision"),
         (lambda lines: [line.replace(b'"waiting"', b'"dancing"') for line in lines], "nothing was changed"),
+        (lambda lines: [line.replace(b'"plain"', b'"pickle"') for line in lines], "rows as wardround writes them"),
+        (lambda lines: [line.replace(b'"plain"', b"[]") for line in lines], "rows as wardround writes them"),
+        (lambda lines: [line.replace(b"2026-", b"9999999-") for line in lines], "rows as wardround writes them"),
+        (lambda lines: [*lines[:2], b"[" * 100_000 + b"\n", *lines[2:]], "rows as wardround writes them"),
+        (lambda lines: [*lines[:2], b"\xff\n", *lines[2:]], "expected a dump"),
+        (lambda lines: [*lines[:2], b'{"a":' * 100_000 + b"\n", *lines[2:]], "expected a dump"),
+        (lambda lines: [b"[\xff]\n" if line.startswith(b"[") else line for line in lines], "rows as wardround writes"),
     ],
 )
 def test_rows_that_are_not_whole_or_break_a_rule_are_refused(
@@ -559,6 +617,15 @@ def test_rows_that_are_not_whole_or_break_a_rule_are_refused(
     members = {"database/000000.jsonl": b"".join(change(lines))}
     members |= {name: (local.folder.path / name).read_bytes() for name in FILES}
     refused(made_of(tmp_path / "backup", members), local, reason)
+
+
+@pytest.mark.parametrize("manifest", [b"", b"[]", b"null", b"[" * 100_000, b"\xff", b'{"about": 1, "members": []}'])
+def test_a_manifest_that_is_none_is_refused(local: KeptServer, tmp_path: Path, manifest: bytes) -> None:
+    add = ArchiveWriter.add
+    with ArchiveWriter(tmp_path / "backup", SECRET, os.urandom) as archive, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArchiveWriter, "add", lambda self, name, data: add(self, name, manifest))
+        archive.commit({})
+    refused(tmp_path / "backup", local, "what its manifest names")
 
 
 def test_a_full_disk_leaves_no_backup(local: KeptServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

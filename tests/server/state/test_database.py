@@ -81,7 +81,7 @@ def test_a_new_sqlite_file_is_its_owners_alone_and_survives_a_power_cut(tmp_path
     for one in path.parent.iterdir():
         assert stat.S_IMODE(one.stat().st_mode) == 0o600, one
     database.close()
-    assert told == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+    assert told == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 60_000}
 
 
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_sums_over_one_model_are_told_by_what_the_work_reads_alone(kind: OrderKi
 def test_no_round_beyond_the_plans_is_trained_for() -> None:
     points = MaskedPoints()
     assert points.collect(4) == []
-    assert points.why()[points.sites[0]] == "site-0: expected a round of 1 to 3, got 4"
+    assert points.why()[points.sites[0]] == "site-0: expected a round of 1 to 3, got 4.0"
     assert not any(trainer.jobs for trainer in points.trainers)
 
 
