@@ -221,7 +221,7 @@ def predict(
         typer.Option(metavar="FILE", help="Write the predictions (CSV) here, not to standard output."),
     ] = None,
 ) -> None:
-    """Apply a model to the rows of a file: a released one, which is verified first, or a run's."""
+    """Apply a model, a released one or a run's, to the rows of a file."""
     if out is not None and out.exists() and out.samefile(data):
         raise click.UsageError(f"--out {out} is the file that is read")
     if model.is_dir() and (root is not None or unverified or code is not None):

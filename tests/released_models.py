@@ -30,7 +30,7 @@ from wardround.server.runs.model_file import ModelFile, encode_model
 from wardround.signing_key import SigningKey
 from wardround.vector import F32, Layout, TensorSpec
 
-__all__ = ["MODEL", "NOW", "PLAN", "RUN", "Signers"]
+__all__ = ["LAYOUT", "MODEL", "NOW", "PLAN", "RUN", "Signers"]
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 RUN = "0123456789abcdef0123456789abcdef"
@@ -116,22 +116,23 @@ class Signers:
         change: Callable[[Manifest], Manifest] = same,
         model: bytes | None = None,
         folder: Path | None = None,
+        plan: bytes | None = None,
     ) -> tuple[ReleaseHead, bytes]:
         """What a server of these keys writes: the head, and the model. `change` is made before it signs."""
-        plan = parse_plan(toml, folder=folder)
-        data = model_of(plan) if model is None else model
-        manifest = change(self.manifest(plan, toml, data))
+        parsed = parse_plan(toml, folder=folder)
+        data = model_of(parsed) if model is None else model
+        manifest = change(self.manifest(parsed, data))
         head = ReleaseHead(
             at=NOW + timedelta(hours=2),
             certificate=self.server_certificate,
             manifest=manifest.to_bytes(),
-            plan=toml.encode(),
+            plan=parsed.canonical() if plan is None else plan,
             model_bytes=len(data),
             signature=bytes(64),
         )
         return replace(head, signature=self.server.sign(head.signed())), data
 
-    def manifest(self, plan: Plan, toml: str, model: bytes) -> Manifest:
+    def manifest(self, plan: Plan, model: bytes) -> Manifest:
         """Hospital A has co-signed, nobody else."""
         sha256 = hashlib.sha256(model).digest()
         first = sorted(self.names)[0]
@@ -143,7 +144,6 @@ class Signers:
             run=RUN,
             run_number=4,
             plan_digest=plan.digest,
-            plan_sha256=hashlib.sha256(toml.encode()).hexdigest(),
             model_sha256=sha256.hex(),
             round=3,
             rounds=3,

@@ -1,8 +1,11 @@
 """A released model: what its check proves, and that nothing can be changed in it without being found and named."""
 
+import hashlib
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,18 +14,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from tests.released_models import MODEL, NOW, PLAN, RUN, Signers, b64, model_of, same
+from tests.released_models import LAYOUT, MODEL, NOW, PLAN, RUN, Signers, b64, model_of, same
 from wardround.errors import LocalError, RemoteError, WardroundError
 from wardround.identity import issue_certificate
 from wardround.link.signing_inputs import approval_bytes
 from wardround.plan import parse_plan
 from wardround.release_check import CheckedRelease, check_release
-from wardround.release_manifest import CodeFile, Manifest, Parent
+from wardround.release_manifest import Manifest, Parent, SiteEvidence
 from wardround.released_model import MAX_PLAN_BYTES, ReleasedModel
+from wardround.server.runs.model_file import ModelFile, encode_model
 from wardround.server.runs.tensor_file import decode_tensors
 from wardround.signing_key import SigningKey, fingerprint_of
+from wardround.verify_commands import app
 
+SAMPLE = Path(__file__).parent.parent / "docs" / "samples" / "released-model"
 SIGNERS = Signers()
 A, B = SIGNERS.names
 HIDDEN = (
@@ -81,30 +88,47 @@ def test_the_same_content_is_the_same_file(tmp_path: Path) -> None:
 
 def test_a_code_bundle_is_in_the_digest_but_not_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "net.py").write_text("def make(plan):\n    return None\n")
+    (tmp_path / "code" / "net.py").write_text("SECRET = 1\n")
     toml = PLAN.replace('name = "tabular-classifier"\nmodel = "logistic"', 'entry = "net:make"\ncode = "code"')
-    plan = parse_plan(toml, folder=tmp_path)
-    files = tuple(CodeFile(path=path, sha256=sha256) for path, sha256 in plan.code_files)
+    path = SIGNERS.write(tmp_path / "m", toml=toml, folder=tmp_path)
+    found = checked(path)
+    assert found.plan.code_files == parse_plan(toml, folder=tmp_path).code_files
+    assert "1 code file" in "\n".join(found.proven())
+    assert b"SECRET" not in path.read_bytes()
+
+
+def test_a_plan_of_an_older_version_keeps_its_digest(tmp_path: Path) -> None:
+    """A key that did not exist then: the digest is of what the sites approved, not of what this version adds to it."""
+    table = json.loads(parse_plan(PLAN).canonical())
+    del table["training"]["momentum"]
+    old = json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
+    digest = hashlib.sha256(old).hexdigest()
+    assert digest != parse_plan(PLAN).digest
+    model = encode_model(ModelFile(layout=LAYOUT, model=MODEL, round=3, run_id=RUN, plan_digest=digest))
 
     def change(manifest: Manifest) -> Manifest:
-        return replace(
-            manifest,
-            code=files,
-            plan_digest=plan.digest,
-            sites=tuple(
-                replace(one, approval=SIGNERS.approval(one.name, plan.digest), cosignature=None)
-                for one in manifest.sites
-            ),
+        sha256 = hashlib.sha256(model).digest()
+        sites = tuple(
+            SiteEvidence(
+                name=one.name,
+                approval=SIGNERS.approval(one.name, digest),
+                cosignature=SIGNERS.cosignature(one.name, digest, sha256),
+            )
+            for one in manifest.sites
         )
+        return replace(manifest, plan_digest=digest, sites=sites)
 
-    where = {"folder": tmp_path}
-    head, model = SIGNERS.parts(toml, change, model_of(plan), **where)
-    (tmp_path / "m").write_bytes(head.encode() + model)
-    assert "1 code file" in "\n".join(checked(tmp_path / "m").proven())
-    head, model = SIGNERS.parts(toml, lambda one: replace(change(one), code=()), model_of(plan), **where)
-    (tmp_path / "m").write_bytes(head.encode() + model)
-    with pytest.raises(RemoteError, match=r"plan\.toml"):
-        checked(tmp_path / "m")
+    assert checked(SIGNERS.write(tmp_path / "m", change=change, plan=old, model=model)).missing == ()
+
+
+@pytest.mark.parametrize(
+    "plan", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"code_files":[[1]]}', b'{"code_files":[],"rounds":0}']
+)
+def test_what_is_no_plan_is_refused(tmp_path: Path, plan: bytes) -> None:
+    digest = hashlib.sha256(plan).hexdigest()
+    path = SIGNERS.write(tmp_path / "m", change=lambda one: replace(one, plan_digest=digest), plan=plan)
+    with pytest.raises(RemoteError, match="m: plan: expected one that this version"):
+        checked(path)
 
 
 # -- signed, and wrong all the same ---------------------------------------------------------------
@@ -180,8 +204,7 @@ LIES: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "base64 that is none": (of_site(lambda m: {"approval": replace(m.sites[0].approval, signature="*")}), "base64"),
     "a site is left out": (lambda m: replace(m, sites=m.sites[:1]), "all 2 sites"),
     "another name": (lambda m: replace(m, name="lungs"), "manifest.name"),
-    "another plan's digest": (lambda m: replace(m, plan_digest="0" * 64), "plan.toml"),
-    "another plan's text": (lambda m: replace(m, plan_sha256="0" * 64), "plan.toml"),
+    "another plan's digest": (lambda m: replace(m, plan_digest="0" * 64), "plan: expected"),
     "another model": (lambda m: replace(m, model_sha256="0" * 64), "model.safetensors"),
     "another round": (lambda m: replace(m, round=2), "round"),
     "another run": (lambda m: replace(m, run="f" * 32), "model.safetensors"),
@@ -246,6 +269,48 @@ def test_claims_of_private_plans(tmp_path: Path, toml: str) -> None:
         lie = of_site(lambda m: {"cosignature": SIGNERS.cosignature(A, m.plan_digest, model_digest(m), 3)})
         with pytest.raises(RemoteError, match="which the plan hides"):
             checked(SIGNERS.write(tmp_path / "n", toml=toml, change=lie))
+
+
+# -- the sample in the documents ------------------------------------------------------------------
+
+
+def test_the_sample_says_what_the_documents_say_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(SAMPLE)
+    said = CliRunner().invoke(app, ["verify", "model", "breast-cancer-1.wardmodel", "--root", "ca.pem"])
+    assert said.exit_code == 0, said.output
+    assert said.stdout == Path("verified.txt").read_text()
+    assert said.stdout in (SAMPLE.parent.parent / "released-models.md").read_text()
+
+
+def test_the_check_needs_nothing_but_the_base_package() -> None:
+    arguments = ["verify", "model", str(SAMPLE / "breast-cancer-1.wardmodel"), "--root", str(SAMPLE / "ca.pem")]
+    program = f"""
+import sys
+sys.argv = ["wardround", *{arguments!r}]
+from wardround.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"torch", "flwr", "opacus", "safetensors", "sqlalchemy", "fastapi", "pyarrow", "argon2"}
+
+
+def test_json_has_what_the_text_has(tmp_path: Path) -> None:
+    path, root = SIGNERS.write(tmp_path / "m"), tmp_path / "ca.pem"
+    root.write_bytes(SIGNERS.pem)
+    said = CliRunner().invoke(app, ["verify", "model", str(path), "--root", str(root), "--json"])
+    found = json.loads(said.stdout)
+    assert found["ok"] is True
+    assert [site["name"] for site in found["sites"] if site["cosigned"] is None] == [B]
+    assert found["proven"] == list(checked(path).proven())
+    path.write_bytes(path.read_bytes()[:-1])
+    bad = CliRunner().invoke(app, ["verify", "model", str(path), "--root", str(root), "--json"])
+    assert isinstance(bad.exception, RemoteError)
+    assert bad.stdout == ""
 
 
 # -- the form -------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wardround.decoding import PlanError
 from wardround.errors import RemoteError
 from wardround.evidence_identity import signer
 from wardround.identity import Authority
@@ -57,10 +56,10 @@ class CheckedRelease:
 
     def proven(self) -> Iterator[str]:
         """What the signatures prove, as far as the authority says whose keys they are."""
-        manifest, code = self.manifest, len(self.manifest.code)
+        code = len(self.plan.code_files)
         yield f"the server (key {self.server}) signed this file on {_day(self.at)}; no byte of it was changed since"
-        files = f" and the digests of {code} code file{'s' * (code != 1)}" if code else ""
-        yield f"the plan is {manifest.plan_digest}, worked out again from plan.toml{files}"
+        files = f", with the digests of {_count(code, 'code file')}" if code else ""
+        yield f"the plan in it is the one with the digest {self.manifest.plan_digest}{files}"
         yield from (f"the approved plan says: {said}" for said in _of_plan(self.plan))
         for site in self.sites:
             name = plain_text(site.name)
@@ -93,7 +92,7 @@ class CheckedRelease:
         for parent in manifest.parents:
             yield f"that it follows {plain_text(parent.name)}@{parent.version}"
         software = ", ".join(f"{plain_text(name, 40)} {plain_text(one, 40)}" for name, one in manifest.software.items())
-        yield f"software: {software}; times: approvals, {manifest.made} (listed)"
+        yield f"software at the server: {software}; that it was made at {manifest.made}; when sites approved"
         yield (
             f"who is behind a key: its authority ({self.authority}) is kept by the server, so compare the keys above "
             "with what the sites say themselves"
@@ -143,6 +142,7 @@ def unsigned_plan(released: ReleasedModel) -> tuple[Manifest, Plan]:
     """
     try:
         manifest = released.manifest()
+        released.check_contents(manifest)
         return manifest, _checked_plan(released.head.plan, manifest)
     except RemoteError as error:
         raise RemoteError(f"{released.path}: {error}") from None
@@ -169,18 +169,16 @@ def _checked(released: ReleasedModel, authority: Authority) -> CheckedRelease:
     )
 
 
-def _checked_plan(toml: bytes, manifest: Manifest) -> Plan:
+def _checked_plan(data: bytes, manifest: Manifest) -> Plan:
+    """The plan, whose bytes are those of its digest."""
     try:
-        plan = parse_plan(toml.decode(), folder=Path(), code_files=manifest.code_files)
-    except (PlanError, UnicodeDecodeError) as error:
+        table = json.loads(data)
+        files = tuple((str(path), str(sha256)) for path, sha256 in table.pop("code_files"))
+        plan = parse_plan(table, folder=Path(), code_files=files)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # PlanError is a ValueError
         raise RemoteError(
-            f"plan.toml: expected a plan that this version of wardround reads ({plain_text(str(error))})"
+            f"plan: expected one that this version of wardround reads ({plain_text(str(error))})"
         ) from None
-    if plan.digest != manifest.plan_digest:
-        raise RemoteError(
-            f"plan.toml: expected the plan {manifest.plan_digest[:12]}, got {plan.digest[:12]}; it is another one, or "
-            "another version of wardround reads it in another way"
-        )
     if plan.name != manifest.name:
         raise RemoteError("manifest.name: expected the plan's name, got another")
     if len(manifest.sites) != plan.simulation.sites:

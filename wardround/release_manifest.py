@@ -21,7 +21,6 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "Approval",
     "CoSignature",
-    "CodeFile",
     "Evaluation",
     "Manifest",
     "Parent",
@@ -47,17 +46,6 @@ class Parent:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        _check(self, _DIGEST, "sha256")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeFile:
-    """A file of the plan's code bundle, which is not in a released model."""
-
-    path: str = key(doc="inside the bundle")
-    sha256: str = key(doc="of its content")
-
-    def __post_init__(self) -> None:
         _check(self, _DIGEST, "sha256")
 
 
@@ -138,9 +126,7 @@ class Manifest:
     parents: tuple[Parent, ...] = key((), doc="the version before; empty for the first")
     run: str = key(doc="the id of the run that made it")
     run_number: int = key(doc="its number at the server", ge=1)
-    plan_digest: str = key(doc="what the sites approved")
-    plan_sha256: str = key(doc="of plan.toml in the file")
-    code: tuple[CodeFile, ...] = key((), doc="the plan's code bundle")
+    plan_digest: str = key(doc="SHA-256 of the plan in the file: what the sites approved")
     model_sha256: str = key(doc="of model.safetensors in the file")
     round: int = key(doc="after which the model was taken", ge=0)
     rounds: int = key(doc="that were done", ge=0)
@@ -156,7 +142,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        _check(self, _DIGEST, "plan_digest", "plan_sha256", "model_sha256")
+        _check(self, _DIGEST, "plan_digest", "model_sha256")
         _check(self, _RUN, "run")
         _check_time(self, "made")
         names = [site.name for site in self.sites]
@@ -187,11 +173,6 @@ class Manifest:
     def model(self) -> str:
         """`NAME@N`."""
         return f"{self.name}@{self.version}"
-
-    @property
-    def code_files(self) -> tuple[tuple[str, str], ...]:
-        """As `Plan.code_files`."""
-        return tuple((one.path, one.sha256) for one in self.code)
 
 
 def time_in(text: str) -> datetime:

@@ -8,10 +8,12 @@
         43     4  length of the plan
         47     8  length of the model
         55    64  Ed25519 signature over `release_bytes`: of the manifest, the certificate and the time
-       119        certificate (DER), manifest (`release_manifest`), plan.toml, model.safetensors; then the end
+       119        certificate (DER), manifest (`release_manifest`), plan, model.safetensors; then the end
 
-Numbers are unsigned, little-endian. The manifest has the SHA-256 of plan and model, so every byte is either a length
-that has to fit, or signed. Nothing is compressed, nothing has a name, and there is one way to write it.
+The plan is in its canonical form, JSON, whose SHA-256 is the digest that the sites have approved: it has the digests of
+all code files, and can be checked by any version. Numbers are unsigned, little-endian. The manifest has the SHA-256 of
+plan and model, so every byte is either a length that has to fit, or signed. Nothing is compressed, nothing has a name,
+and there is one way to write it.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ from wardround.signing_key import check_signature
 
 __all__ = ["MAX_PLAN_BYTES", "ReleaseHead", "ReleasedModel", "model_facts"]
 
-MAX_PLAN_BYTES = 1 << 20
+MAX_PLAN_BYTES = 1 << 21
 _MAGIC = b"wardround released model 1\n"
 _FIELDS = struct.Struct("<QIIIQ64s")
 _MAX_CERTIFICATE_BYTES = 4096
@@ -118,8 +120,8 @@ class ReleasedModel:
 
     def check_contents(self, manifest: Manifest) -> None:
         """RemoteError unless plan and model are those of the manifest. Reads the model once, piece by piece."""
-        if hashlib.sha256(self.head.plan).hexdigest() != manifest.plan_sha256:
-            raise RemoteError("plan.toml: expected the plan of the manifest's digest, got another; it was changed")
+        if hashlib.sha256(self.head.plan).hexdigest() != manifest.plan_digest:
+            raise RemoteError("plan: expected the plan of the manifest's digest, got another; it was changed")
         digest = hashlib.sha256()
         for piece in self.model_parts():
             digest.update(piece)

@@ -32,12 +32,21 @@ class Charged(Protocol):
 
 
 class Admission:
-    """The store and the budget that a run's guard is given; nothing of either is done before `commit`."""
+    """The store and the budget that a run's guard is given; nothing of either is done before `commit`.
 
-    __slots__ = ("_asked", "_budget", "_store", "_table")
+    `charged` is told each round and attempt that the budget was charged for.
+    """
 
-    def __init__(self, store: StateStore, budget: Charged | None) -> None:
-        self._store, self._budget = store, budget
+    __slots__ = ("_asked", "_budget", "_charged", "_store", "_table")
+
+    def __init__(
+        self,
+        store: StateStore,
+        budget: Charged | None,
+        *,
+        charged: Callable[[int, int], None] = lambda round, attempt: None,
+    ) -> None:
+        self._store, self._budget, self._charged = store, budget, charged
         self._table = self._stored()
         self._asked: tuple[int, int] | None = None
 
@@ -93,6 +102,7 @@ class Admission:
             round, attempt, before = self._table["charge"]
             if self._budget.beginnings <= before:
                 self._budget.begin(round, attempt)
+                self._charged(round, attempt)
 
     def answered(self, round: int | None = None) -> None:
         """The admitted order has its reply, durably; `round` is that of an order to train."""

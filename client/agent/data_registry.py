@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import note
 from wardround.errors import LocalError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ class DataRegistry:
         ledger = self.ledger(name, known)
         if ledger is not None:
             ledger.admit_data(digest)  # before it is registered: whatever became of the rows inherits what was spent
+        note(
+            self._folder,
+            "data.added",
+            name,
+            sha256=digest,
+            rows=rows,
+        )
         self._folder.folder("data")
         table = {"version": 1, **asdict(found)}
         self._folder.write(f"data/{name}.json", json.dumps(table, ensure_ascii=False).encode())
@@ -127,6 +135,16 @@ class DataRegistry:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if data.anchor is not None and Path(data.anchor).is_relative_to(self._folder.path.resolve()):
             raise LocalError(f"{data.anchor}: expected a place outside {self._folder.path}, which one backup holds")
+        note(
+            self._folder,
+            "budget.made",
+            data.name,
+            by=by,
+            epsilon=epsilon,
+            delta=delta,
+            unit=unit.value,
+            disjoint=disjoint,
+        )
         made = Ledger.create(
             path,
             name=data.name,
@@ -191,6 +209,7 @@ class DataRegistry:
     def remove(self, name: str) -> None:
         """Forget where a data set is; its ledger stays, since what was spent stays spent."""
         self.find(name)
+        note(self._folder, "data.removed", name)
         (self._folder.path / "data" / f"{name}.json").unlink()
         self._folder.touch()
 

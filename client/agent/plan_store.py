@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from wardround.client.agent.offer import MemberFacts, Offer, check_run_name
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import note
 from wardround.durable_file import TEMPORARY, replace_file, sync_folder
 from wardround.errors import LocalError, RemoteError
 from wardround.plain_text import plain_text
@@ -75,9 +76,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
+    """`model` is the SHA-256, hex, of what came of a run that has ended, by the server's word; empty for none."""
+
     state: RunState
     reason: str = ""
     units: int | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +262,17 @@ class PlanStore:
             raise LocalError(f"run {run}: could not be run here ({outcome.reason}); the coordinator must start another")
         if known is not None and decision.verdict is Verdict.APPROVED:
             raise LocalError(f"run {run}: is approved already, with data {known.data!r}; deny it to take that back")
+        note(
+            self._folder,
+            f"plan.{decision.verdict}",
+            run,
+            plan=decision.plan_digest,
+            by=decision.by,
+            reason=decision.reason,
+            data=decision.data,
+            data_digest=decision.data_digest,
+            unprotected=decision.unprotected,
+        )
         self._write(run, "decision.json", {**asdict(decision), "verdict": decision.verdict.value})
         self._folder.touch()
 

@@ -43,10 +43,10 @@ class PolicyFile:
             self._known = stamp, parse_policy(self._folder.read(_NAME)) if stamp else SitePolicy()
         return self._known[1]
 
-    def change(self, change: Callable[[SitePolicy], SitePolicy]) -> tuple[SitePolicy, SitePolicy]:
+    def change(self, change: Callable[[SitePolicy], SitePolicy], *, by: str) -> tuple[SitePolicy, SitePolicy]:
         """Replace the policy by what `change` makes of it, durably, and tell the agent; (old, new).
 
-        Two administrators at once come one after another. What raises changes nothing.
+        `by` has decided so. Two administrators at once come one after another. What raises changes nothing.
         """
         with self._locked():
             old = self.read()

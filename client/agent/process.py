@@ -125,7 +125,7 @@ def run_agent(
 
         if not makers:
             makers.append(jobs())
-        return SiteRun(folder, name, makers[0])
+        return SiteRun(folder, name, makers[0], audit=agent.audit)
 
     def finish(name: str, reason: str) -> None:
         from wardround.client.agent.site_run import finish_run
@@ -135,6 +135,7 @@ def run_agent(
     agent = Agent(folder, run_of=run_of, finish=finish, renewal=renewal)
     link = link_of(agent)
     agent.attach(link.notify)
+    agent.audit.add("agent.started", version=__version__)
     failed: list[WardroundError] = []
 
     def attach() -> None:
@@ -156,6 +157,8 @@ def run_agent(
         stop.set()
         thread.join()
         agent.close()
+        agent.audit.add("agent.stopped")
+        agent.seal()
     if failed:
         raise failed[0]
     _log.info("stopped")
@@ -179,4 +182,5 @@ def _watch(folder: SiteFolder, agent: Agent, stop: threading.Event, look_s: floa
             _log.error("what was decided cannot be looked at (now): %s", error)
         except Exception:
             _log.exception("a look at what was decided failed; this is a bug")
+        agent.seal()
         stop.wait(look_s)

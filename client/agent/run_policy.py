@@ -1,5 +1,6 @@
 """The site's policy for one run: asked when it is approved, before its data are read, and before every order."""
 
+import logging
 import os
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,14 +11,8 @@ from wardround.client.agent.plan_store import StoredOffer
 from wardround.client.agent.policy_file import PolicyFile
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.guard.policy import SitePolicy
-from wardround.client.guard.policy_check import (
-    DataFacts,
-    NotNowError,
-    PolicyError,
-    RunFacts,
-    check_order,
-    violations,
-)
+from wardround.client.guard.policy_check import DataFacts, RunFacts, check_order, violations
+from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.decoding import PlanError
 from wardround.errors import LocalError
 from wardround.orders import OrderKind, SiteId
@@ -28,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunPolicy", "claim_on", "data_facts", "run_facts"]
 
+_log = logging.getLogger("wardround")
+
 
 def run_facts(folder: SiteFolder, offer: StoredOffer) -> RunFacts:
     """What the offer says of the other members, and which of their keys are accepted."""
@@ -35,13 +32,15 @@ def run_facts(folder: SiteFolder, offer: StoredOffer) -> RunFacts:
     return RunFacts(members=members, pinned=MemberPins(folder).pinned())
 
 
-def data_facts(data: DataSet, plan: Plan, offer: StoredOffer, *, units: int | None, rows: int | None) -> DataFacts:
-    """What is known of the data; `units` and `rows` are those that the job found, once it has read them."""
+def data_facts(
+    policy: SitePolicy, data: DataSet, plan: Plan, offer: StoredOffer, *, units: int | None, rows: int | None
+) -> DataFacts:
+    """What `policy` asks of the data; `units` and `rows` are those that the job found, once it has read them."""
     return DataFacts(
         name=data.name,
         rows=data.rows if rows is None else min(rows, data.rows),
-        has_schema=data.schema is not None,
-        claim=claim_on(plan, offer.size, units),
+        has_schema=getattr(data, "schema", None) is not None,
+        claim=claim_on(plan, offer.size, units) if policy.limits_claim(data.name) else None,
     )
 
 
@@ -84,15 +83,14 @@ class RunPolicy:
     ) -> None:
         """Raise PolicyError, which lists every rule, where the run is not allowed on these data."""
         stamp, policy = self._stamp(), self._read()
-        found = violations(
-            policy, plan, run_facts(self._folder, offer), data_facts(data, plan, offer, units=units, rows=rows)
-        )
-        if found:
+        self._fits = None
+        known = data_facts(policy, data, plan, offer, units=units, rows=rows)
+        if found := violations(policy, plan, run_facts(self._folder, offer), known):
             raise PolicyError(found)
         self._fits = stamp
 
     def check_order(self, plan: Plan, kind: OrderKind) -> None:
-        """Raise LocalError for an order that is never allowed."""
+        """Raise PolicyError for an order that is never allowed."""
         check_order(self._read(), plan, kind)
 
     def check_hours(self, now: datetime) -> None:
@@ -106,7 +104,8 @@ class RunPolicy:
         try:
             return self._file.read()
         except LocalError as error:
-            raise NotNowError(f"the site's policy cannot be read ({error}); nothing is done until it is mended") from None
+            _log.error("%s; nothing is done until that is mended", error)
+            raise NotNowError("the site's policy cannot be read; ask later") from None
 
     def _stamp(self) -> tuple[object, ...]:
         try:

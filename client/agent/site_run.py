@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from wardround.audit.log import AuditLog
 from wardround.client.agent.admission import Admission, OnceGuard, answered_rounds, order_name
 from wardround.client.agent.data_registry import DataRegistry, DataSet
 from wardround.client.agent.job_errors import JobErrors
@@ -60,13 +61,23 @@ class _Open:
 class SiteRun:
     """The approved run `run` at the site of `folder`. Threads may share it: it does one thing after another.
 
+    What it charges to a budget is written to `audit`, the site's audit log.
+
     Whatever it answers is durable before, so that the process may be killed at any time and the next one goes on.
     """
 
-    def __init__(self, folder: SiteFolder, run: str, jobs: JobMaker, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        folder: SiteFolder,
+        run: str,
+        jobs: JobMaker,
+        *,
+        audit: AuditLog | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._folder, self._run, self._jobs, self._now = folder, run, jobs, now
         self._plans, self._registry = PlanStore(folder), DataRegistry(folder)
-        self._key = folder.signing_key
+        self._key, self._audit = folder.signing_key, audit
         self._lock = threading.RLock()
         self._plan: Plan | None = None
         self._job: SiteJob | None = None
@@ -127,7 +138,7 @@ class SiteRun:
         )
         store = FileStore(folder.folder("runs", self._run) / _STATE)
         try:
-            admission = Admission(store, budget)
+            admission = Admission(store, budget, charged=self._note_charge)
             guard = SiteGuard(
                 plan,
                 SiteId(folder.name),
@@ -185,6 +196,10 @@ class SiteRun:
             except BaseException:
                 self._forget()
                 raise
+
+    def _note_charge(self, round: int, attempt: int) -> None:
+        if self._audit is not None:
+            self._audit.add("budget.charged", self._run, round=round, attempt=attempt)
 
     def _note(self, text: str) -> None:
         JobErrors(self._folder.folder("jobs") / f"{self._run}.errors").note(text, self._now())

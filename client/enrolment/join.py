@@ -37,7 +37,7 @@ from wardround.join_messages import (
     JoinRequest,
     join_statement,
 )
-from wardround.plain_text import plain_text
+from wardround.plain_text import in_groups, plain_text
 from wardround.signing_key import SigningKey, fingerprint_of
 from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint
 
@@ -62,9 +62,9 @@ class Joined:
         return [
             f"joined {self.url} as {self.name}",
             "Compare by telephone, with a number of the coordinator that you have not from the invitation:",
-            f"  this site's key    {self.fingerprint}",
-            f"  the server's key   {self.server_fingerprint}",
-            f"  the authority      {self.authority_fingerprint}",
+            f"  this site's key    {in_groups(self.fingerprint)}",
+            f"  the server's key   {in_groups(self.server_fingerprint)}",
+            f"  the authority      {in_groups(self.authority_fingerprint)}",
         ]
 
 

@@ -153,6 +153,10 @@ class SitePolicy:
     def max_delta_of(self, data: str) -> float | None:
         return _least(self.max_delta, self.data[data].max_delta if data in self.data else None)
 
+    def limits_claim(self, data: str) -> bool:
+        """Whether anything depends on what a run claims on this data set."""
+        return self.max_epsilon_of(data) is not None or self.max_delta_of(data) is not None
+
     def open_at(self, now: datetime) -> bool:
         """Whether data may be read at `now`."""
         return self.time_zone is None or is_open(self.hours, self.time_zone, now)

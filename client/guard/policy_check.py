@@ -11,7 +11,7 @@ from wardround.client.guard.policy import (
     Requirement,
     SitePolicy,
 )
-from wardround.errors import LocalError
+from wardround.client.guard.violation import PolicyError, Violation
 from wardround.orders import OrderKind
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure, Unit
@@ -21,46 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataFacts",
-    "NotNowError",
-    "PolicyError",
     "RunFacts",
-    "Violation",
     "check_order",
     "evaluates",
     "smallest_sum",
     "undecided",
     "violations",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
-    """A rule that a run breaks. `expected` is of the plan or the run and may be told to anybody; `got` stays here."""
-
-    rule: str
-    expected: str
-    got: str = ""
-
-    def told(self) -> str:
-        """For the coordinator: nothing of the data, and nothing that the site alone knows."""
-        return f"{self.rule} (expected {self.expected})"
-
-    def words(self) -> str:
-        """For the site itself."""
-        return f"{self.rule}: expected {self.expected}{f', got {self.got}' * bool(self.got)}"
-
-
-class PolicyError(LocalError):
-    """The site's policy does not allow a run; `told` is what the server may know of it."""
-
-    def __init__(self, violations: list[Violation]) -> None:
-        self.violations = tuple(violations)
-        self.told = f"the site's policy: {'; '.join(one.told() for one in violations)}"
-        super().__init__(f"the site's policy: {'; '.join(one.words() for one in violations)}")
-
-
-class NotNowError(LocalError):
-    """The site does this later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +81,9 @@ def undecided(policy: SitePolicy, plan: Plan, data: DataFacts) -> list[str]:
 
 
 def check_order(policy: SitePolicy, plan: Plan, kind: OrderKind) -> None:
-    """Raises LocalError for an order that the policy does not allow, though it allows the plan."""
+    """Raises PolicyError for an order that the policy does not allow, though it allows the plan."""
     if kind is OrderKind.EVALUATE and not _may_evaluate(policy, plan):
-        raise LocalError(f"the site's policy: {_evaluation(policy).told()}")
+        raise PolicyError([_evaluation(policy)])
 
 
 def smallest_sum(plan: Plan) -> int:

@@ -215,15 +215,18 @@ def backup(
     key_file: KeyFile = None,
 ) -> None:
     """Write everything that the server keeps to one encrypted file, also while it runs."""
+    from wardround.clock import utc_now
     from wardround.server.commands.passphrase import secret_from
     from wardround.server.state.backup import backup as write
     from wardround.server.state.database import Database
+    from wardround.server.state.events import Events
 
     folder = _folder(state)
     secret = secret_from(passphrase_file, key_file)
     database = Database.open(folder.database_url)
     try:
         write(folder, database, out, secret)
+        Events(database).add("server.backed_up", now=utc_now(), subject=folder.settings.name)
     finally:
         database.close()
     typer.echo(f"{out}: {out.stat().st_size} bytes; check it: wardround server restore --verify {out}")

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from tests.client.agent.site_world import NOW, RUN, World, plan_text, write_table
 from tests.client.agent.test_site_run import PRIVATE
+from wardround.audit.bundle import verify_bundle
 from wardround.client.agent.data_registry import DataRegistry
 from wardround.client.agent.plan_store import Outcome, PlanStore, RunState, Verdict
 from wardround.client.commands import app
 from wardround.client.job.limits import JobLimits
+from wardround.identity import Authority
 from wardround.signing_key import fingerprint_of
 
 MASKED = (
@@ -159,7 +161,10 @@ def test_leaving_erases_keys_and_keeps_what_was_spent(world: World) -> None:
         run(world, "leave", "--yes", "--offline", fails="an agent runs here already")
     assert "has left" in run(world, "leave", "--yes", "--offline")
     left = {path.name for path in world.folder.path.rglob("*") if path.is_file()}
-    assert left == {"lock", "ehr.json", "ehr.ledger"}
+    (bundle,) = (name for name in left if name.startswith("audit-"))
+    assert left == {"lock", "ehr.json", "ehr.ledger", bundle}
+    with (world.folder.path / bundle).open("rb") as file:
+        assert verify_bundle(file, Authority(world.authority)).log.name == world.folder.name
     run(world, "status", fails="expected a site that has joined")
 
 

@@ -1,6 +1,6 @@
 """What an auditor is given: one zip file with a log, and everything that it is checked with but the authority.
 
-    manifest.json    format, the log's id and owner, when it was exported, the log's head, and size and SHA-256 of the rest
+    manifest.json    format, the log's id and owner, when it was exported, its head, and size and SHA-256 of the rest
     log.jsonl        the log, up to a seal and with it
     cosigned.jsonl   of a server's log: the heads that sites have co-signed, each with the certificate of the site's key
 
@@ -35,10 +35,12 @@ from wardround.evidence_identity import RESERVED_SERVER_NAME, signer
 from wardround.identity import Authority, site_name
 from wardround.plain_text import plain_text
 
-__all__ = ["COSIGNED_KIND", "Bundle", "Certified", "verify_bundle", "write_bundle"]
+__all__ = ["COSIGNED_KIND", "RESTORE_ACCEPTED", "Bundle", "Certified", "verify_bundle", "write_bundle"]
 
 COSIGNED_KIND = "head.cosigned"
 """The kind of a site's record that has a head of the server, as `Head.table`."""
+RESTORE_ACCEPTED = "restore.accepted"
+"""The kind of a site's record that says that its administrator goes on with a server whose history is another."""
 _MANIFEST, _COSIGNED = "manifest.json", "cosigned.jsonl"
 _FORMAT = 1
 _MOST_BYTES = {_MANIFEST: 1 << 16, LOG_FILE: 1 << 36, _COSIGNED: 1 << 28}
@@ -63,6 +65,8 @@ class Bundle:
     sites: dict[str, Head]
     against: int
     """Heads from other bundles that fit."""
+    remarks: tuple[str, ...]
+    """What other bundles say that an auditor should know."""
 
 
 def write_bundle(
@@ -109,9 +113,9 @@ def verify_bundle(file: BinaryIO, authority: Authority, *, against: Iterable[Bin
 
     RemoteError for what is no bundle, BadRecordError with the first bad record of its log (or of one `against`).
     """
-    others: list[SeenHead] = []
+    others, remarks = list[SeenHead](), list[str]()
     for number, other in enumerate(against, 1):
-        others += _heads_of(other, authority, number)
+        others += _heads_of(other, authority, number, remarks)
     with _opened(file) as archive:
         manifest = _manifest(archive)
         certified = _cosigned(archive, manifest)
@@ -119,7 +123,7 @@ def verify_bundle(file: BinaryIO, authority: Authority, *, against: Iterable[Bin
         seen.append(SeenHead(head=manifest.head, by="in the bundle"))
         fitting = [one for one in others if one.head.log == manifest.head.log]
         log = _verified_log(archive, manifest, authority, [*seen, *fitting])
-    if others and not fitting:
+    if others and not fitting and not remarks:
         raise RemoteError("bundle: expected other bundles with heads of this log, got none")
     if certified and log.name != RESERVED_SERVER_NAME:
         raise RemoteError("bundle: expected co-signed heads of a server's log, got some of a site's")
@@ -128,7 +132,7 @@ def verify_bundle(file: BinaryIO, authority: Authority, *, against: Iterable[Bin
         known = newest.get(one.cosigned.site)
         if known is None or known.seq < one.cosigned.head.seq:
             newest[one.cosigned.site] = one.cosigned.head
-    return Bundle(log=log, exported=manifest.exported, sites=newest, against=len(fitting))
+    return Bundle(log=log, exported=manifest.exported, sites=newest, against=len(fitting), remarks=tuple(remarks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +161,11 @@ def _verified_log(
     return found
 
 
-def _heads_of(file: BinaryIO, authority: Authority, number: int) -> list[SeenHead]:
-    """Every head that another bundle has, which is checked too: of its own log, co-signed, and noted by a site."""
+def _heads_of(file: BinaryIO, authority: Authority, number: int, remarks: list[str]) -> list[SeenHead]:
+    """Every head that another bundle has, which is checked too: of its own log, co-signed, and noted by a site.
+
+    What a site had noted before it accepted a restored server is not to be met any more, and gets a remark.
+    """
     with _opened(file) as archive:
         manifest = _manifest(archive)
         heads = [SeenHead(head=manifest.head, by=f"in bundle {number} to compare with")]
@@ -167,6 +174,12 @@ def _heads_of(file: BinaryIO, authority: Authority, number: int) -> list[SeenHea
         noted: list[SeenHead] = []
 
         def note(record: Record) -> None:
+            if record.kind == RESTORE_ACCEPTED:
+                remarks.append(
+                    f"{manifest.name!r} accepted on {record.time[:10]} that the server's history was not the one that "
+                    f"it had signed {len(noted)} heads of (record {record.seq} of its log)"
+                )
+                noted.clear()
             if record.kind == COSIGNED_KIND:
                 try:
                     noted.append(SeenHead(head=Head.of(record.detail.get("head")), by=f"by {manifest.name!r}"))

@@ -109,9 +109,14 @@ class CoSigned:
         text = stamp(at)
         return cls(head=head, site=site, at=text, signature=key.sign(_cosigned_input(head, site, text)))
 
+    @property
+    def signed(self) -> bytes:
+        """What the site's signature is over."""
+        return _cosigned_input(self.head, self.site, self.at)
+
     def check(self, public: bytes) -> None:
         """RemoteError unless the site's key `public` has signed it."""
-        check_signature(public, self.signature, _cosigned_input(self.head, self.site, self.at), self.site)
+        check_signature(public, self.signature, self.signed, self.site)
 
     @property
     def signed_at(self) -> datetime:

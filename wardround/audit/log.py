@@ -45,7 +45,7 @@ from wardround.durable_file import sync_folder, write_all
 from wardround.errors import LocalError, RemoteError
 from wardround.signing_key import SigningKey
 
-__all__ = ["LOG_FILE", "AuditLog", "read_back"]
+__all__ = ["LOG_FILE", "AuditLog", "last_head", "lines_back", "read_back", "whole_bytes"]
 
 LOG_FILE = "log.jsonl"
 _BLOCK = 1 << 18
@@ -107,9 +107,19 @@ class AuditLog:
         """The log's own number, drawn when it was begun."""
         return self._log
 
+    @property
+    def has_unsealed(self) -> bool:
+        """Whether this object knows of records without a seal; costs nothing."""
+        return self._unsealed > 0
+
+    def newest_first(self) -> Iterator[Record]:
+        """The records, from the last one back."""
+        with self._path.open("rb") as file:
+            yield from read_back(file.fileno(), self._offset)
+
     # -- adding ---------------------------------------------------------------------------------------
 
-    def add(self, kind: str, subject: str = "", **detail: Any) -> None:
+    def add(self, kind: str, subject: str = "", /, **detail: Any) -> None:
         """Append one record."""
         self.append([Entry(kind=kind, subject=subject, detail=detail)])
 
@@ -188,6 +198,10 @@ class AuditLog:
         if last < head.seq:
             head = sign_head(self._key, self._log, last, found[-1][1], stamp(self._clock()))
         return Extension(head=head, first=first, start=start, digests=tuple(digest for digest, _ in found[1:]))
+
+    def hash_at(self, seq: int) -> bytes | None:
+        """The hash after `seq` records; None where there are not so many."""
+        return None if seq > self._seq else next(self._chain(seq, seq))[1]
 
     def _chain(self, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
         """The digests and hashes of records `first` to `last`, of which 0 is the log's beginning."""
@@ -318,9 +332,33 @@ class AuditLog:
         )
 
 
+def whole_bytes(path: Path) -> int:
+    """How many bytes of the log in `path` are whole lines now. LocalError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
+            size = os.fstat(file.fileno()).st_size
+            tail = os.pread(file.fileno(), MOST_LINE_BYTES, max(0, size - MOST_LINE_BYTES))
+    except OSError as error:
+        raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
+    return size - len(tail) + tail.rfind(b"\n") + 1
+
+
+def last_head(path: Path) -> Head:
+    """The head that the last seal of the log in `path` says. LocalError where there is none."""
+    try:
+        with path.open("rb") as file:
+            found = _last_seal(file.fileno())
+    except OSError as error:
+        raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
+    if found is None:
+        raise LocalError(f"{path}: expected an audit log with a seal; verify it")
+    return read_seal(_parsed(found[1])[0])[0]
+
+
 def read_back(descriptor: int, size: int) -> Iterator[Record]:
     """The records in the first `size` bytes of a file, the last first; lines that are no records are passed over."""
-    for _, line in _lines_back(descriptor, size):
+    for _, line in lines_back(descriptor, size):
         try:
             yield _parsed(line)[0]
         except ValueError:
@@ -329,7 +367,7 @@ def read_back(descriptor: int, size: int) -> Iterator[Record]:
 
 def _last_seal(descriptor: int) -> tuple[int, bytes] | None:
     """The last seal, where it begins, and its line. Whether it is a good one its signature says."""
-    for offset, line in _lines_back(descriptor, os.fstat(descriptor).st_size):
+    for offset, line in lines_back(descriptor, os.fstat(descriptor).st_size):
         if b'"kind":"' + SEALED.encode() in line:
             try:
                 read_seal(_parsed(line)[0])
@@ -339,8 +377,8 @@ def _last_seal(descriptor: int) -> tuple[int, bytes] | None:
     return None
 
 
-def _lines_back(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """The whole lines in the first `size` bytes of a file, the last first, and where each begins."""
+def lines_back(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Where each whole line in the first `size` bytes of a file begins, and the line, the last first."""
     rest, end = b"", size
     while end > 0:
         start = max(0, end - _BLOCK)

@@ -33,6 +33,7 @@ __all__ = [
     "encode_body",
     "first_hash",
     "line_of",
+    "minute",
     "read_body",
     "split_line",
     "stamp",
@@ -94,6 +95,11 @@ def time_of(text: str) -> datetime:
     if stamp(time) != text:
         raise ValueError(f"expected a time as 2026-11-30T09:00:00.000000Z, got {plain_text(text, 40)!r}")
     return time
+
+
+def minute(text: str) -> str:
+    """A time as records have it, for a person."""
+    return f"{text[:10]} {text[11:16]} UTC"
 
 
 def first_hash(log: bytes) -> bytes:

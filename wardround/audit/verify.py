@@ -3,13 +3,16 @@
 Read as a stream, in one pass and bounded memory. What is found first is raised, and names the record.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import BinaryIO
 
 from wardround.audit.head import Head
+from wardround.audit.log import whole_bytes
 from wardround.audit.record import (
     CLOCK_SET_BACK,
     MOST_LINE_BYTES,
@@ -18,6 +21,7 @@ from wardround.audit.record import (
     Record,
     chained,
     first_hash,
+    minute,
     read_body,
     split_line,
     stamp,
@@ -29,7 +33,7 @@ from wardround.evidence_identity import signer, valid_until
 from wardround.identity import Authority
 from wardround.plain_text import plain_text
 
-__all__ = ["BadRecordError", "SeenHead", "Verified", "verify_log"]
+__all__ = ["BadRecordError", "SeenHead", "Verified", "verify_file", "verify_log"]
 
 _AHEAD = 1000
 """Lines that are looked at behind the first bad one, to say what has happened to it."""
@@ -98,6 +102,16 @@ def verify_log(
     return check.end()
 
 
+def verify_file(path: Path, authority: Authority, *, heads: Iterable[SeenHead] = ()) -> Verified:
+    """`verify_log` of the log in `path`, as far as it goes now; others may add to it meanwhile."""
+    size = whole_bytes(path)
+    with path.open("rb") as file:
+        found = verify_log(file, authority, heads=heads, size=size)
+        if size < os.fstat(file.fileno()).st_size and whole_bytes(path) == size:
+            raise BadRecordError(found.records + 1, "is cut off; whoever adds the next record takes it away")
+        return found
+
+
 class _Lines:
     """The lines of a file, none of them longer than a record may be and a few bytes."""
 
@@ -148,7 +162,7 @@ class _Check:
                 self._begin(read_body(body))
             chain = chained(self._hash, sha256(body).digest())
             if chain.hex().encode() != carried:
-                raise BadRecordError(number, "was changed after it was written, or what is before it")
+                raise BadRecordError(number, "was changed after it was written")
             record = read_body(body)
         except ValueError as error:
             raise BadRecordError(number, _damage(line, error)) from None
@@ -187,19 +201,18 @@ class _Check:
     def _seal(self, record: Record) -> None:
         try:
             head, by = read_seal(record)
-            if (head.log, head.hash, by) != (self._log, self._hash, sha256(self._certificate).digest()):
-                raise BadRecordError(record.seq, "is a seal of something else")
-            head.check(self._public, "seal")
         except ValueError as error:
             raise BadRecordError(record.seq, f"is no seal ({error})") from None
-        except BadRecordError:
-            raise
+        try:
+            if (head.log, head.hash, by) != (self._log, self._hash, sha256(self._certificate).digest()):
+                raise RemoteError("is of something else")
+            head.check(self._public, "seal")
         except RemoteError:
             sealed = 0 if self._head is None else self._head.seq
             raise BadRecordError(
                 sealed + 1,
-                f"it or one of those up to {record.seq} is not what {self._name!r} wrote: the seal in record "
-                f"{record.seq} is not by its key",
+                f"it or one of those up to {record.seq} is not what {self._name!r} wrote: its key has not made the "
+                f"seal in record {record.seq} for them",
             ) from None
         if record.time > self._good_until:
             self._good_until = "~"  # once for a certificate
@@ -212,8 +225,8 @@ class _Check:
             if (one.head.log, one.head.hash) != (self._log, self._hash):
                 raise BadRecordError(
                     self._agreed_at + 1,
-                    f"it or one of those up to {self._seq} is not what was there on {one.head.time[:16]}, when the log "
-                    f"had {self._seq} records: a head says so that was kept {one.by}",
+                    f"it or one of those up to {self._seq} is not what was there on {minute(one.head.time)}, when the "
+                    f"log had {self._seq} records: a head says so that was kept {one.by}",
                 )
             self._agreed += 1
         self._agreed_at = self._seq
@@ -234,8 +247,8 @@ class _Check:
             self._check_signed(one)
             raise BadRecordError(
                 self._seq + 1,
-                f"is missing: on {one.head.time[:16]} there were {one.head.seq} records, as a head says that was kept "
-                f"{one.by}",
+                f"is missing: on {minute(one.head.time)} there were {one.head.seq} records, as a head says that was "
+                f"kept {one.by}",
             )
         if self._unsealed:
             self._remarks.append(f"the last {self._unsealed} records have no seal yet")

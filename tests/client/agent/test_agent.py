@@ -51,7 +51,7 @@ class Site:
         self.agent = Agent(
             world.folder,
             run_of=lambda run: SiteRun(world.folder, run, lambda *about: self.job, now=lambda: NOW),
-            finish=lambda run, reason: finish_run(world.folder, run, reason),
+            finish=lambda run, reason: finish_run(world.folder, run, reason, now=lambda: NOW),
             renewal=self.renewal,
             now=lambda: NOW,
         )
