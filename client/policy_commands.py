@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None)
-policy_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="What this site allows, whatever is offered.")
+policy_app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="What this site allows, whatever is offered."
+)
 app.add_typer(policy_app, name="policy")
 
 
 @policy_app.command("set")
 def set_policy(
-    max_epsilon: Annotated[float | None, typer.Option(metavar="E", help="Largest epsilon that a run may claim.")] = None,
+    max_epsilon: Annotated[
+        float | None, typer.Option(metavar="E", help="Largest epsilon that a run may claim.")
+    ] = None,
     max_delta: Annotated[float | None, typer.Option(metavar="D", help="Largest delta of that claim.")] = None,
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="Set the two limits above for one data set, not for all.")
@@ -160,7 +164,8 @@ def show_policy(state: State = None, as_json: Json = False) -> None:
 def check_policy(
     run: RunArgument,
     data: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The table to check it with.  [default: the approved or only one]")
+        str | None,
+        typer.Option(metavar="NAME", help="The table to check it with.  [default: the approved or only one]"),
     ] = None,
     state: State = None,
     as_json: Json = False,

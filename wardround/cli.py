@@ -23,6 +23,7 @@ _RUNS, _MODELS = "wardround.server.commands.runs", "wardround.server.commands.mo
 _CLIENT = "wardround.client.commands"
 _SITE_PLANS, _SITE_MEMBERS = "wardround.client.plan_commands", "wardround.client.member_commands"
 _SITE_POLICY = "wardround.client.policy_commands"
+_SITE_DOCTOR = "wardround.client.doctor_commands"
 _SITE_LOG, _SERVER_LOG = "wardround.client.audit_commands", "wardround.server.commands.audit"
 _VERIFY = "wardround.verify_commands"
 _EXPLANATION, _SECAGG = "wardround.simulations.plan_explanation", "wardround.strategies.secagg.commands"
@@ -69,6 +70,7 @@ PARTS = {
         "plan": (_SITE_PLANS, "The plans that are offered."),
         "members": (_SITE_MEMBERS, "The other hospitals and their keys."),
         "audit": (_SITE_LOG, "The site's audit log: show, verify and export it."),
+        "doctor": (_SITE_DOCTOR, "Say what is not in order here, and how to put it right."),
     },
     "server": {
         "audit": (_SERVER_LOG, "The server's audit log: show, verify and export it."),

@@ -17,13 +17,15 @@ from typing import Any, Protocol
 
 from wardround.audit.log import AuditLog
 from wardround.client.agent.call_records import CallRecords
-from wardround.client.agent.offer import check_run_name, decode_offer
+from wardround.client.agent.offer import Offer, check_run_name, decode_offer
 from wardround.client.agent.participation import participation_notice
-from wardround.client.agent.plan_store import DamagedError, Outcome, PlanStore, RunState, Verdict
+from wardround.client.agent.plan_store import DamagedError, Decision, Outcome, PlanStore, RunState, Verdict
+from wardround.client.agent.policy_file import PolicyFile
 from wardround.client.agent.server_heads import ServerHeads
 from wardround.client.agent.signed_call import check_call, error_reply
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_log import open_log
+from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError, WardroundError
 from wardround.link.messages import Call, Fault, Notice, Reply
@@ -46,6 +48,10 @@ class Run(Protocol):
     """One approved run."""
 
     def prepare(self) -> int | None: ...
+
+    def check(self) -> None:
+        """Raise PolicyError where the site's policy does not allow it any more; at once, whatever is under way."""
+        ...
 
     def answer(self, call: Call, digest: bytes) -> Reply: ...
 
@@ -97,6 +103,8 @@ class Agent:
         self._preparing: set[str] = set()
         self._threads: list[threading.Thread] = []
         self._told: dict[str, str] = {}
+        self._policy, self._allowed = PolicyFile(folder), dict[str, tuple[int, ...]]()
+        self._later: set[str] = set()
         self._ended: set[str] = set()
         self._left: list[tuple[str, Run | None, str]] = []
         """Runs that have ended, and why, of which something could not be taken away yet."""
@@ -199,6 +207,29 @@ class Agent:
             _log.info(
                 "a plan was offered; see it with: wardround client plan show %s", offer.run, extra={"run": offer.run}
             )
+            self._warn_of_keys(offer)
+
+    def _warn_of_keys(self, offer: Offer) -> None:
+        """Say loudly where the server names another key than the one that was accepted of a member."""
+        from wardround.client.agent.member_pins import MemberPins
+
+        try:
+            pinned = MemberPins(self._folder).pinned()
+        except LocalError as error:  # the offer is kept all the same: nothing is done by it
+            _log.error("%s", error)
+            return
+        for one in offer.sites:
+            known = pinned.get(one.name)
+            if known is not None and known != one.fingerprint:
+                self.audit.add("member.key_changed", one.name, run=offer.run, named=one.fingerprint, accepted=known)
+                _log.warning(
+                    "KEY CHANGED of %s: the server names %s, accepted is %s; take it for an attack until that hospital "
+                    "confirms it (wardround client members)",
+                    one.name,
+                    one.fingerprint,
+                    known,
+                    extra={"run": offer.run},
+                )
 
     def _take_end(self, body: bytes) -> None:
         table = _table(body)
@@ -315,9 +346,25 @@ class Agent:
                 self._preparing.add(run)
             self._in_thread(f"prepare {run}", lambda: self._prepare(run))
         elif outcome.state is RunState.UNFIT:
-            self._tell(run, decision.plan_digest, Verdict.DENIED, _UNFIT, None)
-        else:
+            self._tell(run, decision.plan_digest, Verdict.DENIED, outcome.told or _UNFIT, None)
+        elif self._is_allowed(run, decision):
             self._tell(run, decision.plan_digest, Verdict.APPROVED, "", outcome.units)
+
+    def _is_allowed(self, run: str, decision: Decision) -> bool:
+        """Whether the policy, which may have changed, still allows a run that was ready; if not, it ends here."""
+        stamp = self._policy.stamp()
+        with self._lock:
+            made = self._runs.get(run)
+        if made is None and (not stamp or self._allowed.get(run) == stamp):
+            return True
+        try:
+            (made or self._made(run)).check()
+        except PolicyError as error:
+            self._tell(run, decision.plan_digest, Verdict.DENIED, error.told, None)
+            self._end(run, plain_text(str(error), 1000))
+            return False
+        self._allowed[run] = stamp
+        return True
 
     def _prepare(self, run: str) -> None:
         """Read the data for an approved run; then the server is told that it may begin, or that it cannot here."""
@@ -326,9 +373,16 @@ class Agent:
                 units = self._made(run).prepare()
                 self._note(run, Outcome(state=RunState.READY, units=units))
                 _log.info("the data were read", extra={"run": run})
+            except NotNowError as error:
+                self._discard(run)
+                if run not in self._later:
+                    _log.info("the run waits: %s", error, extra={"run": run})
+                self._later.add(run)
+                return
             except WardroundError as error:
                 self._discard(run)
-                self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000)))
+                told = error.told if isinstance(error, PolicyError) else ""
+                self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000), told=told))
                 _log.error("the run cannot be run here: %s", error, extra={"run": run})
             with self._lock:
                 self._preparing.discard(run)
@@ -347,7 +401,7 @@ class Agent:
         """Keep what became of a run, unless it has ended meanwhile, or failed since the process stops."""
         with self._lock:
             if run not in self._ended and not self._stopping:
-                self.audit.add(f"run.{outcome.state.value}", run, told=outcome.told)
+                self.audit.add(f"run.{outcome.state.value}", run)
                 self._plans.note(run, outcome)
 
     def _discard(self, run: str) -> None:

@@ -41,7 +41,9 @@ def columns_of(plan: Plan, there: Collection[str] | None) -> Iterator[tuple[str,
     for column in data.columns:
         yield column.name, f"{_column(column)}{_missing(column.name, there)}"
     if (target := data.target) is not None:
-        values = f"one of {', '.join(target.classes)}" if target.classes else f"{_unit(target.unit)}{_span(target.range)}"
+        values = (
+            f"one of {', '.join(target.classes)}" if target.classes else f"{_unit(target.unit)}{_span(target.range)}"
+        )
         yield target.name, f"what is predicted: {values}{_missing(target.name, there)}"
     if data.patient is not None:
         yield data.patient, f"whose a row is; it stays at the site{_missing(data.patient, there)}"
@@ -63,9 +65,7 @@ def rows_of(plan: Plan) -> str:
     return f"{missing}; {used}{scaled}"
 
 
-def judged(
-    policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts | None, now: datetime
-) -> Iterator[Judgement]:
+def judged(policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts | None, now: datetime) -> Iterator[Judgement]:
     """How the plan stands to every rule that is set. Without `data` what depends on them is told as later."""
     facts = data or DataFacts(name="", rows=policy.min_rows or 0, has_schema=True)
     broken: dict[str, list[str]] = {}
@@ -93,7 +93,9 @@ def judged(
 def _column(column: Column) -> str:
     if column.type is ColumnType.CATEGORY:
         return f"one of {', '.join(column.categories)}"
-    return f"a number{f' in {column.unit}' * bool(column.unit)}{f', {_span(column.range)}' * (column.range is not None)}"
+    return (
+        f"a number{f' in {column.unit}' * bool(column.unit)}{f', {_span(column.range)}' * (column.range is not None)}"
+    )
 
 
 def _unit(unit: str) -> str:

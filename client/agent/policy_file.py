@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import note
 from wardround.client.guard.policy import SitePolicy, parse_policy
 from wardround.errors import LocalError
+from wardround.plain_text import plain_text
 
 __all__ = ["PolicyFile"]
 
@@ -46,11 +48,14 @@ class PolicyFile:
     def change(self, change: Callable[[SitePolicy], SitePolicy], *, by: str) -> tuple[SitePolicy, SitePolicy]:
         """Replace the policy by what `change` makes of it, durably, and tell the agent; (old, new).
 
-        `by` has decided so. Two administrators at once come one after another. What raises changes nothing.
+        It is in the audit log, with who decided it (`by`), before it takes effect. Two administrators at once come one
+        after another. What raises changes nothing.
         """
         with self._locked():
             old = self.read()
             new = change(old)
+            if old != new:
+                note(self._folder, "policy.changed", "policy", by=by, changes=_changes(old, new))
             self._folder.write(_NAME, new.to_toml())
             self._folder.touch()
         return old, new
@@ -67,3 +72,14 @@ class PolicyFile:
             yield
         finally:
             os.close(descriptor)
+
+
+def _changes(old: SitePolicy, new: SitePolicy) -> dict[str, list[str | None]]:
+    """Each rule that differs: what it was and what it is; None where it is open."""
+    before, after = dict(old.stated()), dict(new.stated())
+    names = [name for name in before | after if before.get(name) != after.get(name)]
+    return {name: [_short(before.get(name)), _short(after.get(name))] for name in names}
+
+
+def _short(value: str | None) -> str | None:
+    return None if value is None else plain_text(value, 500)

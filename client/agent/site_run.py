@@ -19,16 +19,18 @@ from wardround.client.agent.participation import keep_participation
 from wardround.client.agent.plan_store import Decision, Outcome, PlanStore, RunState, Verdict
 from wardround.client.agent.revocation_list import RevocationList
 from wardround.client.agent.run_budget import close_account, run_budget, units_of
+from wardround.client.agent.run_policy import RunPolicy
 from wardround.client.agent.signed_call import error_reply, signed_reply
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import JobMaker, SiteJob
 from wardround.client.guard.answering import answer_order
 from wardround.client.guard.guard import SiteGuard
 from wardround.client.guard.member import Member
+from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import BudgetError, LocalError, RemoteError, WardroundError
 from wardround.file_store import FileStore
-from wardround.link.messages import Call, Reply
+from wardround.link.messages import Call, Fault, Reply
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.strategies.secagg.membership import Membership
@@ -76,12 +78,13 @@ class SiteRun:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._folder, self._run, self._jobs, self._now = folder, run, jobs, now
-        self._plans, self._registry = PlanStore(folder), DataRegistry(folder)
+        self._plans, self._registry, self._policy = PlanStore(folder), DataRegistry(folder), RunPolicy(folder)
         self._key, self._audit = folder.signing_key, audit
         self._lock = threading.RLock()
         self._plan: Plan | None = None
         self._job: SiteJob | None = None
         self._units: int | None = None
+        self._rows: int | None = None
         self._open: _Open | None = None
         self._closed = self._stale = False
 
@@ -90,17 +93,22 @@ class SiteRun:
     def prepare(self) -> int | None:
         """Read the data with the plan, and open the run; how many rows or patients it hides, where it hides those.
 
-        Raises WardroundError where plan, data and budget do not go together.
+        Raises WardroundError where plan, data and budget do not go together, PolicyError where the site's policy does
+        not allow it, and NotNowError outside the site's hours.
         """
         with self._lock:
             if self._closed:
                 raise LocalError(f"run {self._run}: has ended at this site")
             plan, decision, data = self._approved()
+            self._check_policy(plan, data)
             if self._job is None:
+                self._policy.check_hours(self._now())
                 data.check_unchanged()
                 self._job = self._jobs(self._run, plan, data)
                 try:
-                    self._units = units_of(plan, self._job.describe())
+                    facts = self._job.describe()
+                    self._units, self._rows = units_of(plan, facts), facts.rows
+                    self._check_policy(plan, data)  # again, with what only the data tell
                 except BaseException:
                     self._job.close()
                     self._job = None
@@ -108,6 +116,18 @@ class SiteRun:
             if self._open is None:
                 self._open = self._opened(plan, decision, data, self._job)
             return self._units
+
+    def check(self) -> None:
+        """Raise PolicyError where the site's policy does not allow this run any more. Waits for nothing."""
+        if self._policy.changed:
+            plan, _, data = self._approved()
+            self._check_policy(plan, data)
+
+    def _check_policy(self, plan: Plan, data: DataSet) -> None:
+        units = self._units
+        if units is None and (known := self._plans.outcome(self._run)) is not None:
+            units = known.units
+        self._policy.check(plan, self._plans.offer(self._run), data, units=units, rows=self._rows)
 
     def _approved(self) -> tuple[Plan, Decision, DataSet]:
         """The plan, the decision on it, and the data that it is bound to, all as they were approved."""
@@ -190,9 +210,10 @@ class SiteRun:
                 return signed_reply(self._key, digest, self._frame(call, digest))
             except WardroundError as error:
                 _log.warning("%s: %s", call.kind, error, extra={"run": self._run})
-                if not isinstance(error, BudgetError | RemoteError):
+                if not isinstance(error, BudgetError | RemoteError | PolicyError | NotNowError):
                     self._forget()  # as after a restart: what is open may be half changed, what is stored is not
-                return error_reply(self._key, digest, self._told(error))
+                fault = Fault.NOT_READY if isinstance(error, NotNowError) else None
+                return error_reply(self._key, digest, self._told(error), fault)
             except BaseException:
                 self._forget()
                 raise
@@ -205,7 +226,9 @@ class SiteRun:
         JobErrors(self._folder.folder("jobs") / f"{self._run}.errors").note(text, self._now())
 
     def _told(self, error: WardroundError) -> WardroundError:
-        """What the server is told: nothing of this machine."""
+        """What the server is told: nothing of this machine, and nothing of the data."""
+        if isinstance(error, PolicyError):
+            return LocalError(f"{self._folder.name}: {error.told}")
         if str(self._folder.path) not in str(error):
             return error
         return LocalError(f"{self._folder.name}: the site failed; its own log says why")
@@ -216,9 +239,11 @@ class SiteRun:
         if self._stale:
             self._stale = False
             self._forget()
-        if self._open is None:
+        if self._open is None or self._policy.changed:
             try:
                 self.prepare()
+            except (PolicyError, NotNowError):
+                raise
             except WardroundError as error:  # its text may tell of the data
                 _log.warning("%s", error, extra={"run": self._run})
                 raise LocalError(
@@ -245,6 +270,8 @@ class SiteRun:
             raise RemoteError(f"model: expected {size} parameters, as were offered, got {len(call.model) / 4:g}")
         if opened.outbox is not None:  # under secure aggregation the member knows what it has sent
             opened.guard.asked_by(digest)
+        self._policy.check_order(plan, order.kind)
+        self._policy.check_hours(self._now())
         frame = answer_order(opened.guard, opened.trainer, call.order, call.protocol, call.spec, call.model)
         if opened.outbox is not None:
             opened.outbox.put(digest, frame)
@@ -285,11 +312,11 @@ def finish_run(folder: SiteFolder, run: str, reason: str, *, now: Callable[[], d
     A SiteRun of it must be closed before.
     """
     plans = PlanStore(folder)
-    known, decision = plans.outcome(run), plans.decision(run)
+    known = plans.outcome(run)
     if known is None or known.state is not RunState.ENDED:
         plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=None if known is None else known.units))
-    if decision is not None and decision.data:
-        close_account(DataRegistry(folder).ledger(decision.data), run)
+    for ledger in DataRegistry(folder).ledgers().values():  # the data set may be forgotten
+        close_account(ledger, run)
     if known is not None and known.model:
         _keep_participation(folder, run, known.model, now)
     shutil.rmtree(folder.path / "runs" / run, ignore_errors=True)

@@ -116,12 +116,20 @@ class ColumnCheck:
         missing = _mask_of_nulls(cells)
         values: F64 = cells.to_numpy(zero_copy_only=False)
         low, high = self.column.range or (-_LARGEST, _LARGEST)
-        smooth = missing is None and strange is None and len(values) > 0
-        if smooth and not len(self.codes) and low <= values.min() and values.max() <= high:
-            whole = self.column.type is not ColumnKind.INTEGER or bool(_whole(values).all())
-            if whole:
-                return Checked(values)
+        if strange is None and not len(self.codes) and self._is_smooth(values, cells.null_count, low, high):
+            return Checked(values, missing)
         return self._sorted_out(values, missing, strange, low, high)
+
+    def _is_smooth(self, values: F64, missing: int, low: float, high: float) -> bool:
+        """Whether all values but so many missing ones, which are NaN, keep to the rules: nearly every batch does."""
+        if missing:
+            if int(np.count_nonzero(np.isnan(values))) != missing:
+                return False
+            values = values[~np.isnan(values)]
+        if not len(values):
+            return True
+        whole = self.column.type is not ColumnKind.INTEGER or bool(_whole(values).all())
+        return whole and bool(low <= values.min() and values.max() <= high)  # NaN compares as outside
 
     def _sorted_out(self, values: F64, missing: Mask | None, strange: Mask | None, low: float, high: float) -> Checked:
         absent = np.zeros(len(values), dtype=np.bool_) if missing is None else missing

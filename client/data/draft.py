@@ -4,6 +4,7 @@ Its ranges and categories are drawn from the data, which no check of those data 
 like an identifier is marked as one, so that it is dropped unless somebody says otherwise.
 """
 
+import csv
 import json
 import math
 import re
@@ -117,7 +118,7 @@ class _Seen:
 
 def draft_schema(file: BinaryIO, name: str, *, parquet: bool) -> str:
     """A draft of a schema for the table in an open file, as TOML. Raises LocalError for what is no table."""
-    header, delimiter = _parquet_header(file, name) if parquet else header_of(file, None)
+    header, delimiter = _header(file, name, parquet)
     if not header:
         raise LocalError(f"{name}: expected a header and rows, got an empty file")
     form = Format.PARQUET if parquet else Format.CSV
@@ -143,16 +144,18 @@ def _check(name: str, kind: ColumnKind, form: str = "%Y-%m-%d") -> ColumnCheck:
     return ColumnCheck.of(DataSchema(columns=(column,)), column)
 
 
-def _parquet_header(file: BinaryIO, name: str) -> tuple[list[str], str]:
+def _header(file: BinaryIO, name: str, parquet: bool) -> tuple[list[str], str]:
+    """The columns' names, and the delimiter of a CSV file."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise MissingExtraError("job", "pyarrow") from None
     try:
-        return list(pyarrow.parquet.read_schema(file).names), ""
-    except (pyarrow.ArrowException, OSError):
-        raise LocalError(f"{name}: expected a valid Parquet file") from None
+        return (list(pyarrow.parquet.read_schema(file).names), "") if parquet else header_of(file)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, csv.Error):
+        kind = "Parquet file" if parquet else "CSV file in UTF-8"
+        raise LocalError(f"{name}: expected a valid {kind}") from None
 
 
 def _outward(low: float, high: float) -> tuple[float, float]:

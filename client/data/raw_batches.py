@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wardround.client.data.schema import DataSchema, Format
 from wardround.errors import LocalError, MissingExtraError
+from wardround.plain_text import plain_text
 from wardround.registry import nearest
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class RawBatches:
         for column in self._schema.columns:
             found = self.header.count(column.name)
             if not found:
-                hint = nearest(column.name, self.header, listing=False)
+                hint = plain_text(nearest(column.name, self.header, listing=False))
                 raise LocalError(f"{self._name}: expected a column {column.name!r}, as the schema says{hint}")
             if found > 1:
                 raise LocalError(f"{self._name}: expected the column {column.name!r} once, got it {found} times")
@@ -99,7 +100,9 @@ class RawBatches:
         with pyarrow.parquet.ParquetFile(self._file_like(pa)) as file:
             self.header = list(file.schema_arrow.names)
             self._check_header()
-            yield from file.iter_batches(_BATCH_ROWS, columns=self._wanted, use_threads=False)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=self._wanted, use_threads=False):
+                batch.validate(full=True)  # what says that it is UTF-8 need not be
+                yield batch
 
     def _file_like(self, pa: Any) -> Any:
         return pa.PythonFile(_Unclosed(self._file), mode="r")
@@ -120,7 +123,7 @@ class _Unclosed:
         return found
 
 
-def header_of(file: BinaryIO, delimiter: str | None) -> tuple[list[str], str]:
+def header_of(file: BinaryIO, delimiter: str | None = None) -> tuple[list[str], str]:
     """The column names of a CSV file, and its delimiter: the given one, else that of its first line."""
     with opened_lines(file) as text:
         line = text.readline(_MOST_HEADER)

@@ -6,7 +6,7 @@ checked by the same rules. Of what is found only counts are told.
 
 import hmac
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.client.data.column_check import Checked, ColumnCheck, Mask
+from wardround.client.data.encoding import texts
 from wardround.client.data.raw_batches import RawBatches
 from wardround.client.data.report import Fault, Rule, ValidationReport
 from wardround.client.data.schema import BadRows, ColumnKind, DataSchema, MissingValues, SchemaColumn
@@ -22,7 +23,7 @@ from wardround.errors import LocalError
 from wardround.plan_sections import Column as PlanColumn
 from wardround.plan_sections import ColumnType, Data
 
-__all__ = ["GoodRows", "hash_of_id", "read_good_rows", "validate"]
+__all__ = ["GoodRows", "TablePass", "hash_of_id", "hashed_ids", "named", "read_good_rows", "validate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class GoodRows:
 
 def validate(schema: DataSchema, file: BinaryIO, name: str) -> ValidationReport:
     """What the rows of an open file break of a schema. Raises LocalError for what is no such table at all."""
-    return _Pass(schema, file, name, ()).run()
+    return TablePass(schema, file, name, ()).run()
 
 
 def read_good_rows(schema: DataSchema, data: Data, file: BinaryIO, name: str, *, key: bytes) -> GoodRows:
@@ -52,7 +53,7 @@ def read_good_rows(schema: DataSchema, data: Data, file: BinaryIO, name: str, *,
     wanted = [column.name for column in data.columns] + target
     listed = [named(schema, column, name) for column in wanted]
     also = [one for one in (data.patient, schema.patient) if one is not None]
-    passed = _Pass(schema, file, name, dict.fromkeys((*wanted, *also)))
+    passed = TablePass(schema, file, name, dict.fromkeys((*wanted, *also)))
     report = passed.run()
     report.check(name)
     columns = {one.name: passed.column(one.name) for one in listed}
@@ -60,11 +61,11 @@ def read_good_rows(schema: DataSchema, data: Data, file: BinaryIO, name: str, *,
         schema_column = named(schema, plan_column.name, name)
         if schema_column.type is ColumnKind.BOOLEAN:
             columns[plan_column.name] = _as_planned(columns[plan_column.name], plan_column, schema_column)
-    hashed = {one: _hashed(passed.column(one), key) for one in dict.fromkeys(also)}
+    hashed = {one: hashed_ids(passed.column(one), key) for one in dict.fromkeys(also)}
     if data.patient is not None:
         columns[data.patient] = hashed[data.patient]
     table = Table(
-        source=name,
+        source=name if report.kept == report.rows else f"{name}, its good rows",
         columns={one: values for one, values in columns.items() if one not in target},
         target=columns[target[0]] if target else None,
         target_name=target[0] if target else "target",
@@ -88,13 +89,14 @@ def hash_of_id(key: bytes, text: str) -> str:
     return hmac.digest(key, text.strip().encode(errors="surrogatepass"), "sha256").hex()
 
 
-def _hashed(ids: NDArray[Any], key: bytes) -> NDArray[Any]:
-    """Keyed hashes of ids, shape (n,); empty where there is none."""
-    known: dict[str, str] = {}
-    for each in ids.tolist():
-        if each is not None and each not in known:
-            known[each] = hash_of_id(key, each)
-    return np.array(["" if each is None else known[each] for each in ids.tolist()], dtype=object)
+def hashed_ids(ids: NDArray[Any], key: bytes) -> NDArray[Any]:
+    """Keyed hashes of ids, shape (n,); empty where there is none. A whole number is its digits."""
+    values, missing = texts(ids)
+    known = {each: hash_of_id(key, each) for each in np.unique(values).tolist()}
+    return np.array(
+        ["" if none else known[each] for each, none in zip(values.tolist(), missing.tolist(), strict=True)],
+        dtype=object,
+    )
 
 
 def _target_column(data: Data) -> Sequence[PlanColumn]:
@@ -119,12 +121,10 @@ def _as_planned(values: NDArray[Any], planned: PlanColumn, column: SchemaColumn)
     return written
 
 
-class _Pass:
+class TablePass:
     """One pass over a file: counts of all rules, and the cells of `wanted` columns in good rows."""
 
-    def __init__(
-        self, schema: DataSchema, file: BinaryIO, name: str, wanted: "Sequence[str] | dict[str, None]"
-    ) -> None:
+    def __init__(self, schema: DataSchema, file: BinaryIO, name: str, wanted: Collection[str]) -> None:
         self._schema, self._name = schema, name
         self._columns = [column for column in schema.columns if column.is_read]
         self._checks = {column.name: ColumnCheck.of(schema, column) for column in self._columns}

@@ -1,6 +1,7 @@
 """The process of a job: `python -m wardround.client.job CHANNEL TABLE`, two descriptors that it was given.
 
-The first is its end of a socket pair, the second the open table. The launcher has taken everything from it that it may not have before it begins; its working folder is its own.
+The first is its end of a socket pair, the second the open table. The launcher has taken everything from it that it may
+not have before it begins; its working folder is its own.
 """
 
 import os

@@ -16,6 +16,8 @@ from stage import SERVER, Stage
 
 PLAN = Path(__file__).parent / "plan.toml"
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
+POLICY = ("--require", "secure-aggregation", "--min-sites", "3", "--pins", "all", "--code", "none")
+"""What every hospital allows, whatever it is offered."""
 KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 25
 """Who is killed, after which round, and for how long it is away."""
 
@@ -27,11 +29,12 @@ def play(stage: Stage) -> None:
     stage.start_server()
     stage.log_in()
 
-    stage.say("# It invites three hospitals. Each joins with one command, and has a table of its own.\n")
+    stage.say("# It invites three hospitals. Each joins with one command, has a table, and says what it allows.\n")
     deal(stage.folder / "data", HOSPITALS)
     for hospital in HOSPITALS:
         stage.join(hospital)
         stage.run(hospital, "client", "data", "add", str(stage.folder / "data" / f"{hospital}.csv"), "--name", "ehr")
+        stage.run(hospital, "client", "policy", "set", *POLICY)
         stage.start_client(hospital)
     stage.run(SERVER, "server", "clients")
 

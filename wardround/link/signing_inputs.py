@@ -7,6 +7,7 @@ for its length (little-endian). Of what may be large, the field is its SHA-256; 
     call           run, kind, SHA-256 of the order, of the protocol message, of the spec, of the model
     reply          SHA-256 of the call's input, fault (1 byte), SHA-256 of the frame
     approval       run, plan digest, verdict
+    decision       the site's public key, run, SHA-256 of the decision
     participation  run, plan digest, SHA-256 of the model, rounds (decimal; empty where they are not told), time
     release        SHA-256 of the manifest, of the server's certificate, time
 """
@@ -15,7 +16,15 @@ import hashlib
 
 from wardround.link.messages import Fault
 
-__all__ = ["approval_bytes", "call_bytes", "call_digest", "participation_bytes", "release_bytes", "reply_bytes"]
+__all__ = [
+    "approval_bytes",
+    "call_bytes",
+    "call_digest",
+    "decision_bytes",
+    "participation_bytes",
+    "release_bytes",
+    "reply_bytes",
+]
 
 _START = b"wardround link 1\0"
 
@@ -42,6 +51,11 @@ def reply_bytes(call_digest: bytes, fault: Fault, frame_digest: bytes) -> bytes:
 def approval_bytes(run: str, plan_digest: str, verdict: str) -> bytes:
     """What a site signs of its decision on a run's plan."""
     return _input(b"approval", run.encode(), plan_digest.encode(), verdict.encode())
+
+
+def decision_bytes(public: bytes, run: str, decision: bytes) -> bytes:
+    """What a site signs of what it keeps of its administrator's decision: no other site and no other run has it."""
+    return _input(b"decision", public, run.encode(), hashlib.sha256(decision).digest())
 
 
 def participation_bytes(run: str, plan_digest: str, model_sha256: bytes, rounds: int | None, at: str) -> bytes:

@@ -1,6 +1,8 @@
 """A site's policy as a file: what it says, and what is no policy."""
 
 import random
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -121,3 +123,9 @@ def _read(data: bytes) -> None:
 def test_leaves_that_are_words_or_lists() -> None:
     policy = parse_policy(b'pins = "all"\ncode = "none"\nevaluation = "none"')
     assert policy.pins is PinLeave.ALL and policy.code is CodeLeave.NONE and policy.evaluation is EvaluationLeave.NONE
+
+
+def test_every_rule_is_in_the_documentation() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "policy.md").read_text()
+    assert [name for name in RULES if name != "data" and f"`{name}`" not in page] == []
+    assert [field.name for field in fields(DataPolicy) if f"`data.NAME.{field.name}`" not in page] == []

@@ -19,15 +19,14 @@ from wardround.client.guard.policy import (
 )
 from wardround.client.guard.policy_check import (
     DataFacts,
-    PolicyError,
     RunFacts,
     check_order,
     evaluates,
     undecided,
     violations,
 )
+from wardround.client.guard.violation import PolicyError
 from wardround.decoding import PlanError
-from wardround.errors import LocalError
 from wardround.orders import OrderKind, SiteId
 from wardround.plan import Plan, parse_plan
 from wardround.plan_privacy import Unit
@@ -163,7 +162,7 @@ def test_an_order_beyond_the_plan_is_refused() -> None:
     plan = plan_of("evaluation.every=0", "data.test=0.0")
     for leave in (EvaluationLeave.NONE, EvaluationLeave.SUMMED):
         check_order(SitePolicy(evaluation=leave), plan, OrderKind.FIT)
-        with pytest.raises(LocalError, match="evaluation"):
+        with pytest.raises(PolicyError, match="evaluation"):
             check_order(SitePolicy(evaluation=leave), plan, OrderKind.EVALUATE)
     check_order(SitePolicy(evaluation=EvaluationLeave.SUMMED), plan_of(*MASKED), OrderKind.EVALUATE)
     check_order(SitePolicy(), plan, OrderKind.EVALUATE)
