@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from wardround.client.command_line import By, Json, State, place_of, site_of, user
+from wardround.client.command_line import Json, State, place_of, site_of
 from wardround.errors import LocalError
 
 __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None)
 client_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Take part in a federation as a hospital.")
-data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The tables that may be trained on.")
 app.add_typer(client_app, name="client")
-client_app.add_typer(data_app, name="data")
 
 
 # -- the site -----------------------------------------------------------------------------------------
@@ -216,79 +214,3 @@ def leave(
         )
     else:
         typer.echo("The server has ended its certificates.")
-
-
-# -- data ---------------------------------------------------------------------------------------------
-
-
-@data_app.command("add")
-def add_data(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table, CSV or Parquet; it stays where it is.")],
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call it.  [default: the file's name]")
-    ] = None,
-    max_epsilon: Annotated[
-        float | None, typer.Option(metavar="E", help="The most privacy that may ever be spent on it.")
-    ] = None,
-    delta: Annotated[float | None, typer.Option(metavar="D", help="The failure probability that goes with it.")] = None,
-    unit: Annotated[str, typer.Option(metavar="patient|row", help="Whose presence is hidden.")] = "patient",
-    anchor: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keep the ledger's head there too, on another disk."),
-    ] = None,
-    disjoint: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Why no patient is in another data set that has a budget.")
-    ] = None,
-    by: By = None,
-    state: State = None,
-) -> None:
-    """Register a table, or again after it changed. With --max-epsilon it gets a privacy budget, once and for ever."""
-    from wardround.client.agent.data_registry import DataRegistry
-    from wardround.clock import utc_now
-    from wardround.plan_privacy import Unit
-
-    if (max_epsilon is None) != (delta is None):
-        raise LocalError("expected --max-epsilon and --delta together")
-    if unit not in ("patient", "row"):
-        raise LocalError(f"--unit: expected patient or row, got {unit[:80]!r}")
-    registry = DataRegistry(site_of(state))
-    name = name or file.stem
-    if max_epsilon is not None and registry.has_ledger(name):
-        raise LocalError(f"data {name}: has a budget already; its caps stay as they are")
-    data = registry.add(file, name, utc_now(), anchor=anchor)
-    typer.echo(f"{data.name}: {data.rows} rows, {len(data.columns)} columns, SHA-256 {data.digest[:12]}...")
-    if max_epsilon is not None and delta is not None:
-        registry.make_ledger(
-            data, epsilon=max_epsilon, delta=delta, unit=Unit(unit), by=by or user(), disjoint=disjoint
-        )
-        typer.echo(f"{data.name}: epsilon {max_epsilon:g} at delta {delta:g} for every {unit}, for ever")
-
-
-@data_app.command("list")
-def list_data(state: State = None, as_json: Json = False) -> None:
-    """List the registered tables."""
-    from dataclasses import asdict
-
-    from wardround.client.agent.data_registry import DataRegistry
-
-    registry = DataRegistry(site_of(state))
-    found = registry.all()
-    if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False))
-        return
-    for one in found:
-        has = "with a budget" if registry.has_ledger(one.name) else "no budget"
-        typer.echo(f"{one.name:16} {one.rows:>8} rows  {len(one.columns):>4} columns  {has}  {one.path}")
-    if not found:
-        typer.echo("none (wardround client data add FILE)")
-
-
-@data_app.command("remove")
-def remove_data(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A registered table.")], state: State = None
-) -> None:
-    """Forget a table; the file and its ledger stay."""
-    from wardround.client.agent.data_registry import DataRegistry
-
-    DataRegistry(site_of(state)).remove(name)
-    typer.echo(f"{name}: forgotten; the file and what was spent on it stay")

@@ -148,7 +148,7 @@ def approve_plan(
         by=by or user(),
         at=utc_now().isoformat(timespec="seconds"),
         data=table.name,
-        data_digest=getattr(table, "binding", table.digest),
+        data_digest=table.binding,
         unprotected=unprotected,
     )
     plans.decide(found, decision)
@@ -190,10 +190,12 @@ def deny_plan(
 def _work(folder: "SiteFolder", plans: "PlanStore", run: str, data: str | None) -> Iterator[str]:
     from wardround.client.agent.plan_review import table_for
     from wardround.client.agent.plan_words import columns_of, rows_of, what_runs
+    from wardround.client.agent.schema_fit import misfits
     from wardround.plain_text import plain_text
 
     plan, table = plans.plan(run), table_for(folder, run, data)
     yield f"runs        {plain_text(what_runs(plan), 500)}"
+    schema = None if table is None else table.parsed_schema()
     where = "a table that is not chosen yet (--data NAME)" if table is None else f"{table.name}, {table.rows} rows"
     others = "and, if it likes, others, since it brings code of its own" if plan.task.code else "and no others"
     yield f"on          {where}, these columns {others}:"
@@ -201,6 +203,8 @@ def _work(folder: "SiteFolder", plans: "PlanStore", run: str, data: str | None) 
     width = max(len(name) for name, _ in columns)
     for name, words in columns:
         yield f"              {name:{width}}  {plain_text(words, 500)}"
+    for reason in () if schema is None else misfits(plan.data, schema):
+        yield f"              BREAKS the schema: {plain_text(reason, 500)}"
     yield f"rows        {rows_of(plan)}"
 
 

@@ -22,8 +22,9 @@ _SERVER, _SESSION = "wardround.server.commands.server_group", "wardround.server.
 _RUNS, _MODELS = "wardround.server.commands.runs", "wardround.server.commands.models"
 _CLIENT = "wardround.client.commands"
 _SITE_PLANS, _SITE_MEMBERS = "wardround.client.plan_commands", "wardround.client.member_commands"
-_SITE_POLICY = "wardround.client.policy_commands"
+_SITE_POLICY, _SITE_DATA = "wardround.client.policy_commands", "wardround.client.data_commands"
 _SITE_DOCTOR = "wardround.client.doctor_commands"
+_SITE_SERVICE, _SERVER_SERVICE = "wardround.client.service_commands", "wardround.server.commands.service"
 _SITE_LOG, _SERVER_LOG = "wardround.client.audit_commands", "wardround.server.commands.audit"
 _VERIFY = "wardround.verify_commands"
 _EXPLANATION, _SECAGG = "wardround.simulations.plan_explanation", "wardround.strategies.secagg.commands"
@@ -66,15 +67,18 @@ PARTS = {
         "report": (_RUNS, "Fetch the report of a run that has ended."),
     },
     "client": {
+        "data": (_SITE_DATA, "The data sets that may be trained on."),
         "policy": (_SITE_POLICY, "What this site allows, whatever is offered."),
         "plan": (_SITE_PLANS, "The plans that are offered."),
         "members": (_SITE_MEMBERS, "The other hospitals and their keys."),
         "audit": (_SITE_LOG, "The site's audit log: show, verify and export it."),
         "doctor": (_SITE_DOCTOR, "Say what is not in order here, and how to put it right."),
+        "service": (_SITE_SERVICE, "The agent as a service of systemd."),
     },
     "server": {
         "audit": (_SERVER_LOG, "The server's audit log: show, verify and export it."),
         "authority": (_SERVER_LOG, "Write the certificate that auditors verify everything by."),
+        "service": (_SERVER_SERVICE, "The server as a service of systemd."),
     },
     "secagg": {
         "enrol": (_FOLDERS, "Make the folders of a server and its sites on this machine, to try a Flower app."),

@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -125,7 +126,8 @@ class Agent:
         except RemoteError as error:
             _log.warning("a call was refused: %s", error)
             reply = Reply(fault=Fault.REFUSED, reason=plain_text(str(error)))
-            self._records.refused(call, reply)
+            with suppress(LocalError):  # the disk is full; nothing leaves
+                self._records.refused(call, reply)
             return reply
         reply = self._answered(call, digest)
         try:

@@ -15,7 +15,8 @@ _MOST_KNOWN = 1000
 
 
 class CallRecords:
-    """Writes to `log`. A server that repeats a refused call fills no disk: the same refusal is written once."""
+    """Writes to `log`. A server that is refused again and again fills no disk: the same refusal is written once, and
+    after a thousand kinds of them one record says that there are more, until the agent is started again."""
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
@@ -38,11 +39,12 @@ class CallRecords:
     def refused(self, call: Call, reply: Reply) -> None:
         """Write down that a call was not answered, and what the server was told of it."""
         key = plain_text(call.run, 80), plain_text(call.kind, 80), int(reply.fault), reply.reason
-        if key in self._known:
+        if key in self._known or len(self._known) > _MOST_KNOWN:
             return
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
         self._known.add(key)
+        if len(self._known) > _MOST_KNOWN:
+            self._log.add("refusals.unlisted", most=_MOST_KNOWN)
+            return
         run, kind, fault, reason = key
         self._log.add("call.refused", run, call=kind, fault=Fault(fault).name.lower(), reason=plain_text(reason, 500))
 

@@ -9,6 +9,8 @@ from wardround.client.agent.data_registry import DataSet
 from wardround.client.agent.policy_file import PolicyFile
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import SiteJob
+from wardround.client.agent.withdrawals import Withdrawals
+from wardround.client.data.table_rules import TableRules
 from wardround.client.job.confinement import available
 from wardround.client.job.job_process import JobProcess
 from wardround.client.job.limits import JobLimits
@@ -70,8 +72,16 @@ class ConfinedJobs:
             hidden=(self._folder.path,),
             python=self._python,
             limits=self._limits,
-            check=data.check_unchanged,  # the run is charged for the rows that were registered
+            open_table=data.open_unchanged,  # the run is charged for the rows that were registered
+            rules=lambda: self._rules(data),
         )
+
+    def _rules(self, data: DataSet) -> TableRules:
+        """What holds for the table now: whoever has withdrawn meanwhile is in no later process of the job."""
+        if data.schema is None:
+            return TableRules()
+        kept = Withdrawals(self._folder)
+        return TableRules(schema=data.schema, key=kept.key(), withdrawn=kept.hashes(data.population))
 
     def _why_not(self) -> str | None:
         """Why a job cannot be confined; None where it can. Tried once."""

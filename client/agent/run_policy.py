@@ -39,7 +39,7 @@ def data_facts(
     return DataFacts(
         name=data.name,
         rows=data.rows if rows is None else min(rows, data.rows),
-        has_schema=getattr(data, "schema", None) is not None,
+        has_schema=data.schema is not None,
         claim=claim_on(plan, offer.size, units) if policy.limits_claim(data.name) else None,
     )
 

@@ -85,6 +85,8 @@ class SiteRun:
         self._job: SiteJob | None = None
         self._units: int | None = None
         self._rows: int | None = None
+        self._withdrawn: object = None
+        """What the job knows of withdrawals: `Withdrawals.stamp`."""
         self._open: _Open | None = None
         self._closed = self._stale = False
 
@@ -104,6 +106,7 @@ class SiteRun:
             if self._job is None:
                 self._policy.check_hours(self._now())
                 data.check_unchanged()
+                self._withdrawn = self._registry.withdrawals.stamp(data.population)
                 self._job = self._jobs(self._run, plan, data)
                 try:
                     facts = self._job.describe()
@@ -142,7 +145,7 @@ class SiteRun:
                 f"{decision.plan_digest[:12]}, offered {self._plan.digest[:12]})"
             )
         data = self._registry.find(decision.data)
-        if data.digest != decision.data_digest:
+        if data.binding != decision.data_digest:
             raise LocalError(f"data {data.name}: have changed since the run was approved; a new run is needed")
         return self._plan, decision, data
 
@@ -239,6 +242,8 @@ class SiteRun:
         if self._stale:
             self._stale = False
             self._forget()
+        if call.kind in _KINDS:
+            self._notice_withdrawals()
         if self._open is None or self._policy.changed:
             try:
                 self.prepare()
@@ -283,6 +288,17 @@ class SiteRun:
     def refresh(self) -> None:
         """Go by the newest revocation list and certificate from the next message on. Does not wait for this one."""
         self._stale = True
+
+    def _notice_withdrawals(self) -> None:
+        """End a job that has read rows of somebody who has withdrawn since: the next one reads without them."""
+        decision = self._plans.decision(self._run)
+        data = None if self._job is None or decision is None else self._registry.get(decision.data)
+        if self._job is None or data is None or self._registry.withdrawals.stamp(data.population) == self._withdrawn:
+            return
+        _log.info("somebody has withdrawn; the data are read again, without these rows", extra={"run": self._run})
+        self._job.close()
+        self._job = None
+        self._forget()
 
     def _forget(self) -> None:
         if self._open is not None:

@@ -184,25 +184,23 @@ def check_agent(situation: Situation) -> Iterator[Finding]:
 
 
 def check_ledgers(situation: Situation) -> Iterator[Finding]:
-    """Each population's ledger, read from its first line on, and its anchor."""
+    """Each ledger, read from its first line on, and its anchor; those of data sets that were removed, too."""
     if situation.folder is None:
         return
     registry = DataRegistry(situation.folder)
-    anchors: dict[str, str | None] = {}
-    for data in registry.all():
-        anchors[data.population] = anchors.get(data.population) or data.anchor
-    for population, anchor in anchors.items():
-        if not registry.has_budget(population):
-            continue
+    for path in sorted(situation.folder.folder("ledgers").glob("*.ledger")):
+        name = path.stem
         try:
+            data = registry.get(name)
+            anchor = None if data is None else data.anchor
             if anchor is not None:
                 FileAnchor(Path(anchor)).get()
-            registry.ledger(population)
+            registry.ledger(name)
         except WardroundError as error:
             yield problem("ledger", str(error), "no round is charged to it until then")
             continue
         where = f"anchored in {anchor}" if anchor else "without an anchor on another disk"
-        yield fine("ledger", f"{population}: whole, {where}")
+        yield fine("ledger", f"{name}: whole, {where}")
 
 
 def folder_of(path: Path) -> SiteFolder | None:

@@ -194,6 +194,41 @@ def test_data_that_were_registered_again_need_a_new_approval(world: World) -> No
         prepare(world)
 
 
+SCHEMA = """
+columns = [
+    { name = "id", type = "integer" },
+    { name = "age", type = "number", range = [0, 100], unit = "years" },
+    { name = "dose", type = "number", range = [0, 10] },
+    { name = "sick", type = "category", categories = ["no", "yes"] },
+]
+"""
+
+
+def test_a_changed_schema_needs_a_new_approval_and_a_policy_may_ask_for_one(world: World) -> None:
+    world.offer(plan_text('data.columns=[{ name = "age", unit = "years" }, { name = "dose" }]'))
+    file, schema = write_table(world.path / "ehr.csv"), world.path / "ehr.toml"
+    run(world, "data", "add", str(file))
+    run(world, "policy", "set", "--require-schema")
+    run(world, "plan", "approve", RUN, "--data", "ehr", fails="require_schema: expected a data set .* with a schema")
+    schema.write_text(SCHEMA)
+    run(world, "data", "add", str(file), "--schema", str(schema))
+    run(world, "plan", "approve", RUN, "--data", "ehr", "--by", "IT")
+    prepare(world)
+    schema.write_text(SCHEMA.replace("[0, 10]", "[0, 11]"))
+    run(world, "data", "add", str(file), "--schema", str(schema))
+    with pytest.raises(WardroundError, match=r"have changed.* since the run was approved"):
+        prepare(world)
+
+
+def test_show_says_where_plan_and_schema_differ(world: World) -> None:
+    world.offer(plan_text('data.columns=[{ name = "age", unit = "months" }, { name = "dose" }]'))
+    schema = world.path / "ehr.toml"
+    schema.write_text(SCHEMA)
+    run(world, "data", "add", str(write_table(world.path / "ehr.csv")), "--schema", str(schema))
+    assert "BREAKS the schema: column 'age'" in run(world, "plan", "show", RUN)
+    run(world, "plan", "approve", RUN, "--data", "ehr", fails="column 'age'")
+
+
 # -- what is shown ------------------------------------------------------------------------------------------
 
 

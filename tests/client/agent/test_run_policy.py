@@ -144,6 +144,23 @@ def test_rows_that_do_not_count_are_not_counted(world: World) -> None:
         run_of(world, FakeJob(facts=JobFacts(rows=40, train=30))).prepare()
 
 
+def test_a_data_set_that_became_too_small_by_withdrawals_ends_the_run(world: World) -> None:
+    jobs = [FakeJob(), FakeJob(facts=JobFacts(rows=40, train=30))]
+    site = Site(world, jobs=iter(jobs))
+    site.ready()
+    set_policy(world, min_rows=50)
+    plan = PlanStore(world.folder).plan(RUN)
+    assert site.agent.call(world.train(plan)[0]).fault is Fault.NONE
+    DataRegistry(world.folder).withdrawals.add("ehr", ["ab" * 32])
+    for _ in range(2):
+        reply = site.agent.call(world.train(plan, 2)[0])
+        assert reply.fault is Fault.REFUSED and "min_rows (" in reply.reason and "40" not in reply.reason
+    assert jobs[1].asked == ["describe"] and jobs[1].closed
+    site.agent.look()
+    assert site.approval(1)["verdict"] == "denied"
+    site.agent.close()
+
+
 def test_outside_its_hours_the_site_answers_later_and_its_data_are_not_read(world: World) -> None:
     plan = approved(world)
     set_policy(world, **NIGHT)
