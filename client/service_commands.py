@@ -68,8 +68,8 @@ def _unit(state: Path | None, options: list[str] | None, user: bool, writable: l
     from wardround.client.service_unit import agent_unit
 
     place = place_of(state).absolute()
-    if not (place / "site.json").exists():
-        raise LocalError(f"{place}: expected a site that has joined; run: wardround client join 'URL#TOKEN'")
     start = typer.main.get_group(client_app).commands["start"]
     start.make_context("start", ["--state", str(place), *(options or ())])  # refuses what it does not know
+    if not (place / "site.json").exists():
+        raise LocalError(f"{place}: expected a site that has joined; run: wardround client join 'URL#TOKEN'")
     return agent_unit(place, options or (), user=user, writable=[one.absolute() for one in writable or ()])

@@ -1,6 +1,7 @@
 """The agent's systemd unit: as little as an agent needs, and what the confinement of its jobs is made of."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from wardround.systemd_unit import Setting, Unit, owner_of, program
 __all__ = ["MADE_BY", "NAME", "agent_unit"]
 
 NAME, MADE_BY = "wardround-client", "wardround client service"
+_MOST_BYTES = 1 << 22
 
 _EVERYWHERE = (
     Setting(
         name="Restart",
         value="on-failure",
-        why="Goes on with every run where it was. It ends by itself where the server will not have it any more.",
+        why="Goes on with every run where it was. One that the server will not have any more asks no more often.",
     ),
     Setting(name="RestartSec", value="30"),
     Setting(
@@ -88,8 +90,10 @@ def _anchor_folders(state: Path) -> Iterator[Path]:
     """Where heads of ledgers are kept besides. Read as it lies there: root, who installs, opens no site of others."""
     for path in sorted((state / "data").glob("*.json")):
         try:
-            anchor = json.loads(path.read_bytes())["anchor"]
-        except (OSError, ValueError, KeyError, TypeError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                anchor = json.loads(file.read(_MOST_BYTES) or b"")["anchor"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # an agent that cannot read it says so
-        if isinstance(anchor, str):
+        if isinstance(anchor, str) and Path(anchor).is_absolute():
             yield Path(anchor).parent

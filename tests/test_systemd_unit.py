@@ -58,11 +58,12 @@ def test_a_unit_of_the_system_and_one_of_a_user() -> None:
     assert not own["Service"].keys() & {"ProtectSystem", "ReadWritePaths"}
 
 
-@pytest.mark.parametrize("place", ["/tmp/site", "/var/tmp/site", "/tmp"])
+@pytest.mark.parametrize("place", ["/tmp/site", "/var/tmp/site", "/tmp"])  # noqa: S108 (no file is made)
 def test_what_lies_in_tmp_would_not_be_there(place: str) -> None:
-    for change in ({"state": Path(place)}, {"writable": (Path(place),)}):
-        with pytest.raises(LocalError, match="another place than /tmp"):
-            replace(UNIT, **change)  # type: ignore[arg-type]
+    with pytest.raises(LocalError, match="another place than /tmp"):
+        replace(UNIT, state=Path(place))
+    with pytest.raises(LocalError, match="another place than /tmp"):
+        replace(UNIT, writable=(Path(place),))
 
 
 def test_it_is_written_again_and_removed(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_one_that_is_enabled_is_to_be_disabled_first(tmp_path: Path, user: bool,
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LocalError, match="cannot be (read|written)"):
+    with pytest.raises(LocalError, match="cannot be read"):
         UNIT.install(tmp_path / "file")
 
 

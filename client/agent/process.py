@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -157,7 +158,8 @@ def run_agent(
         stop.set()
         thread.join()
         agent.close()
-        agent.audit.add("agent.stopped")
+        with suppress(LocalError):  # a full disk keeps no process from ending
+            agent.audit.add("agent.stopped")
         agent.seal()
     if failed:
         raise failed[0]

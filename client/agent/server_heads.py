@@ -14,8 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wardround.audit.bundle import COSIGNED_KIND, RESTORE_ACCEPTED
-from wardround.audit.head import CoSigned, Extension, Head
+from wardround.audit.head import COSIGNED_KIND, RESTORE_ACCEPTED, CoSigned, Extension, Head
 from wardround.audit.log import AuditLog
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_log import audit_folder

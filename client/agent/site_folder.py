@@ -8,6 +8,7 @@
     identity.der               the certificate of the signing key
     identity-authority.der     the certificate of the authority behind it
     revocations.der            its newest revocation list
+    policy.toml                what its administrator allows at all, see `client/guard/policy.py`
     pins/                      the members' keys that were accepted, a `FileStore`
     data/NAME.json             a registered data set
     ledgers/POPULATION.ledger  what may be spent on the people in one or more data sets, and what was

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wardround.client.agent.policy_file import PolicyFile
-from wardround.client.doctor.finding import Finding, fine, problem, warning
+from wardround.client.doctor.finding import Finding, Level, fine, problem, skipped, warning
 from wardround.client.doctor.situation import Situation
+from wardround.client.doctor.versions import check_job_python
 from wardround.client.job.confinement import available
 
 __all__ = ["check_confinement", "check_machine", "judge_confinement", "judge_memory", "judge_open_files"]
@@ -60,7 +61,10 @@ def _memory_bytes() -> int:
 
 
 def check_confinement(situation: Situation) -> Iterator[Finding]:
-    """An empty job is confined, to see."""
+    """An empty job is confined, to see, once its Python has what a job needs."""
+    if any(one.level is Level.PROBLEM for one in check_job_python(situation)):
+        yield skipped("confinement", "is tried when the Python of jobs is in order")
+        return
     allowed = situation.folder is not None and PolicyFile(situation.folder).read().allow_unconfined_jobs
     yield judge_confinement(available(situation.python), contained=_contained(situation.environment), allowed=allowed)
 

@@ -184,23 +184,24 @@ def check_agent(situation: Situation) -> Iterator[Finding]:
 
 
 def check_ledgers(situation: Situation) -> Iterator[Finding]:
-    """Each ledger, read from its first line on, and its anchor; those of data sets that were removed, too."""
+    """Each population's ledger, read from its first line on, and its anchor; that of removed data sets, too."""
     if situation.folder is None:
         return
     registry = DataRegistry(situation.folder)
+    data = {one.population: one for one in sorted(registry.all(), key=lambda one: one.anchor is not None)}
     for path in sorted(situation.folder.folder("ledgers").glob("*.ledger")):
-        name = path.stem
+        population = path.stem
+        found = data.get(population)
+        anchor = None if found is None else found.anchor
         try:
-            data = registry.get(name)
-            anchor = None if data is None else data.anchor
             if anchor is not None:
                 FileAnchor(Path(anchor)).get()
-            registry.ledger(name)
+            registry.ledger(population, found)
         except WardroundError as error:
             yield problem("ledger", str(error), "no round is charged to it until then")
             continue
         where = f"anchored in {anchor}" if anchor else "without an anchor on another disk"
-        yield fine("ledger", f"{name}: whole, {where}")
+        yield fine("ledger", f"{population}: whole, {where}")
 
 
 def folder_of(path: Path) -> SiteFolder | None:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.audit.logs import AUTHORITY, OTHER_KEY, SITE_KEY, START, Owner, certificate_of, entries, key_of
 from tests.audit.test_corruption import members, packed
-from wardround.audit.bundle import COSIGNED_KIND, RESTORE_ACCEPTED, Bundle, Certified, verify_bundle, write_bundle
-from wardround.audit.head import CoSigned, Head
+from wardround.audit.bundle import Bundle, Certified, verify_bundle, write_bundle
+from wardround.audit.head import COSIGNED_KIND, RESTORE_ACCEPTED, CoSigned, Head
 from wardround.audit.log import AuditLog
 from wardround.audit.verify import BadRecordError
 from wardround.errors import LocalError, RemoteError

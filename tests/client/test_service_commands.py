@@ -100,6 +100,10 @@ def test_anchors_and_other_folders_may_be_written(state: Path) -> None:
     for name, anchor in (("ehr", "/mnt/anchors/ehr"), ("labs", "/mnt/anchors/labs"), ("mri", None)):
         (state / "data" / f"{name}.json").write_text(json.dumps({"name": name, "anchor": anchor}))
     (state / "data" / "broken.json").write_text("[")
+    (state / "data" / "deep.json").write_text("[" * 100_000)
+    (state / "data" / "relative.json").write_text('{"anchor": "anchors/x"}')
+    (state / "data" / "link.json").symlink_to("/dev/zero")
+    os.mkfifo(state / "data" / "pipe.json")
     found = service("--state", state, "--writable", "/srv/more")
     assert words(found["ReadWritePaths"][0]) == [str(state), "/srv/more", "/mnt/anchors"]
 
@@ -130,7 +134,6 @@ def test_what_cannot_be_started_is_refused(state: Path, tmp_path: Path) -> None:
     assert code == 1 and "expected a site that has joined" in text and text.count("\n") == 1
     code, text = run("show", "--state", state, "--", "--job-memory", "8")
     assert code == 2 and "No such option" in text
-    os.chmod(state, 0o755)
     if os.geteuid() == 0:
         os.chown(state, 0, 0)
         code, text = run("install", "--state", state)

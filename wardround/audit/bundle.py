@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from wardround.audit.head import CoSigned, Head
+from wardround.audit.head import COSIGNED_KIND, RESTORE_ACCEPTED, CoSigned, Head
 from wardround.audit.log import LOG_FILE
 from wardround.audit.record import Record, stamp, time_of
 from wardround.audit.verify import BadRecordError, SeenHead, Verified, verify_log
@@ -35,12 +35,8 @@ from wardround.evidence_identity import RESERVED_SERVER_NAME, signer
 from wardround.identity import Authority, site_name
 from wardround.plain_text import plain_text
 
-__all__ = ["COSIGNED_KIND", "RESTORE_ACCEPTED", "Bundle", "Certified", "verify_bundle", "write_bundle"]
+__all__ = ["Bundle", "Certified", "verify_bundle", "write_bundle"]
 
-COSIGNED_KIND = "head.cosigned"
-"""The kind of a site's record that has a head of the server, as `Head.table`."""
-RESTORE_ACCEPTED = "restore.accepted"
-"""The kind of a site's record that says that its administrator goes on with a server whose history is another."""
 _MANIFEST, _COSIGNED = "manifest.json", "cosigned.jsonl"
 _FORMAT = 1
 _MOST_BYTES = {_MANIFEST: 1 << 16, LOG_FILE: 1 << 36, _COSIGNED: 1 << 28}

@@ -24,9 +24,22 @@ from wardround.errors import RemoteError
 from wardround.identity import site_name
 from wardround.signing_key import SigningKey, check_signature
 
-__all__ = ["LOG_BYTES", "MOST_DIGESTS", "CoSigned", "Extension", "Head", "sign_head"]
+__all__ = [
+    "COSIGNED_KIND",
+    "LOG_BYTES",
+    "MOST_DIGESTS",
+    "RESTORE_ACCEPTED",
+    "CoSigned",
+    "Extension",
+    "Head",
+    "sign_head",
+]
 
 LOG_BYTES = 16
+COSIGNED_KIND = "head.cosigned"
+"""The kind of a site's record that has a head of the server, as `Head.table`."""
+RESTORE_ACCEPTED = "restore.accepted"
+"""The kind of a site's record that says that its administrator goes on with a server whose history is another."""
 MOST_DIGESTS = 1 << 14
 """Digests in one `Extension`: 512 KiB, which as base64 fit into one notice."""
 _CONTEXT = b"wardround audit 1\0"

@@ -43,6 +43,8 @@ def test_a_site_in_order_but_without_an_agent(served: ServedSite) -> None:
     expected = ("versions", "machine", "folder", "disk", "site", "certificate", "revocations", "agent", "https", "link")
     assert [one for one in expected if one not in checks] == []
     assert [line for line in lines if line.startswith("warning  agent")]
+    page = (Path(__file__).parents[3] / "docs" / "install.md").read_text()
+    assert [one for one in checks if f"`{one}`" not in page] == []
     assert not [line for line in lines if "://" in line and "#" in line]
 
 

@@ -13,7 +13,13 @@ import pytest
 from wardround import __version__
 from wardround.client.doctor.advisories import check_advisories, judge_advisories
 from wardround.client.doctor.finding import Level
-from wardround.client.doctor.machine import check_machine, judge_confinement, judge_memory, judge_open_files
+from wardround.client.doctor.machine import (
+    check_confinement,
+    check_machine,
+    judge_confinement,
+    judge_memory,
+    judge_open_files,
+)
 from wardround.client.doctor.situation import Situation
 from wardround.client.doctor.versions import (
     Installed,
@@ -120,6 +126,11 @@ def test_what_is_said_of_confinement() -> None:
     assert refused.level is Level.PROBLEM and "docs/install.md" in str(refused.fix)
     allowed = judge_confinement("unshare: not permitted", contained=False, allowed=True)
     assert allowed.level is Level.WARNING and "docs/job.md" in str(allowed.fix)
+
+
+def test_confinement_is_not_tried_with_a_python_that_has_no_torch(tmp_path: Path) -> None:
+    [found] = check_confinement(situation(tmp_path, python=str(tmp_path / "gone")))
+    assert found.level is Level.SKIPPED
 
 
 def test_under_a_filter_as_containers_have_it_confinement_is_a_problem(tmp_path: Path) -> None:

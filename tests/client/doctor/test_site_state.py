@@ -1,9 +1,10 @@
 """The folder, its disk, certificates, revocations, the agent and ledgers."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -208,10 +209,18 @@ def test_ledgers_and_their_anchors(world: World, tmp_path: Path) -> None:
     ledger = registry.ledger_path("ehr")
     whole = ledger.read_bytes()
     ledger.write_bytes(whole.replace(b"ehr", b"her"))
-    [found] = check_ledgers(situation(world))
-    assert found.level is Level.PROBLEM and "ehr.ledger" in found.text
+    [broken] = check_ledgers(situation(world))
+    assert broken.level is Level.PROBLEM and "ehr.ledger" in broken.text
     ledger.write_bytes(whole)
+    # it belongs to the people, whatever their data sets are called
+    labs = {"version": 1, **asdict(replace(data, name="labs", named_population="ehr"))}
+    world.folder.write("data/labs.json", json.dumps(labs).encode())
+    registry.remove("ehr")
+    assert [one.text for one in check_ledgers(situation(world))] == [found.text]
     (other_disk / "ehr.anchor").unlink()
     other_disk.rmdir()
     [found] = check_ledgers(situation(world))
     assert found.level is Level.PROBLEM and "its folder is not there" in found.text
+    registry.remove("labs")
+    [found] = check_ledgers(situation(world))
+    assert (found.level, found.text) == (Level.OK, "ehr: whole, without an anchor on another disk")

@@ -1,6 +1,7 @@
 """Runs at a server: real worker processes, real guards and trainers; only the network is left out."""
 
 import asyncio
+import hashlib
 import json
 import os
 import random
