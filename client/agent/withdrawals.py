@@ -7,8 +7,11 @@ stay equal for as long as the hashes are kept. Whoever has the key and an id can
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.durable_file import TEMPORARY, replace_file, sync_folder
 from wardround.errors import LocalError
 
 __all__ = ["Withdrawals"]
@@ -33,11 +36,23 @@ class Withdrawals:
         if not place.exists():
             if any(place.parent.glob("*.json")):
                 raise LocalError(f"{place}: is missing, and what has withdrawn is hashed under it; restore it")
-            self._folder.write(f"{_FOLDER}/{_KEY}", self._random(_KEY_BYTES))
+            self._make(place)
         key = self._folder.read(f"{_FOLDER}/{_KEY}")
         if len(key) != _KEY_BYTES:
             raise LocalError(f"{place}: expected {_KEY_BYTES} bytes; restore it from a copy")
         return key
+
+    def _make(self, place: Path) -> None:
+        """A new key, unless another process, a command or the agent, has made one meanwhile."""
+        made = place.with_name(f"{TEMPORARY}{_KEY}-{os.getpid()}")
+        try:
+            replace_file(made, self._random(_KEY_BYTES), mode=0o600)
+            with suppress(FileExistsError):
+                os.link(made, place)
+            made.unlink()
+            sync_folder(place.parent)
+        except OSError as error:
+            raise LocalError(f"{place}: cannot be written ({error.strerror})") from None
 
     def hashes(self, population: str) -> tuple[str, ...]:
         """The hashes of those who have withdrawn, in order."""

@@ -105,6 +105,15 @@ def test_a_lost_or_damaged_key_is_not_replaced(world: World) -> None:
         Withdrawals(world.folder).hashes("ehr")
 
 
+def test_a_key_that_another_process_made_meanwhile_is_kept(world: World) -> None:
+    def slow(size: int) -> bytes:
+        world.folder.write("withdrawn/id-key", b"o" * size)
+        return b"m" * size
+
+    assert Withdrawals(world.folder, slow).key() == b"o" * 32
+    assert [path.name for path in (world.folder.path / "withdrawn").iterdir()] == ["id-key"]
+
+
 def test_withdrawals_outlive_the_membership_in_a_federation(world: World) -> None:
     withdraw(world, "1")
     before = Withdrawals(world.folder).key()
