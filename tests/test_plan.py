@@ -236,7 +236,13 @@ def test_what_is_no_toml_is_refused_in_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a." * 100_000 + "a = 1", '"a" . ' * 17 + "a = 1", "[" + "a.'b'." * 50_000 + "a]", '"\\"".' * 50_000 + "a = 1"]
+    "text",
+    [
+        "a." * 100_000 + "a = 1",
+        '"a" . ' * 17 + "a = 1",
+        "[" + "a.'b'." * 50_000 + "a]",
+        '"\\"".' * 50_000 + "a = 1",
+    ],
 )
 def test_a_key_that_would_take_minutes_to_read_is_refused_before(text: str) -> None:
     with pytest.raises(PlanError, match=r"^plan: expected keys of at most 16 dots, got "):

@@ -36,7 +36,8 @@ class MemberFacts:
 class Offer:
     """A run and its plan: TOML, and the files of its code bundle below `code_folder`, which is to be the plan's.
 
-    Nothing of the plan is read here: TOML of a stranger may cost more time than the link has. `tensors` are the sizes of the model's tensors, `size` their sum.
+    Nothing of the plan is read here: TOML of a stranger may cost more time than the link has. `tensors` are the sizes
+    of the model's tensors, `size` their sum.
     """
 
     run: str

@@ -191,15 +191,20 @@ class Session:
         if held_small + small > limits.most_small_bytes or held + size > limits.most_call_bytes:
             return Reply(fault=Fault.NOT_READY, reason="other calls fill the memory that this site gives to calls")
         try:
-            parts = [receive_memory(size) for size in sizes[:3]]
-            one.parts = parts + [self._allocate(one.heading.run, size) if size else memoryview(b"") for size in sizes[3:]]
+            parts = [receive_memory(one_size) for one_size in sizes[:3]]
+            parts += [self._allocate(one.heading.run, model) if model else memoryview(b"") for model in sizes[3:]]
         except LocalError as error:
             return Reply(fault=Fault.NOT_READY, reason=str(error))
+        one.parts = parts
         return None
 
     def _called(self, one: _Open) -> list[Event]:
         one.inbound = None
-        return [Called(read_call(one.heading, one.parts))]
+        try:
+            return [Called(read_call(one.heading, one.parts))]
+        except MemoryError:
+            self.answer(one.heading.id, Reply(fault=Fault.NOT_READY, reason="no memory is left for a call"))
+            return []
 
     def _chunk(self, chunk: Chunk) -> None:
         inbound = self._inbound(chunk)

@@ -37,7 +37,7 @@ def _seen(run: ReportedRun) -> Iterator[str]:
     else:
         rows = "How many training rows each hospital has, and when" if plan.privacy.public_sizes else "When"
         yield f"{rows} it did not answer; no loss on its training rows."
-    if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
+    if _evaluates(plan):
         yield "Counts of how well the model does on each hospital's held-out rows (errors, histograms of scores)."
     yield from _column_sums(plan, "hospital")
     if plan.robust.rule != OFF:
@@ -69,7 +69,7 @@ def _seen_of_groups(plan: Plan) -> Iterator[str]:
     sums = "" if plan.privacy.on else ", training rows and losses"
     counted = "" if plan.privacy.per_client else f"Weights{sums} as sums of the same groups. "
     yield f"{counted}Which hospitals are in a sum, and who did not answer."
-    if plan.evaluation.every and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
+    if _evaluates(plan):
         yield "Counts of how well the model does on held-out rows, as sums of groups only."
     yield from _column_sums(plan, "group")
     if plan.robust.rule != OFF:
@@ -138,3 +138,9 @@ def _not_claimed(run: ReportedRun) -> Iterator[str]:
             "after looking at these figures, they are too good."
         )
     yield "Fitness for clinical use: this model has been validated by nobody."
+
+
+def _evaluates(plan: Plan) -> bool:
+    """Whether anything is told of held-out rows."""
+    asked = bool(plan.evaluation.every or plan.data.test)
+    return asked and not (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF)

@@ -317,7 +317,7 @@ class LinkGrid(BlockingGrid):
         if reply.fault is Fault.NOT_READY:  # a site that does not know the run signs nothing for it
             return _flower.gone_reply(one.request, reply.reason or "was not ready for this run by the deadline")
         if reply.fault is Fault.REFUSED and not reply.signature:  # of a call that was too large to be received, say
-            return _flower.gone_reply(one.request, f"refused, unsigned: {plain_text(reply.reason) or 'without a reason'}")
+            return _flower.gone_reply(one.request, f"refused, unsigned: {plain_text(reply.reason) or 'no reason'}")
         frame = memoryview(b"") if shared is None else shared.view()
         try:
             signed = reply_bytes(one.digest, reply.fault, hashlib.sha256(frame).digest())

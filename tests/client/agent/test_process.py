@@ -191,9 +191,7 @@ process.serve(Path(sys.argv[1]))
 
 def test_an_agent_with_something_that_does_not_end_ends_all_the_same(world: World) -> None:
     Server(world)  # it is not there, but the site has its certificates
-    stuck = subprocess.Popen(
-        [sys.executable, "-c", _STUCK, str(world.folder.path)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    stuck = subprocess.Popen([sys.executable, "-c", _STUCK, str(world.folder.path)], stderr=subprocess.PIPE, text=True)
     try:
         assert stuck.stderr is not None
         log = stuck.stderr.readline()  # it tries to attach, so that signals are handled

@@ -12,7 +12,8 @@ from wardround.client.link.session import Called, Session
 from wardround.errors import LocalError, RemoteError
 from wardround.link import link_pb2 as pb
 from wardround.link.limits import Limits
-from wardround.link.messages import Fault, Notice, Reply
+from wardround.link.messages import Call, Fault, Notice, Reply
+from wardround.link.payload_digest import PayloadDigest
 from wardround.link.wire import Chunk, Message
 
 SMALL = Limits(chunk_bytes=1 << 15, window_bytes=1 << 16, most_calls=2, most_notices=2, most_call_bytes=1 << 18)
@@ -136,7 +137,23 @@ def test_where_there_is_no_memory_the_call_is_to_come_again() -> None:
     session.attach([])
     session.receive(heading())
     refusal = session.next()
-    assert isinstance(refusal, pb.Reply) and (refusal.fault, refusal.reason[:15]) == (Fault.NOT_READY, "expected memory")
+    assert isinstance(refusal, pb.Reply) and refusal.fault == Fault.NOT_READY
+    assert refusal.reason == "expected memory, got none"
+
+
+def test_nor_is_a_call_lost_that_cannot_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*arguments: object) -> Call:
+        raise MemoryError
+
+    session = receiving()
+    monkeypatch.setattr("wardround.client.link.session.read_call", none_left)
+    for offset in range(0, 1 << 17, 1 << 15):
+        session.receive(Chunk(pb.TO_SITE, 9, offset, memoryview(bytes(1 << 15))))
+    digest = PayloadDigest(KEY)
+    digest.update(memoryview(bytes(1 << 17)))
+    assert session.receive(pb.End(direction=pb.TO_SITE, id=9, digest=digest.digest())) == []
+    *_, refusal = [answer for answer in iter(session.next, None)]
+    assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault) == (9, Fault.NOT_READY)
 
 
 def resident_bytes() -> int:
