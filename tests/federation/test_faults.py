@@ -225,12 +225,12 @@ def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
     stage.log_in()
     assert "restored from a backup" in field.show(run)["reason"]
     differs = "the server's history differs from what this site has seen"
+    until(
+        lambda: all(differs in field.log(hospital) for hospital in HOSPITALS),
+        lambda: "the old backup was not noticed",
+        every_s=0.5,
+    )
     for hospital in HOSPITALS:
-        until(
-            lambda hospital=hospital: differs in field.log(hospital),
-            lambda: "the old backup was not noticed",
-            every_s=0.5,
-        )
         said = stage.try_run(hospital, "client", "audit", "verify")
         assert said.returncode == 1 and differs in said.stdout
         assert "this site takes part again" in stage.run(hospital, "client", "audit", "accept-restore")
