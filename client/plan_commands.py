@@ -152,9 +152,7 @@ def approve_plan(
         unprotected=unprotected,
     )
     plans.decide(found, decision)
-    typer.echo(
-        f"run {found[:12]} is approved: plan {plain_text(plan.name)}, {plan.digest[:12]} with data {table.name}"
-    )
+    typer.echo(f"run {found[:12]} is approved: plan {plain_text(plan.name)}, {plan.digest[:12]} with data {table.name}")
     if not folder.agent_runs():
         typer.echo("the agent does not run; it tells the server once it does (wardround client start)")
 

@@ -4,12 +4,15 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_log import note
-from wardround.client.guard.policy import SitePolicy, parse_policy
 from wardround.errors import LocalError
 from wardround.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from wardround.client.guard.policy import SitePolicy
 
 __all__ = ["PolicyFile"]
 
@@ -38,14 +41,16 @@ class PolicyFile:
             raise LocalError(f"{self._folder.path / _NAME}: cannot be read ({error.strerror})") from None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def read(self) -> SitePolicy:
+    def read(self) -> "SitePolicy":
         """The policy as it is now. Raises LocalError for a file that is none: then nothing may be done."""
+        from wardround.client.guard.policy import SitePolicy, parse_policy
+
         stamp = self.stamp()
         if self._known is None or self._known[0] != stamp:
             self._known = stamp, parse_policy(self._folder.read(_NAME)) if stamp else SitePolicy()
         return self._known[1]
 
-    def change(self, change: Callable[[SitePolicy], SitePolicy], *, by: str) -> tuple[SitePolicy, SitePolicy]:
+    def change(self, change: "Callable[[SitePolicy], SitePolicy]", *, by: str) -> "tuple[SitePolicy, SitePolicy]":
         """Replace the policy by what `change` makes of it, durably, and tell the agent; (old, new).
 
         It is in the audit log, with who decided it (`by`), before it takes effect. Two administrators at once come one
@@ -74,7 +79,7 @@ class PolicyFile:
             os.close(descriptor)
 
 
-def _changes(old: SitePolicy, new: SitePolicy) -> dict[str, list[str | None]]:
+def _changes(old: "SitePolicy", new: "SitePolicy") -> dict[str, list[str | None]]:
     """Each rule that differs: what it was and what it is; None where it is open."""
     before, after = dict(old.stated()), dict(new.stated())
     names = [name for name in before | after if before.get(name) != after.get(name)]
