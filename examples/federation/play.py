@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data import deal
 from network import Network
-from stage import SERVER, Stage
+from stage import AUDITOR, SERVER, Stage
 
 PLAN = Path(__file__).parent / "plan.toml"
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
@@ -62,6 +62,20 @@ def play(stage: Stage) -> None:
     timeline = stage.run(SERVER, "run", "timeline", "1")
     (stage.folder / "timeline.txt").write_text(timeline, encoding="utf-8")
 
+    stage.say("# The model is released, and what everybody has logged is handed to an auditor, who needs no server.\n")
+    model, root = str(stage.folder / "breast-cancer-1.wardmodel"), str(stage.folder / "ca.pem")
+    logs = {party: str(stage.folder / f"{party}-audit.zip") for party in (SERVER, *HOSPITALS)}
+    stage.run(SERVER, "model", "release", "breast-cancer@1", "--out", model)
+    stage.run(SERVER, "server", "authority", "--out", root)
+    stage.run(SERVER, "server", "audit", "export", logs[SERVER])
+    for hospital in HOSPITALS:
+        stage.run(hospital, "client", "audit", "export", logs[hospital])
+    stage.run(AUDITOR, "verify", "model", model, "--root", root)
+    for hospital in HOSPITALS:
+        stage.run(AUDITOR, "verify", "audit", logs[hospital], "--root", root)
+    against = [part for hospital in HOSPITALS for part in ("--against", logs[hospital])]
+    stage.run(AUDITOR, "verify", "audit", logs[SERVER], "--root", root, *against)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,7 +89,12 @@ def main() -> None:
         stage = Stage(folder, network)
         stack.callback(stage.stop_all)
         play(stage)
-    for what, name in (("report", "report.html"), ("model", "model.safetensors"), ("timeline", "timeline.txt")):
+    for what, name in (
+        ("report", "report.html"),
+        ("model", "breast-cancer-1.wardmodel"),
+        ("audit", "server-audit.zip"),
+        ("timeline", "timeline.txt"),
+    ):
         print(f"{what:9}{folder / name}")
 
 

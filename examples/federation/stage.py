@@ -14,9 +14,9 @@ from pathlib import Path
 
 from network import Network
 
-__all__ = ["PATIENCE_S", "SERVER", "Stage", "Watched"]
+__all__ = ["AUDITOR", "PATIENCE_S", "SERVER", "Stage", "Watched"]
 
-SERVER = "server"
+SERVER, AUDITOR = "server", "auditor"
 PATIENCE_S = 300.0
 """Whatever takes longer is taken for broken."""
 
@@ -176,7 +176,9 @@ class Stage:
 
     def _command(self, party: str, arguments: Sequence[str]) -> list[str]:
         command = [sys.executable, "-m", "wardround.cli", *arguments]
-        return command if self._network is None else self._network.command(party, command)
+        if self._network is None or party == AUDITOR:  # who needs no network
+            return command
+        return self._network.command(party, command)
 
     def _environment(self, party: str) -> dict[str, str]:
         own = self.folder / party
