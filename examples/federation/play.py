@@ -2,7 +2,8 @@
 
 Every party is a process of its own with a folder of its own, and everything is done by the commands that people use.
 One hospital is killed in the middle of the training, and comes back. With `--network` each party is in a network of its
-own, and nothing gets into a hospital's; this needs root. FOLDER gets the model, the report and the timeline.
+own, and nothing gets into a hospital's; this needs root. FOLDER gets the model, the report, the timeline, and the logs
+that the auditor at the end has checked.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from data import deal
 from network import Network
 from stage import AUDITOR, SERVER, Stage
 
-PLAN = Path(__file__).parent / "plan.toml"
+PLAN, SCHEMA = Path(__file__).parent / "plan.toml", Path(__file__).parent / "ehr.toml"
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
-POLICY = ("--require", "secure-aggregation", "--min-sites", "3", "--pins", "all", "--code", "none")
+POLICY = ("--require", "secure-aggregation", "--min-sites", "3", "--pins", "all", "--code", "none", "--require-schema")
 """What every hospital allows, whatever it is offered."""
 KILLED, KILLED_AFTER, AWAY_S = "hospital-c", 4, 25
 """Who is killed, after which round, and for how long it is away."""
@@ -33,9 +34,14 @@ def play(stage: Stage) -> None:
     deal(stage.folder / "data", HOSPITALS)
     for hospital in HOSPITALS:
         stage.join(hospital)
-        stage.run(hospital, "client", "data", "add", str(stage.folder / "data" / f"{hospital}.csv"), "--name", "ehr")
+        table = str(stage.folder / "data" / f"{hospital}.csv")
+        if hospital == HOSPITALS[0]:  # whose draft, read and finished, is the schema that all three use
+            draft = str(stage.folder / "draft.toml")
+            stage.run(hospital, "client", "data", "add", table, "--infer", "--schema", draft)
+        stage.run(hospital, "client", "data", "add", table, "--name", "ehr", "--schema", str(SCHEMA))
         stage.run(hospital, "client", "policy", "set", *POLICY)
         stage.start_client(hospital)
+    stage.tell(HOSPITALS[0], "client", "doctor")
     stage.run(SERVER, "server", "clients")
 
     stage.say("# The coordinator starts a run. Nothing happens until every hospital has approved it.\n")
@@ -43,8 +49,10 @@ def play(stage: Stage) -> None:
     for hospital in HOSPITALS:
         run = stage.wait_for_offer(hospital)
         if hospital == HOSPITALS[0]:
-            stage.run(hospital, "client", "plan", "show", run)
+            stage.run(hospital, "client", "plan", "show", run, "--data", "ehr")
         stage.run(hospital, "client", "members", "accept", "--all")
+        if hospital == HOSPITALS[0]:
+            stage.run(hospital, "client", "policy", "check", run, "--data", "ehr")
         stage.run(hospital, "client", "plan", "approve", run, "--data", "ehr")
 
     watched.wait_for(f"round {KILLED_AFTER}/")
@@ -64,6 +72,7 @@ def play(stage: Stage) -> None:
 
     stage.say("# The model is released, and what everybody has logged is handed to an auditor, who needs no server.\n")
     model, root = str(stage.folder / "breast-cancer-1.wardmodel"), str(stage.folder / "ca.pem")
+    stage.run(HOSPITALS[0], "client", "audit", "tail", "-n", "12")
     logs = {party: str(stage.folder / f"{party}-audit.zip") for party in (SERVER, *HOSPITALS)}
     stage.run(SERVER, "model", "release", "breast-cancer@1", "--out", model)
     stage.run(SERVER, "server", "authority", "--out", root)
