@@ -77,10 +77,15 @@ def add_data(
         report = validate_file(checked, file)
         for line in report.lines():
             typer.echo(line)
-    data = registry.add(file, name, utc_now(), anchor=anchor, schema=checked, report=report)
+    again = registry.get(name) is not None
+    data = registry.add(file, name, utc_now(), anchor=anchor, schema=checked, report=report, by=by or user())
     typer.echo(f"{data.name}: {data.rows} rows, {len(data.columns)} columns, SHA-256 {data.digest[:12]}...")
     if checked is None:
         typer.echo(f"{data.name}: no schema checks it; --infer drafts one, --schema TOML registers with it")
+    for other, patients in [] if again else registry.withdrawn_elsewhere(data):
+        typer.echo(
+            f"{patients} patients have withdrawn from {other!r}: the same people? then set population in the schema"
+        )
     if max_epsilon is not None and delta is not None:
         registry.make_ledger(
             data, epsilon=max_epsilon, delta=delta, unit=Unit(unit), by=by or user(), disjoint=disjoint
@@ -193,6 +198,7 @@ def withdraw(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="LIST", help="Ids of those who withdraw, one a line.")
     ] = None,
+    by: By = None,
     state: State = None,
 ) -> None:
     """Use a patient's rows no more, from the next order of any run on. Only keyed hashes of ids are kept."""
@@ -216,7 +222,7 @@ def withdraw(
     if not ids:
         raise LocalError("expected --patient ID or --file LIST")
     found = count_patients(schema, Path(data.path), ids, key=registry.withdrawals.key())
-    new = registry.withdraw(data, found.hashes)
+    new = registry.withdraw(data, found.hashes, by=by or user())
     typer.echo(f"{name}: {new} patients have withdrawn, {len(ids) - new} had before")
     typer.echo(f"{found.rows} rows are used no more, from the next order of a run on")
     if found.unknown:
@@ -225,11 +231,11 @@ def withdraw(
 
 
 @data_app.command("remove")
-def remove_data(name: Name, state: State = None) -> None:
-    """Forget where a data set is; the file, its ledger, and who has withdrawn stay."""
+def remove_data(name: Name, by: By = None, state: State = None) -> None:
+    """Forget where a data set is, once no run uses it; the file, its ledger, and who has withdrawn stay."""
     from wardround.client.agent.data_registry import DataRegistry
 
-    DataRegistry(site_of(state)).remove(name)
+    DataRegistry(site_of(state)).remove(name, by=by or user())
     typer.echo(f"{name}: forgotten; the file and what was spent on it stay")
 
 
@@ -238,6 +244,7 @@ def purge(
     name: Name,
     file: Annotated[bool, typer.Option("--file", help="Delete the file itself, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    by: By = None,
     state: State = None,
 ) -> None:
     """Forget a data set for good: path, schema, report, withdrawals, logs of its jobs. The ledger stays."""
@@ -250,7 +257,7 @@ def purge(
     if not yes:
         also = f" AND DELETE {data.path}" if file else ""
         typer.confirm(f"Forget {name!r}, its schema and who has withdrawn{also}?", abort=True)
-    registry.purge(name)
+    registry.purge(name, by=by or user())
     if file:
         Path(data.path).unlink(missing_ok=True)
     typer.echo(f"{name}: forgotten{f', {data.path} is deleted' if file else ''}; what was spent on it stays spent")

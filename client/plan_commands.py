@@ -195,13 +195,13 @@ def _work(folder: "SiteFolder", plans: "PlanStore", run: str, data: str | None) 
     yield f"runs        {plain_text(what_runs(plan), 500)}"
     schema = None if table is None else table.parsed_schema()
     where = "a table that is not chosen yet (--data NAME)" if table is None else f"{table.name}, {table.rows} rows"
-    others = "and, if it likes, others, since it brings code of its own" if plan.task.code else "and no others"
+    others = "and no others" if plan.task.code is None else "and no others where jobs are confined"
     yield f"on          {where}, these columns {others}:"
     columns = [(plain_text(name), words) for name, words in columns_of(plan, None if table is None else table.columns)]
     width = max(len(name) for name, _ in columns)
     for name, words in columns:
-        yield f"              {name:{width}}  {plain_text(words, 500)}"
-    for reason in () if schema is None else misfits(plan.data, schema):
+        yield f"              {name:{width}}  {plain_text(words, 2000)}"
+    for reason in () if schema is None else misfits(plan.data, schema, unit=plan.privacy.unit):
         yield f"              BREAKS the schema: {plain_text(reason, 500)}"
     yield f"rows        {rows_of(plan)}"
 

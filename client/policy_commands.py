@@ -97,7 +97,9 @@ def set_policy(
         raise LocalError("expected a rule to set, e.g. --max-epsilon 3; see: wardround client policy set --help")
     folder = site_of(state)
     if data is not None:
-        DataRegistry(folder).find(data)
+        registry = DataRegistry(folder)
+        if all(one.population != data for one in registry.all()):
+            registry.find(data)
 
     def changed(old: SitePolicy) -> SitePolicy:
         table = encode(old) | chosen

@@ -60,13 +60,14 @@ def test_a_whole_file_says_what_is_proven_and_what_is_claimed(tmp_path: Path) ->
     assert [(one.name, one.cosigned is not None, one.rounds) for one in found.sites] == [(A, True, 3), (B, False, None)]
     assert found.missing == (B,)
     for name, key in SIGNERS.sites.items():
-        assert f"{name} (key {fingerprint_of(key.public)}) approved" in proven
-    assert f"{A} has co-signed" in proven
-    assert f"{B} has co-signed" not in proven
+        assert f"{name!r} (key {fingerprint_of(key.public)}) approved" in proven
+    assert f"{A!r} has co-signed" in proven
+    assert f"{B!r} has co-signed" not in proven
     assert "auc 0.9123" in claimed
     assert "auc" not in proven
     assert "no differential privacy" in proven
     assert "red-team" in claimed
+    assert "signed on 2026-11-30 14:00" in claimed and "14:00" not in proven
     assert found.authority in claimed  # whose word on keys it rests on
     assert json.loads(json.dumps(found.to_json()))["ok"] is True
 
@@ -269,6 +270,44 @@ def test_claims_of_private_plans(tmp_path: Path, toml: str) -> None:
         lie = of_site(lambda m: {"cosignature": SIGNERS.cosignature(A, m.plan_digest, model_digest(m), 3)})
         with pytest.raises(RemoteError, match="which the plan hides"):
             checked(SIGNERS.write(tmp_path / "n", toml=toml, change=lie))
+
+
+def test_one_key_behind_two_names_is_refused(tmp_path: Path) -> None:
+    twins = Signers()
+    twins.sites[B] = twins.sites[A]
+    span = {"not_before": NOW - timedelta(days=1), "not_after": NOW + timedelta(days=30)}
+
+    def certify(name: str, key: SigningKey) -> None:
+        twins.sites[name] = key
+        twins.certificates[name] = issue_certificate(
+            twins.authority_der, twins.root, name=name, public=key.public, **span, random=os.urandom
+        )
+
+    certify(B, twins.sites[A])
+    with pytest.raises(RemoteError, match="'Hospital B': expected a key of its own, got that of 'Hospital A'"):
+        checked(twins.write(tmp_path / "m"), twins)
+    certify(B, twins.server)
+    with pytest.raises(RemoteError, match="'Hospital B': expected a key of its own, got that of the server"):
+        checked(twins.write(tmp_path / "n"), twins)
+
+
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [
+        (NOW - timedelta(seconds=1), "after the model was made"),
+        (NOW + timedelta(minutes=59), "after the model was made"),
+        (NOW + timedelta(hours=1), ""),
+    ],
+)
+def test_nothing_is_signed_before_it_was_made(tmp_path: Path, at: datetime, what: str) -> None:
+    head, model = SIGNERS.parts()
+    head = replace(head, at=at)
+    (tmp_path / "m").write_bytes(replace(head, signature=SIGNERS.server.sign(head.signed())).encode() + model)
+    if what:
+        with pytest.raises(RemoteError, match=f"head: expected a time {what}"):
+            checked(tmp_path / "m")
+    else:
+        checked(tmp_path / "m")
 
 
 # -- the sample in the documents ------------------------------------------------------------------

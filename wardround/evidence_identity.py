@@ -20,6 +20,7 @@ __all__ = [
     "RESERVED_SERVER_NAME",
     "authority_pem",
     "issue_server_certificate",
+    "lifetime",
     "read_authority",
     "signer",
     "valid_until",
@@ -59,6 +60,12 @@ def signer(authority: Authority, der: bytes, name: str, at: datetime) -> bytes:
 def valid_until(der: bytes) -> datetime:
     """Until when a certificate that `signer` has taken is good."""
     return x509.load_der_x509_certificate(der).not_valid_after_utc
+
+
+def lifetime(der: bytes) -> tuple[datetime, datetime]:
+    """From when to when a certificate is good by itself; whose it is is not looked at."""
+    certificate = x509.load_der_x509_certificate(der)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
 def authority_pem(der: bytes) -> bytes:

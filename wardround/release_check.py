@@ -6,9 +6,9 @@ with what the sites themselves say.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from wardround.released_model import ReleasedModel
 from wardround.signing_key import check_signature, fingerprint_of
 
 __all__ = ["CheckedRelease", "CheckedSite", "check_release", "unsigned_plan"]
+
+_CLOCKS = timedelta(days=1)
+"""By how much a site's clock may be ahead of the server's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +60,12 @@ class CheckedRelease:
     def proven(self) -> Iterator[str]:
         """What the signatures prove, as far as the authority says whose keys they are."""
         code = len(self.plan.code_files)
-        yield f"the server (key {self.server}) signed this file on {_day(self.at)}; no byte of it was changed since"
+        yield f"the server (key {self.server}) signed this file; no byte of it was changed since"
         files = f", with the digests of {_count(code, 'code file')}" if code else ""
         yield f"the plan in it is the one with the digest {self.manifest.plan_digest}{files}"
         yield from (f"the approved plan says: {said}" for said in _of_plan(self.plan))
         for site in self.sites:
-            name = plain_text(site.name)
+            name = repr(plain_text(site.name))
             yield f"{name} (key {site.fingerprint}) approved this plan for this run"
             if site.cosigned is not None:
                 told = "" if site.rounds is None else f", and says that it answered {_count(site.rounds, 'round')}"
@@ -92,7 +95,8 @@ class CheckedRelease:
         for parent in manifest.parents:
             yield f"that it follows {plain_text(parent.name)}@{parent.version}"
         software = ", ".join(f"{plain_text(name, 40)} {plain_text(one, 40)}" for name, one in manifest.software.items())
-        yield f"software at the server: {software}; that it was made at {manifest.made}; when sites approved"
+        yield f"software at the server: {software}"
+        yield f"that it was made at {manifest.made}, and signed on {_day(self.at)}; when sites approved"
         yield (
             f"who is behind a key: its authority ({self.authority}) is kept by the server, so compare the keys above "
             "with what the sites say themselves"
@@ -158,6 +162,9 @@ def _checked(released: ReleasedModel, authority: Authority) -> CheckedRelease:
         raise RemoteError("model.safetensors: expected a model of the manifest's run and plan, got one of another")
     if facts.get("round") != manifest.round:
         raise RemoteError("model.safetensors: expected the model of the manifest's round, got another's")
+    sites = tuple(_checked_site(site, manifest, plan, authority) for site in manifest.sites)
+    _check_keys(fingerprint_of(server), sites)
+    _check_times(released.head.at, manifest)
     return CheckedRelease(
         manifest=manifest,
         plan=plan,
@@ -165,7 +172,7 @@ def _checked(released: ReleasedModel, authority: Authority) -> CheckedRelease:
         server=fingerprint_of(server),
         authority=authority.fingerprint.hex(),
         model_bytes=released.head.model_bytes,
-        sites=tuple(_checked_site(site, manifest, plan, authority) for site in manifest.sites),
+        sites=sites,
     )
 
 
@@ -187,6 +194,28 @@ def _checked_plan(data: bytes, manifest: Manifest) -> Plan:
             f"{len(manifest.sites)}"
         )
     return plan
+
+
+def _check_keys(server: str, sites: Iterable[CheckedSite]) -> None:
+    """RemoteError where one key is behind two names."""
+    owners = {server: "the server"}
+    for site in sites:
+        owner = owners.setdefault(site.fingerprint, repr(plain_text(site.name)))
+        if owner != repr(plain_text(site.name)):
+            raise RemoteError(f"{plain_text(site.name)!r}: expected a key of its own, got that of {owner}")
+
+
+def _check_times(at: datetime, manifest: Manifest) -> None:
+    """RemoteError where the file says that it was signed before there was something to sign."""
+    times = [("the model was made", manifest.made, timedelta(0))]
+    for site in manifest.sites:
+        name = repr(plain_text(site.name))
+        times.append((f"the approval of {name}", site.approval.at, timedelta(0)))
+        if site.cosignature is not None:
+            times.append((f"the co-signature of {name}", site.cosignature.at, _CLOCKS))
+    for what, before, ahead in times:
+        if time_in(before) - at > ahead:
+            raise RemoteError(f"head: expected a time after {what}, {before}, got {at.isoformat()}")
 
 
 def _checked_site(site: SiteEvidence, manifest: Manifest, plan: Plan, authority: Authority) -> CheckedSite:

@@ -1,9 +1,11 @@
 """`wardround verify`: what an auditor checks offline, with the certificate of the federation's authority alone."""
 
 import json
+import os
+import stat
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -30,6 +32,18 @@ Root = Annotated[
 ]
 
 
+_MOST_ROOT = 1 << 20
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file; a device or a pipe would be read for ever."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise LocalError(f"{path}: expected a file")
+    return file
+
+
 @verify_app.command()
 def audit(
     bundle: Annotated[
@@ -47,9 +61,9 @@ def audit(
     from wardround.evidence_identity import read_authority
 
     try:
-        authority = read_authority(root.read_bytes(), str(root))
         with ExitStack() as stack:
-            file, *others = (stack.enter_context(one.open("rb")) for one in (bundle, *(against or ())))
+            ca, file, *others = (stack.enter_context(_opened(one)) for one in (root, bundle, *(against or ())))
+            authority = read_authority(ca.read(_MOST_ROOT), str(root))
             found = verify_bundle(file, authority, against=others)
     except OSError as error:
         raise LocalError(f"{error.filename}: cannot be read ({error.strerror})") from None
@@ -69,7 +83,8 @@ def model(
     from wardround.released_model import ReleasedModel
 
     try:
-        authority = read_authority(root.read_bytes(), str(root))
+        with _opened(root) as ca:
+            authority = read_authority(ca.read(_MOST_ROOT), str(root))
     except OSError as error:
         raise LocalError(f"{root}: cannot be read ({error.strerror})") from None
     with ReleasedModel(file) as released:
@@ -82,7 +97,7 @@ def model(
     for line in found.proven():
         typer.echo(f"  {line}")
     for site in found.missing:
-        typer.echo(f"  not co-signed by {plain_text(site)}")
+        typer.echo(f"  not co-signed by {plain_text(site)!r}")
     typer.echo("the server's word alone:")
     for line in found.claimed():
         typer.echo(f"  {line}")

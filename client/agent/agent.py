@@ -135,6 +135,8 @@ class Agent:
         except LocalError as error:  # what cannot be written down does not leave
             _log.error("%s", error, extra={"run": call.run})
             return error_reply(self._key, digest, LocalError(f"{self._folder.name}: its audit log cannot be written"))
+        if reply.fault is Fault.NONE and self._heads.are_missing(self._now()):
+            _log.warning("the server has shown no head of its audit log for a day; ask the coordinator why")
         return reply
 
     def _answered(self, call: Call, digest: bytes) -> Reply:

@@ -42,7 +42,7 @@ def check_approval(
         )
     schema = data.parsed_schema()
     if schema is not None:
-        check_fit(plan.data, schema, data.name)
+        check_fit(plan.data, schema, data.name, unit=plan.privacy.unit)
     if plan.task.flower_app is None and not plan.data.columns and data.format != "images":
         raise LocalError(f"plan {plain_text(plan.name)}: expected data.columns, since these data are a table")
     for column in missing_columns(plan, data.columns):

@@ -1,14 +1,15 @@
 """What changed between two code bundles, as a unified diff that is safe to print.
 
 What came from outside may not move the cursor, hide a line or look like another one: letters that do not print are
-shown as `�`, also direction marks and carriage returns.
+shown as `�`, also direction marks and carriage returns. Lines of a file begin with `| `, in a diff with `+`, `-` or a
+space, and no other line does.
 """
 
 import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from wardround.plain_text import plain_text
+from wardround.plain_text import plain_text, visible
 
 __all__ = ["changes", "printable", "whole"]
 
@@ -19,7 +20,7 @@ _TAB = 4
 
 def printable(line: str) -> str:
     """One line as it is, but for what could move the cursor or look like other lines."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line.expandtabs(_TAB))
+    return visible(line.expandtabs(_TAB))
 
 
 def whole(files: Mapping[str, bytes]) -> Iterator[str]:
@@ -27,7 +28,7 @@ def whole(files: Mapping[str, bytes]) -> Iterator[str]:
     for path, data in sorted(files.items()):
         yield f"==== {plain_text(path, 1000)}, SHA-256 {_digest(data)}"
         lines = _lines(data)
-        yield from ["(no text)"] if lines is None else map(printable, lines)
+        yield from ["(no text)"] if lines is None else (f"| {printable(line)}" for line in lines)
 
 
 def changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[str]:
@@ -39,8 +40,8 @@ def changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[str]
 
 
 def _changed(path: str, before: bytes | None, after: bytes | None) -> Iterator[str]:
-    yield f"--- {_header(path, before)}"
-    yield f"+++ {_header(path, after)}"
+    yield f"==== before: {_header(path, before)}"
+    yield f"==== after:  {_header(path, after)}"
     old, new = [] if before is None else _lines(before), [] if after is None else _lines(after)
     if old is None or new is None:
         yield "(no text: compare the digests)"

@@ -78,10 +78,11 @@ class ConfinedJobs:
 
     def _rules(self, data: DataSet) -> TableRules:
         """What holds for the table now: whoever has withdrawn meanwhile is in no later process of the job."""
-        if data.schema is None:
-            return TableRules()
         kept = Withdrawals(self._folder)
-        return TableRules(schema=data.schema, key=kept.key(), withdrawn=kept.hashes(data.population))
+        if data.schema is None:
+            return TableRules(withdrawn=kept.hashes(data.population), digest=data.digest)
+        withdrawn = kept.hashes(data.population)
+        return TableRules(schema=data.schema, key=kept.key(), withdrawn=withdrawn, digest=data.digest)
 
     def _why_not(self) -> str | None:
         """Why a job cannot be confined; None where it can. Tried once."""

@@ -114,6 +114,7 @@ class DataRegistry:
         anchor: Path | None = None,
         schema: "DataSchema | None" = None,
         report: "ValidationReport | None" = None,
+        by: str | None = None,
     ) -> DataSet:
         """Register a table, or again after it changed; what was spent on it stays spent.
 
@@ -141,6 +142,7 @@ class DataRegistry:
         known = self.get(name)
         if known is not None and known.population != population:
             self._check_movable(known)
+        self._check_withdrawn(name, population, digest, schema)
         anchored = self._anchor_of(population)
         if anchor is not None and anchored is not None and anchor.resolve() != anchored:
             raise LocalError(f"{anchor}: expected the anchor of population {population!r}, {anchored}")
@@ -163,14 +165,9 @@ class DataRegistry:
         ledger = self._ledger_of(population, anchored)
         if ledger is not None:
             ledger.admit_data(digest)  # before it is registered: whatever became of the rows inherits what was spent
-        note(
-            self._folder,
-            "data.added",
-            name,
-            sha256=digest,
-            rows=rows,
-            schema=found.schema_digest,
-        )
+        if schema is not None and self.withdrawals.stamp(population) is not None:
+            self.withdrawals.remember(population, name, digest, _patient_of(schema))
+        note(self._folder, "data.added", name, by=by, sha256=digest, rows=rows, schema=found.schema_digest)
         self._folder.folder("data")
         table = {"version": 1, **asdict(found)}
         self._folder.write(f"data/{name}.json", json.dumps(table, ensure_ascii=False).encode())
@@ -272,13 +269,52 @@ class DataRegistry:
                 f"data {data.name}: expected population {data.population!r}, whose budget and withdrawals are kept"
             )
 
+    def _check_withdrawn(self, name: str, population: str, digest: str, schema: "DataSchema | None") -> None:
+        """Raise LocalError where those who have withdrawn would not be found in what is registered."""
+        kept = self.withdrawals
+        for other in kept.populations():
+            if other != population and digest in kept.digests(other):
+                raise LocalError(f"data {name}: belongs to population {other!r}, from which patients have withdrawn")
+        if kept.stamp(population) is None:
+            return
+        if schema is None or schema.patient is None:
+            raise LocalError(
+                f"data {name}: expected a schema that says whose a row is (patient), since patients have withdrawn "
+                f"from {population!r}"
+            )
+        patient, before = _patient_of(schema), kept.patient_columns(population)
+        known = self.get(name)
+        if known is not None and (own := known.parsed_schema()) is not None and own.patient is not None:
+            before.setdefault(name, _patient_of(own))
+        if name in before and before[name] != patient:
+            expected = " of type ".join(before[name])
+            raise LocalError(
+                f"data {name}: expected patient {expected}, by which patients have withdrawn, got "
+                f"{' of type '.join(patient)}"
+            )
+        for other, (_, kind) in before.items():
+            if kind != patient[1]:
+                raise LocalError(
+                    f"data {name}: expected a patient column of type {kind}, as {other!r} has it, by which patients "
+                    f"have withdrawn, got {patient[1]}"
+                )
+
+    def withdrawn_elsewhere(self, data: DataSet) -> list[tuple[str, int]]:
+        """(population, patients) of the others from which somebody has withdrawn: may be the same people."""
+        kept = self.withdrawals
+        return [(one, len(kept.hashes(one))) for one in kept.populations() if one != data.population]
+
     @property
     def withdrawals(self) -> Withdrawals:
         return Withdrawals(self._folder)
 
-    def withdraw(self, data: DataSet, hashes: Sequence[str]) -> int:
+    def withdraw(self, data: DataSet, hashes: Sequence[str], *, by: str | None = None) -> int:
         """Use the rows of these patients no more, here and in all data sets of the population; how many are new."""
-        note(self._folder, "data.withdrawn", data.name, patients=len(hashes))
+        for one in self.all():
+            schema = one.parsed_schema() if one.population == data.population else None
+            if schema is not None and schema.patient is not None:
+                self.withdrawals.remember(data.population, one.name, one.digest, _patient_of(schema))
+        note(self._folder, "data.withdrawn", data.name, by=by, patients=len(hashes))
         return self.withdrawals.add(data.population, hashes)
 
     def users_of(self, name: str) -> list[str]:
@@ -310,32 +346,39 @@ class DataRegistry:
             raise LocalError(f"data {name!r}: expected a registered data set ({known}); see: wardround client data add")
         return found
 
-    def remove(self, name: str) -> None:
-        """Forget where a data set is; its ledger stays, since what was spent stays spent."""
+    def remove(self, name: str, *, by: str | None = None) -> None:
+        """Forget where a data set is; its ledger stays, since what was spent stays spent.
+
+        Raises LocalError while a run that is bound to it goes on.
+        """
         self.find(name)
-        note(self._folder, "data.removed", name)
+        self._check_unused(name, self.users_of(name))
+        note(self._folder, "data.removed", name, by=by)
         (self._folder.path / "data" / f"{name}.json").unlink()
         self._folder.touch()
 
-    def purge(self, name: str) -> None:
+    def _check_unused(self, name: str, users: Sequence[str]) -> None:
+        if going_on := set(users) & set(PlanStore(self._folder).open_runs()):
+            raise LocalError(
+                f"data {name}: expected no run that goes on with it, got {', '.join(sorted(going_on))}; end it first: "
+                "wardround client plan deny ID"
+            )
+
+    def purge(self, name: str, *, by: str | None = None) -> None:
         """Forget a data set with all that tells of its rows: schema, report, withdrawals, and what its jobs printed.
 
         Its ledger stays. Withdrawals stay with the other data sets of the population, if there are any. Raises
         LocalError while a run that is bound to it goes on.
         """
         data, users = self.find(name), self.users_of(name)
-        if going_on := set(users) & set(PlanStore(self._folder).open_runs()):
-            raise LocalError(
-                f"data {name}: expected no run that goes on with it, got {', '.join(sorted(going_on))}; end it first: "
-                "wardround client plan deny ID"
-            )
-        note(self._folder, "data.purged", name)
+        self._check_unused(name, users)
+        note(self._folder, "data.purged", name, by=by)
         for run in users:
             for ending in ("log", "errors"):
                 (self._folder.path / "jobs" / f"{run}.{ending}").unlink(missing_ok=True)
         if all(one.population != data.population for one in self.all() if one.name != name):
             self.withdrawals.forget(data.population)
-        self.remove(name)
+        self.remove(name, by=by)
 
 
 def file_digest(path: Path, schema: "DataSchema | None" = None) -> str:
@@ -343,6 +386,12 @@ def file_digest(path: Path, schema: "DataSchema | None" = None) -> str:
     from wardround.client.data.open_data import digest_of_data
 
     return digest_of_data(path, schema)
+
+
+def _patient_of(schema: "DataSchema") -> tuple[str, str]:
+    """The column that says whose a row is, and its type: together they say which text of an id is hashed."""
+    column = schema.column(schema.patient or "")
+    return ("", "") if column is None else (column.name, column.type.value)
 
 
 def _facts(path: Path) -> tuple[str, Sequence[str], int]:

@@ -9,7 +9,7 @@ from wardround.client.agent.plan_words import BREAKS, Judgement, judged
 from wardround.client.agent.policy_file import PolicyFile
 from wardround.client.agent.run_policy import data_facts, run_facts
 from wardround.client.agent.site_folder import SiteFolder
-from wardround.client.guard.policy import Requirement, SitePolicy
+from wardround.client.guard.policy import CodeLeave, Requirement, SitePolicy
 from wardround.errors import WardroundError
 
 __all__ = ["broken_by", "judgements", "notes_on", "table_for"]
@@ -65,6 +65,12 @@ def notes_on(policy: SitePolicy, folder: SiteFolder) -> Iterator[str]:
             "min_sites without secure-aggregation in require: of a plan without it the server sees every update, and "
             "counts them itself"
         )
+    yield from _open_claims(policy)
+    if policy.tasks is not None and policy.code is CodeLeave.ANY:
+        yield (
+            "tasks without code: a plan for one of them may bring a bundle of its own code, which runs here; code none "
+            "rules that out"
+        )
     for task in policy.tasks or ():
         if ":" not in task and task not in names("wardround.tasks"):
             yield f"tasks: no task called {task!r} is installed here"
@@ -72,5 +78,16 @@ def notes_on(policy: SitePolicy, folder: SiteFolder) -> Iterator[str]:
     if policy.min_rows is not None and tables and all(one.rows < policy.min_rows for one in tables):
         yield f"min_rows {policy.min_rows}: no registered data set has so many"
     for name in policy.data:
-        if all(one.name != name for one in tables):
+        if all(name not in (one.name, one.population) for one in tables):
             yield f"data.{name}: no data set of this name is registered"
+
+
+def _open_claims(policy: SitePolicy) -> Iterator[str]:
+    """Where differential privacy is demanded, but not how much of it."""
+    limits = (policy, *policy.data.values())
+    epsilon, delta = (any(getattr(one, name) is not None for one in limits) for name in ("max_epsilon", "max_delta"))
+    wanted = [one.value for one in policy.require if one is not Requirement.SECURE_AGGREGATION]
+    if wanted and not epsilon:
+        yield f"{', '.join(wanted)} without max_epsilon: any epsilon meets it, 1000000 too, which protects nobody"
+    if epsilon and not delta:
+        yield "max_epsilon without max_delta: a plan may claim any delta below 1; large ones protect nobody"

@@ -1,10 +1,11 @@
 """A plan in the words of those who decide on it: what would run, on which columns, and how it stands to the policy."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
 from wardround.client.guard.policy import SitePolicy
 from wardround.client.guard.policy_check import DataFacts, RunFacts, undecided, violations
+from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.plan_sections import Column, ColumnType, Missing, Standardize
 
@@ -13,6 +14,7 @@ __all__ = ["BREAKS", "KEEPS", "LATER", "Judgement", "columns_of", "judged", "row
 KEEPS, BREAKS, LATER = "keeps", "BREAKS", "later"
 Judgement = tuple[str, str, str]
 """Mark, rule with its value, and in words why, where there is more to say."""
+_MOST_LETTERS, _MOST_LISTED = 60, 20
 _NOT_OF_PLANS = ("time_zone", "allow_unconfined_jobs")
 
 
@@ -20,11 +22,11 @@ def what_runs(plan: Plan) -> str:
     """What a site does in the run, in a sentence."""
     task, training = plan.task, plan.training
     if task.name:
-        what = f"{task.name}{f' ({task.model})' * bool(task.model)}"
+        what = f"{_short(task.name)}{f' ({_short(task.model)})' * bool(task.model)}"
     elif task.entry is not None:
-        what = f"the task {task.entry} of the plan's own code"
+        what = f"the task {_short(task.entry)} of the plan's own code"
     else:
-        what = f"the Flower app {task.flower_app} of the plan's own code"
+        what = f"the Flower app {_short(task.flower_app or '')} of the plan's own code"
     length = f"{training.steps} steps" if training.steps is not None else f"{training.epochs or 1} passes over the rows"
     everyone = "all of them" if plan.cohort_size == plan.simulation.sites else f"{plan.cohort_size} of them"
     return (
@@ -41,9 +43,7 @@ def columns_of(plan: Plan, there: Collection[str] | None) -> Iterator[tuple[str,
     for column in data.columns:
         yield column.name, f"{_column(column)}{_missing(column.name, there)}"
     if (target := data.target) is not None:
-        values = (
-            f"one of {', '.join(target.classes)}" if target.classes else f"{_unit(target.unit)}{_span(target.range)}"
-        )
+        values = f"one of {_listed(target.classes)}" if target.classes else f"{_unit(target.unit)}{_span(target.range)}"
         yield target.name, f"what is predicted: {values}{_missing(target.name, there)}"
     if data.patient is not None:
         yield data.patient, f"whose a row is; it stays at the site{_missing(data.patient, there)}"
@@ -70,7 +70,7 @@ def judged(policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts | None
     facts = data or DataFacts(name="", rows=policy.min_rows or 0, has_schema=True)
     broken: dict[str, list[str]] = {}
     for one in violations(policy, plan, run, facts):
-        broken.setdefault(one.rule, []).append(f"expected {one.expected}{f', got {one.got}' * bool(one.got)}")
+        broken.setdefault(one.rule, []).append(one.why())
     later = {*undecided(policy, plan, facts), *(("min_rows", "require_schema") if data is None else ())}
     for rule, value in policy.stated():
         if rule in _NOT_OF_PLANS:
@@ -78,7 +78,7 @@ def judged(policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts | None
         name = rule
         if rule.startswith("data."):
             about, _, name = rule.removeprefix("data.").rpartition(".")
-            if about != facts.name:
+            if about not in (facts.name, facts.population):
                 continue
         if rule == "hours" and not policy.open_at(now):
             yield LATER, f"{rule} {value}", "it waits for these hours"
@@ -92,14 +92,23 @@ def judged(policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts | None
 
 def _column(column: Column) -> str:
     if column.type is ColumnType.CATEGORY:
-        return f"one of {', '.join(column.categories)}"
-    return (
-        f"a number{f' in {column.unit}' * bool(column.unit)}{f', {_span(column.range)}' * (column.range is not None)}"
-    )
+        return f"one of {_listed(column.categories)}"
+    unit = f" in {_short(column.unit)}" if column.unit else ""
+    return f"a number{unit}{'' if column.range is None else f', {_span(column.range)}'}"
 
 
 def _unit(unit: str) -> str:
-    return f"a number in {unit}, " if unit else "a number, "
+    return f"a number in {_short(unit)}, " if unit else "a number, "
+
+
+def _short(text: str) -> str:
+    """What the plan calls something; a long one takes no place from what follows."""
+    return plain_text(text, _MOST_LETTERS)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MOST_LISTED} more" if len(texts) > _MOST_LISTED else ""
+    return f"{', '.join(_short(text) for text in texts[:_MOST_LISTED])}{more}"
 
 
 def _span(span: tuple[float, float] | None) -> str:

@@ -18,12 +18,18 @@ __all__ = ["PolicyFile"]
 
 _NAME = "policy.toml"
 _LOCK = "policy.lock"
+_NOTED = "policy.noted"
+"""The policy that the audit log speaks of last."""
+_BY_HAND = "unknown (file)"
 
 Stamp = tuple[int, ...]
 
 
 class PolicyFile:
-    """policy.toml of the site of `folder`; without one every rule is open."""
+    """policy.toml of the site of `folder`; without one every rule is open, unless rules were set before.
+
+    A change by hand is written to the audit log when it is read first, before it takes effect.
+    """
 
     __slots__ = ("_folder", "_known")
 
@@ -42,13 +48,48 @@ class PolicyFile:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def read(self) -> "SitePolicy":
-        """The policy as it is now. Raises LocalError for a file that is none: then nothing may be done."""
-        from wardround.client.guard.policy import SitePolicy, parse_policy
-
+        """The policy as it is now. Raises LocalError for a file that is none, or gone: then nothing may be done."""
         stamp = self.stamp()
         if self._known is None or self._known[0] != stamp:
-            self._known = stamp, parse_policy(self._folder.read(_NAME)) if stamp else SitePolicy()
+            policy = self._there()
+            # who only looks, as root, leaves no file of its own here: the agent could not read it
+            if policy != self._noted() and os.geteuid() == os.stat(self._folder.path).st_uid:
+                with self._locked():
+                    policy = self._there_and_noted()
+            self._known = stamp, policy
         return self._known[1]
+
+    def _there(self) -> "SitePolicy":
+        from wardround.client.guard.policy import SitePolicy, parse_policy
+
+        if self.stamp():
+            return parse_policy(self._folder.read(_NAME))
+        if self._noted() != SitePolicy():
+            raise LocalError(
+                f"{self._folder.path / _NAME}: is missing, and rules were set; restore it, or set a rule again, which "
+                "brings the others back: wardround client policy set"
+            )
+        return SitePolicy()
+
+    def _noted(self) -> "SitePolicy":
+        from wardround.client.guard.policy import SitePolicy, parse_policy
+
+        if not (self._folder.path / _NOTED).exists():
+            return SitePolicy()
+        try:
+            return parse_policy(self._folder.read(_NOTED))
+        except LocalError as error:
+            raise LocalError(
+                f"{self._folder.path / _NOTED}: is damaged ({error}); delete it, and read policy.toml"
+            ) from None
+
+    def _there_and_noted(self) -> "SitePolicy":
+        """The policy, once the log has what was changed by hand. The lock is held."""
+        old, new = self._noted(), self._there()
+        if old != new:
+            note(self._folder, "policy.changed", "policy", by=_BY_HAND, changes=_changes(old, new))
+            self._folder.write(_NOTED, new.to_toml())
+        return new
 
     def change(self, change: "Callable[[SitePolicy], SitePolicy]", *, by: str) -> "tuple[SitePolicy, SitePolicy]":
         """Replace the policy by what `change` makes of it, durably, and tell the agent; (old, new).
@@ -57,11 +98,12 @@ class PolicyFile:
         after another. What raises changes nothing.
         """
         with self._locked():
-            old = self.read()
+            old = self._there_and_noted() if self.stamp() else self._noted()
             new = change(old)
             if old != new:
                 note(self._folder, "policy.changed", "policy", by=by, changes=_changes(old, new))
             self._folder.write(_NAME, new.to_toml())
+            self._folder.write(_NOTED, new.to_toml())
             self._folder.touch()
         return old, new
 

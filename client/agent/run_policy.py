@@ -40,7 +40,8 @@ def data_facts(
         name=data.name,
         rows=data.rows if rows is None else min(rows, data.rows),
         has_schema=data.schema is not None,
-        claim=claim_on(plan, offer.size, units) if policy.limits_claim(data.name) else None,
+        claim=claim_on(plan, offer.size, units) if policy.limits_claim(data.name, data.population) else None,
+        population=data.population,
     )
 
 

@@ -5,21 +5,27 @@ from collections.abc import Iterator
 
 from wardround.client.data.schema import ColumnKind, DataSchema, IdentifierUse, SchemaColumn
 from wardround.errors import LocalError
+from wardround.plain_text import plain_text
+from wardround.plan_privacy import Unit
 from wardround.plan_sections import Column, ColumnType, Data
 
 __all__ = ["check_fit", "misfits"]
 
+_MOST_LETTERS = 100
 _NUMBERS = (ColumnKind.NUMBER, ColumnKind.INTEGER, ColumnKind.BOOLEAN)
 _CATEGORIES = (ColumnKind.CATEGORY, ColumnKind.BOOLEAN, ColumnKind.INTEGER)
 
 
-def check_fit(data: Data, schema: DataSchema, name: str) -> None:
-    """Raise LocalError, with the first reason, where the `data` section of a plan does not go with a schema."""
-    for reason in misfits(data, schema):
+def check_fit(data: Data, schema: DataSchema, name: str, *, unit: Unit | None = None) -> None:
+    """Raise LocalError, with the first reason, where the `data` section of a plan does not go with a schema.
+
+    `unit`: what the plan's differential privacy hides.
+    """
+    for reason in misfits(data, schema, unit=unit):
         raise LocalError(f"data {name}: {reason}")
 
 
-def misfits(data: Data, schema: DataSchema) -> Iterator[str]:
+def misfits(data: Data, schema: DataSchema, *, unit: Unit | None = None) -> Iterator[str]:
     """Every reason why they do not go together, one line each: expected, got, and what to do."""
     if (data.image is not None) != (schema.images is not None):
         expected, got = ("images", "a table") if data.image is not None else ("a table", "images")
@@ -37,6 +43,11 @@ def misfits(data: Data, schema: DataSchema) -> Iterator[str]:
         yield from _misfits_of(planned, schema.column(target.name))
     if data.patient is not None:
         yield from _misfits_of_patient(data.patient, schema)
+        if unit is Unit.PATIENT and schema.patient is None:
+            yield (
+                f"column {data.patient!r}: expected a schema that says whose a row is (patient), since the plan hides "
+                "patients"
+            )
 
 
 def _misfits_of_patient(name: str, schema: DataSchema) -> Iterator[str]:
@@ -50,7 +61,7 @@ def _misfits_of_patient(name: str, schema: DataSchema) -> Iterator[str]:
 
 
 def _misfits_of(planned: Column, column: SchemaColumn | None) -> Iterator[str]:
-    where = f"column {planned.name!r}"
+    where = f"column {_short(planned.name)!r}"
     if column is None:
         yield f"{where}: expected a column of the schema, which does not have it; add it there and register again"
         return
@@ -63,7 +74,7 @@ def _misfits_of(planned: Column, column: SchemaColumn | None) -> Iterator[str]:
         return
     if planned.unit and _unit(planned.unit) != _unit(column.unit):
         got = repr(column.unit) if column.unit else "none"
-        yield f"{where}: unit mismatch: expected {planned.unit!r}, as the plan has it, got {got} in the schema"
+        yield f"{where}: unit mismatch: expected {_short(planned.unit)!r}, as the plan has it, got {got} in the schema"
     if planned.range is not None and column.range is not None:
         yield from _misfit_of_range(where, planned.range, column.range)
     if planned.type is ColumnType.CATEGORY:
@@ -74,11 +85,12 @@ def _misfits_of_categories(where: str, planned: Column, column: SchemaColumn) ->
     if column.type is ColumnKind.BOOLEAN:
         meanings = [column.truth(text) for text in planned.categories]
         if sorted(str(one) for one in meanings) != ["False", "True"]:
-            yield f"{where}: expected a true and a false category, as the schema writes them, got {planned.categories}"
+            got = _short(str(planned.categories))
+            yield f"{where}: expected a true and a false category, as the schema writes them, got {got}"
     elif column.type is ColumnKind.CATEGORY:
         strange = ", ".join(repr(text) for text in column.categories if text not in planned.categories)
         if strange:
-            yield f"{where}: expected the plan's categories only, got {strange} in the schema too"
+            yield f"{where}: expected the plan's categories only, got {_short(strange)} in the schema too"
 
 
 def _misfit_of_range(where: str, planned: tuple[float, float], own: tuple[float, float]) -> Iterator[str]:
@@ -87,6 +99,11 @@ def _misfit_of_range(where: str, planned: tuple[float, float], own: tuple[float,
             f"{where}: expected a range that meets the plan's [{planned[0]:g}, {planned[1]:g}], got "
             f"[{own[0]:g}, {own[1]:g}] in the schema: is it another unit?"
         )
+
+
+def _short(text: str) -> str:
+    """What the plan says; a long text takes no place from what follows."""
+    return plain_text(text, _MOST_LETTERS)
 
 
 def _unit(text: str) -> str:

@@ -146,7 +146,7 @@ class SiteRun:
             )
         data = self._registry.find(decision.data)
         if data.binding != decision.data_digest:
-            raise LocalError(f"data {data.name}: have changed since the run was approved; a new run is needed")
+            raise LocalError(f"data {data.name}: have changed since the run was approved: needs a new approval")
         return self._plan, decision, data
 
     def _opened(self, plan: Plan, decision: Decision, data: DataSet, job: SiteJob) -> _Open:
@@ -243,7 +243,7 @@ class SiteRun:
             self._stale = False
             self._forget()
         if call.kind in _KINDS:
-            self._notice_withdrawals()
+            self._notice_changes()
         if self._open is None or self._policy.changed:
             try:
                 self.prepare()
@@ -289,15 +289,31 @@ class SiteRun:
         """Go by the newest revocation list and certificate from the next message on. Does not wait for this one."""
         self._stale = True
 
-    def _notice_withdrawals(self) -> None:
-        """End a job that has read rows of somebody who has withdrawn since: the next one reads without them."""
-        decision = self._plans.decision(self._run)
-        data = None if self._job is None or decision is None else self._registry.get(decision.data)
-        if self._job is None or data is None or self._registry.withdrawals.stamp(data.population) == self._withdrawn:
+    def _notice_changes(self) -> None:
+        """End a job that has read what may be used no more.
+
+        Raises LocalError where the data are not those of the approval any more. Where somebody has withdrawn, the next
+        job reads without those rows.
+        """
+        if self._job is None:
             return
-        _log.info("somebody has withdrawn; the data are read again, without these rows", extra={"run": self._run})
-        self._job.close()
-        self._job = None
+        try:
+            _, _, data = self._approved()
+        except WardroundError as error:
+            _log.warning("%s", error, extra={"run": self._run})
+            self._drop_job()
+            raise LocalError(
+                f"{self._folder.name}: what was approved has changed since: needs a new approval; the site's own log "
+                "says more"
+            ) from None
+        if self._registry.withdrawals.stamp(data.population) != self._withdrawn:
+            _log.info("somebody has withdrawn; the data are read again, without these rows", extra={"run": self._run})
+            self._drop_job()
+
+    def _drop_job(self) -> None:
+        if self._job is not None:
+            self._job.close()
+            self._job = None
         self._forget()
 
     def _forget(self) -> None:

@@ -4,10 +4,11 @@ The key is made here when it is needed first, and stays with the site, also when
 stay equal for as long as the hashes are kept. Whoever has the key and an id can tell whether that patient withdrew.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wardround.client.agent.site_folder import SiteFolder
@@ -16,7 +17,7 @@ from wardround.errors import LocalError
 
 __all__ = ["Withdrawals"]
 
-_FOLDER, _KEY = "withdrawn", "id-key"
+_FOLDER, _KEY, _LOCK = "withdrawn", "id-key", "withdrawn.lock"
 _KEY_BYTES = 32
 _MOST = 40_000
 """Hashes of a population: as many as an agent can tell its job in one message."""
@@ -69,20 +70,48 @@ class Withdrawals:
             ) from None
 
     def add(self, population: str, hashes: Iterable[str]) -> int:
-        """Keep more hashes, durably, and tell the agent; how many are new."""
-        known = self.hashes(population)
-        together = sorted({*known, *hashes})
-        if len(together) > _MOST:
-            raise LocalError(f"{population}: expected at most {_MOST} withdrawals; take those rows out of the file")
-        if len(together) > len(known):
-            self._folder.folder(_FOLDER)
-            self._folder.write(self._name(population), json.dumps({"version": 1, "hashes": together}).encode())
-            self._folder.touch()
+        """Keep more hashes, durably, and tell the agent; how many are new. Two at once come one after another."""
+        with self._locked():
+            known = self.hashes(population)
+            together = sorted({*known, *hashes})
+            if len(together) > _MOST:
+                raise LocalError(f"{population}: expected at most {_MOST} withdrawals; take those rows out of the file")
+            if len(together) > len(known):
+                self._folder.folder(_FOLDER)
+                self._folder.write(self._name(population), json.dumps({"version": 1, "hashes": together}).encode())
+                self._folder.touch()
         return len(together) - len(known)
+
+    def remember(self, population: str, name: str, digest: str, patient: tuple[str, str]) -> None:
+        """Keep that a file belongs to the population, and which column of the data set `name` has the ids (and type).
+
+        Both outlive the data set: under another name or read in another way, the same ids would not be found.
+        """
+        with self._locked():
+            digests, patients = self._files(population)
+            if digest in digests and patients.get(name) == patient:
+                return
+            self._folder.folder(_FOLDER)
+            table = {"version": 1, "digests": sorted({*digests, digest}), "patients": {**patients, name: patient}}
+            self._folder.write(self._files_name(population), json.dumps(table, ensure_ascii=False).encode())
+
+    def digests(self, population: str) -> tuple[str, ...]:
+        """The files that belonged to the population since the first withdrawal."""
+        return self._files(population)[0]
+
+    def patient_columns(self, population: str) -> dict[str, tuple[str, str]]:
+        """By data set, those that were removed included: the column with the ids, and its type."""
+        return self._files(population)[1]
+
+    def populations(self) -> list[str]:
+        """Those from which somebody has withdrawn."""
+        return sorted(path.name.removesuffix(".json") for path in (self._folder.path / _FOLDER).glob("*.json"))
 
     def forget(self, population: str) -> None:
         """Delete the hashes of a population. Twice is once."""
-        (self._folder.path / self._name(population)).unlink(missing_ok=True)
+        with self._locked():
+            (self._folder.path / self._name(population)).unlink(missing_ok=True)
+            (self._folder.path / self._files_name(population)).unlink(missing_ok=True)
 
     def stamp(self, population: str) -> tuple[int, int] | None:
         """Another value after each change; None where nobody has withdrawn. It costs one look at the file."""
@@ -92,6 +121,38 @@ class Withdrawals:
             return None
         return found.st_ino, found.st_mtime_ns
 
+    def _files(self, population: str) -> tuple[tuple[str, ...], dict[str, tuple[str, str]]]:
+        name = self._files_name(population)
+        if not (self._folder.path / name).exists():
+            return (), {}
+        try:
+            table = json.loads(self._folder.read(name))
+            if table["version"] != 1:
+                raise ValueError("expected version 1")
+            patients = {data: (str(column), str(kind)) for data, (column, kind) in table["patients"].items()}
+            return tuple(map(str, table["digests"])), patients
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LocalError(
+                f"{self._folder.path / name}: expected files of a population ({error}); restore it"
+            ) from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self._folder.path / _LOCK
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LocalError(f"{path}: cannot be opened ({error.strerror})") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     @staticmethod
     def _name(population: str) -> str:
         return f"{_FOLDER}/{population}.json"
+
+    @staticmethod
+    def _files_name(population: str) -> str:
+        return f"{_FOLDER}/{population}.files"

@@ -231,7 +231,7 @@ def _is_number(kind: "pa.DataType") -> bool:
 
 
 def _whole(values: F64) -> Mask:
-    found: Mask = (np.rint(values) == values) & (np.abs(values) <= _EXACT)
+    found: Mask = (np.rint(values) == values) & (np.abs(values) < _EXACT)
     return found
 
 

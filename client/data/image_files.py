@@ -58,6 +58,8 @@ def _npy(data: bytes, shape: tuple[int, int, int]) -> NDArray[Any]:
     allowed = [shape, (height, width, channels)] + [(height, width)] * (channels == 1)
     if not isinstance(kind, str) or not _NUMBERS.fullmatch(kind) or not isinstance(fortran, bool):
         raise ValueError("expected an array of numbers")
+    if not isinstance(found, tuple) or any(type(side) is not int for side in found):
+        raise ValueError("expected a shape of whole numbers")
     if found not in allowed:
         raise ImageShapeError("another shape")
     pixels = np.frombuffer(data[start:], dtype=kind)

@@ -10,6 +10,7 @@ The digest of the data set is the SHA-256 of this stream, so that it covers ever
 import csv
 import io
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -52,9 +53,11 @@ def _entry(name: str, content: bytes) -> Iterator[bytes]:
 
 
 def _content(path: Path, most: int) -> bytes | None:
-    """The content of a file; None where there is none of this name."""
+    """The content of a file; None where there is no file of this name."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
             data = file.read(most + 1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return None

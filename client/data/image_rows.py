@@ -42,6 +42,7 @@ def read_good_images(schema: DataSchema, data: Data, file: BinaryIO, name: str, 
     named(schema, target.name, name)
     patients = [one for one in dict.fromkeys((data.patient, schema.patient)) if one is not None]
     labels = _Labels(schema, file, name, (target.name, *patients))
+    labels.check(name)
     array = np.zeros((labels.rows, *images.shape), dtype=np.float32)
     for rows, pixels in labels.images():
         array[rows] = pixels
@@ -80,6 +81,10 @@ class _Labels:
             self._rows_of.setdefault(one, []).append(row)
         self.good = np.zeros(self.rows, dtype=np.bool_)
         self._faults: Counter[Rule] = Counter()
+
+    def check(self, name: str) -> None:
+        """Raise LocalError where the label file alone does not fit; no image makes it better."""
+        self._report.check(name)
 
     def column(self, name: str) -> NDArray[Any]:
         return self._labels.column(name)

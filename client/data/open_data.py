@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 from wardround.client.data.image_pack import pack_chunks
@@ -22,9 +23,13 @@ def open_data(path: Path, schema: DataSchema | None) -> int:
     if schema is not None and schema.format is Format.IMAGES:
         return _packed(path, schema)
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LocalError(f"{path}: expected a file, got a folder, a pipe or a device")
+    return descriptor
 
 
 def digest_of_data(path: Path, schema: DataSchema | None) -> str:

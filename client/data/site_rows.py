@@ -9,6 +9,7 @@ import numpy as np
 from wardround.client.data.column_check import Mask
 from wardround.client.data.encoding import encode_table
 from wardround.client.data.files import read_table
+from wardround.client.data.open_data import digest_of_open
 from wardround.client.data.schema import DataSchema, Format
 from wardround.client.data.site_data import Rows
 from wardround.client.data.table_rules import TableRules
@@ -32,8 +33,15 @@ def read_site_rows(data: Data, file: BinaryIO, name: str, form: str, rules: Tabl
     """The rows of an open file (`form`: csv, parquet or images) for the `data` section of a plan.
 
     With a schema the whole table is validated first, and identifiers are hashed or never read. Raises LocalError where
-    the data do not fit the schema, with counts, or the plan.
+    the data do not fit the schema, with counts, or the plan, and for a table that was changed while it was read.
     """
+    found = _read(data, file, name, form, rules)
+    if rules.digest and form != Format.IMAGES and digest_of_open(file.fileno()) != rules.digest:  # images are a copy
+        raise LocalError(f"{name}: has changed while it was read; register it again and approve the next run with it")
+    return found
+
+
+def _read(data: Data, file: BinaryIO, name: str, form: str, rules: TableRules) -> SiteRows:
     if rules.schema is None:
         if rules.withdrawn:
             raise LocalError(f"{name}: expected a schema that says whose a row is, since patients have withdrawn")

@@ -9,9 +9,11 @@ __all__ = ["TableRules"]
 class TableRules:
     """`schema` is a `DataSchema.encode()`; None where the data set has none.
 
-    `key` is the one that ids are hashed under, `withdrawn` the hashes of the patients who have withdrawn.
+    `key` is the one that ids are hashed under, `withdrawn` the hashes of the patients who have withdrawn. `digest` is
+    what the file must still be once it was read; empty where that is not checked.
     """
 
     schema: str | None = None
     key: bytes = b""
     withdrawn: tuple[str, ...] = ()
+    digest: str = ""

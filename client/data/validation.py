@@ -158,7 +158,10 @@ class TablePass:
             lost = 0 if broken is None else int(np.count_nonzero(broken))
             left = size if good is None else int(np.count_nonzero(good))
             rows, bad, kept, dropped = rows + size, bad + lost, kept + left, dropped + size - lost - left
-            self._keep(found, good)
+            if bad and self._schema.on_bad_rows is BadRows.REFUSE and self._schema.images is None:
+                self._forget()  # the rest is counted only
+            else:
+                self._keep(found, good)
         misshapen = self._batches.misshapen
         if misshapen:
             counts["", Rule.FIELDS] += misshapen
@@ -187,6 +190,10 @@ class TablePass:
             if mask is not None:
                 good &= ~mask
         return good
+
+    def _forget(self) -> None:
+        for parts in self._kept.values():
+            parts.clear()
 
     def _keep(self, found: dict[str, Checked], good: Mask | None) -> None:
         for column, parts in self._kept.items():

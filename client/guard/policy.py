@@ -67,7 +67,7 @@ class PinLeave(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPolicy:
-    """[data.NAME]: what holds for one data set besides; the stricter of two limits counts."""
+    """[data.NAME]: what holds for one data set, or a population, besides; the stricter of two limits counts."""
 
     max_epsilon: float | None = key(None, doc="largest epsilon that one run may claim on it", gt=0)
     max_delta: float | None = key(None, doc="largest delta of that claim", gt=0, lt=1)
@@ -111,7 +111,7 @@ class SitePolicy:
     allow_unconfined_jobs: bool = key(
         False, doc="run jobs even where this system cannot take network and keys from them"
     )
-    data: dict[str, DataPolicy] = key({}, doc="limits of one data set, by its name")
+    data: dict[str, DataPolicy] = key({}, doc="limits of one data set, by its name, or of a population")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -146,16 +146,16 @@ class SitePolicy:
         except ValueError as error:
             raise PlanError(name, str(error), got) from None
 
-    def max_epsilon_of(self, data: str) -> float | None:
-        """The largest epsilon of a run on this data set; None where none is set."""
-        return _least(self.max_epsilon, self.data[data].max_epsilon if data in self.data else None)
+    def max_epsilon_of(self, *data: str) -> float | None:
+        """The largest epsilon of a run on a data set, by its name and its population; None where none is set."""
+        return _least(self.max_epsilon, *(self.data[one].max_epsilon for one in data if one in self.data))
 
-    def max_delta_of(self, data: str) -> float | None:
-        return _least(self.max_delta, self.data[data].max_delta if data in self.data else None)
+    def max_delta_of(self, *data: str) -> float | None:
+        return _least(self.max_delta, *(self.data[one].max_delta for one in data if one in self.data))
 
-    def limits_claim(self, data: str) -> bool:
+    def limits_claim(self, *data: str) -> bool:
         """Whether anything depends on what a run claims on this data set."""
-        return self.max_epsilon_of(data) is not None or self.max_delta_of(data) is not None
+        return self.max_epsilon_of(*data) is not None or self.max_delta_of(*data) is not None
 
     def open_at(self, now: datetime) -> bool:
         """Whether data may be read at `now`."""

@@ -40,12 +40,16 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFacts:
-    """What the run is bound to. `claim` is the plan's on these data; None where there is none, or not yet known."""
+    """What the run is bound to; limits hold for `name` and for `population`, the people in it.
+
+    `claim` is the plan's on these data; None where there is none, or not yet known.
+    """
 
     name: str
     rows: int
     has_schema: bool
     claim: "Claim | None" = None
+    population: str = ""
 
 
 def violations(policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts) -> list[Violation]:
@@ -53,7 +57,7 @@ def violations(policy: SitePolicy, plan: Plan, run: RunFacts, data: DataFacts) -
 
     A limit on a claim that is not yet known is not broken: see `undecided`.
     """
-    found = [*_privacy(policy, plan, data), *_protections(policy, plan), *_sites(policy, plan, run)]
+    found = [*_privacy(policy, plan, data), *_protections(policy, plan, data), *_sites(policy, plan, run)]
     found += _code(policy, plan)
     if policy.min_rows is not None and data.rows < policy.min_rows:
         found.append(
@@ -76,7 +80,8 @@ def undecided(policy: SitePolicy, plan: Plan, data: DataFacts) -> list[str]:
     """The rules that wait for the claim, which is known once the data were read."""
     if not plan.privacy.on or data.claim is not None:
         return []
-    limits = {"max_epsilon": policy.max_epsilon_of(data.name), "max_delta": policy.max_delta_of(data.name)}
+    whose = (data.name, data.population)
+    limits = {"max_epsilon": policy.max_epsilon_of(*whose), "max_delta": policy.max_delta_of(*whose)}
     return [name for name, limit in limits.items() if limit is not None]
 
 
@@ -107,8 +112,8 @@ def evaluates(plan: Plan) -> bool:
 def _privacy(policy: SitePolicy, plan: Plan, data: DataFacts) -> list[Violation]:
     from wardround.strategies.privacy.claim import rounded_up
 
-    found = []
-    for name, limit in (("epsilon", policy.max_epsilon_of(data.name)), ("delta", policy.max_delta_of(data.name))):
+    found, whose = [], (data.name, data.population)
+    for name, limit in (("epsilon", policy.max_epsilon_of(*whose)), ("delta", policy.max_delta_of(*whose))):
         if limit is None:
             continue
         rule, expected = f"max_{name}", f"differential privacy with {name} of at most {limit:g}"
@@ -121,7 +126,7 @@ def _privacy(policy: SitePolicy, plan: Plan, data: DataFacts) -> list[Violation]
     return found
 
 
-def _protections(policy: SitePolicy, plan: Plan) -> list[Violation]:
+def _protections(policy: SitePolicy, plan: Plan, data: DataFacts) -> list[Violation]:
     unit = plan.privacy.unit
     kept = {
         Requirement.SECURE_AGGREGATION: plan.protection.on,
@@ -129,11 +134,15 @@ def _protections(policy: SitePolicy, plan: Plan) -> list[Violation]:
         Requirement.EXAMPLE_LEVEL_DP: plan.privacy.per_example,
         Requirement.PATIENT_LEVEL_DP: unit is Unit.PATIENT,
     }
-    return [
+    found = [
         Violation(rule="require", expected=f"{one.value}, {_SAID[one]}", got=_got(plan, one))
         for one in policy.require
         if not kept[one]
     ]
+    if Requirement.PATIENT_LEVEL_DP in policy.require and unit is Unit.PATIENT and not data.has_schema:
+        expected = "patient-level-dp, on a data set that the site has registered with a schema: it says whose a row is"
+        found.append(Violation(rule="require", expected=expected))
+    return found
 
 
 _SAID = {

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wardround.errors import LocalError
+from wardround.plain_text import plain_text
 
 __all__ = ["NotNowError", "PolicyError", "Violation"]
+
+_MOST = 300
+"""Letters of one entry: a long one takes no place from what follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +22,16 @@ class Violation:
 
     def told(self) -> str:
         """For the coordinator: nothing of the data, and nothing that the site alone knows."""
-        return f"{self.rule} (expected {self.expected})"
+        return f"{self.rule} (expected {plain_text(self.expected, _MOST)})"
 
     def words(self) -> str:
         """For the site itself."""
-        return f"{self.rule}: expected {self.expected}{f', got {self.got}' * bool(self.got)}"
+        return f"{self.rule}: {self.why()}"
+
+    def why(self) -> str:
+        """The same without the rule's name."""
+        got = f", got {plain_text(self.got, _MOST)}" * bool(self.got)
+        return f"expected {plain_text(self.expected, _MOST)}{got}"
 
 
 class PolicyError(LocalError):

@@ -1,7 +1,7 @@
-"""The process of a job: `python -m wardround.client.job CHANNEL TABLE`, two descriptors that it was given.
+"""The process of a job: `python -m wardround.client.job CHANNEL [TABLE]`, descriptors that it was given.
 
-The first is its end of a socket pair, the second the open table. The launcher has taken everything from it that it may
-not have before it begins; its working folder is its own.
+The first is its end of a socket pair, the second the open table, for a process that reads it. The launcher has taken
+everything from it that it may not have before it begins; its working folder is its own.
 """
 
 import os
@@ -17,8 +17,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Answer requests until the agent closes its end."""
-    channel, table = (int(number) for number in sys.argv[1:])
-    serve(Channel(socket.socket(fileno=channel)), Path.cwd(), os.fdopen(table, "rb"))
+    channel, *tables = (int(number) for number in sys.argv[1:])
+    table = os.fdopen(tables[0], "rb") if tables else None
+    serve(Channel(socket.socket(fileno=channel)), Path.cwd(), table)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,12 +27,16 @@ from wardround.client.job.messages import (
     Describe,
     Described,
     Evaluate,
+    Export,
+    Exported,
     Failed,
     Fit,
     Fitted,
     Load,
     Loaded,
     Request,
+    Take,
+    Taken,
     decode_answer,
     encode_request,
     tally_in,
@@ -49,15 +54,15 @@ _MORE_STATE_BYTES = 1 << 20
 """Of what is kept between rounds, beside a value for each of the model's: names, and counts of batches."""
 _MOST_ANSWER_BYTES = 1 << 20
 _MARGIN_S = 5.0
-_A = TypeVar("_A", Described, Loaded, Counted, Fitted)
+_A = TypeVar("_A", Described, Exported, Taken, Loaded, Counted, Fitted)
 _log = logging.getLogger("wardround")
 
 
 class _Running:
     """A job's process, and the channel to it."""
 
-    def __init__(self, job: LaunchedJob, channel: socket.socket) -> None:
-        self.job = job
+    def __init__(self, job: LaunchedJob, channel: socket.socket, *, reads: bool) -> None:
+        self.job, self.reads = job, reads
         self.requests = Channel(channel)
         self.answers = Channel(channel.dup(), most_bytes=_MOST_ANSWER_BYTES)
         self.asking = threading.RLock()
@@ -87,8 +92,9 @@ class JobProcess:
     is where each makes a folder of its own, `log` is a file that takes what it prints, `hidden` are folders that a
     confined one must not see: the site's own. One thread asks at a time, any may end it.
 
-    Each process gets the table as an open file, which it closes before any code of the plan is loaded. `open_table`
-    opens it, and raises where no process may read it; `rules` says what holds for the table when it is read.
+    A process gets the table as an open file. `open_table` opens it, and raises where no process may read it; `rules`
+    says what holds for the table when it is read. Where the plan has code, that process only reads, and hands over the
+    encoded rows, which go unseen to another: a new program that never had the table, in which the code is loaded.
     """
 
     def __init__(
@@ -191,12 +197,26 @@ class JobProcess:
     def _asking(self, *, loaded: bool = True) -> Iterator[_Running]:
         """A process to ask, described and loaded; ended where it does not keep to the protocol."""
         running = self._started()
-        with running.asking:
+        with ExitStack() as held:
+            held.enter_context(running.asking)
             try:
                 if running.ended:
                     raise EOFError
-                if loaded:
-                    self._prepare(running)
+                if loaded and not running.loaded:
+                    if running.facts is None:
+                        self._describe(running)
+                    if running.reads and self._plan.task.code is not None:
+                        exported, rows = self._ask(running, Export(), (), Exported)
+                        for one in rows:
+                            held.enter_context(one)
+                        running = self._replaced(running)
+                        held.enter_context(running.asking)
+                        if running.ended:
+                            raise EOFError
+                        self._hand_over(running, exported, rows)
+                    running.tainted = True
+                    self._ask(running, Load(files=_code_of(self._plan)), (), Loaded)
+                    running.loaded = True
                 yield running
             except (RemoteError, EOFError, TimeoutError) as error:
                 self._drop(running)
@@ -208,13 +228,33 @@ class JobProcess:
                     reason = f"broke the protocol: {error}"
                 raise LocalError(f"{self._site}: the job {reason}; its log {self._log.name} says more") from None
 
-    def _prepare(self, running: _Running) -> None:
-        if running.facts is None:
-            self._describe(running)
-        if not running.loaded:
-            running.tainted = True
-            self._ask(running, Load(files=_code_of(self._plan)), (), Loaded)
-            running.loaded = True
+    def _replaced(self, reader: _Running) -> _Running:
+        """A process without the table in the place of the one that has read it, which ends before the other begins."""
+        with self._lock:
+            if self._running is not reader:
+                reader.ended = True
+                raise EOFError
+            self._running = None
+            reader.ended = True
+            reader.end()
+            self._running = self._start_with(None)
+            self._running.facts = reader.facts
+            return self._running
+
+    def _hand_over(self, running: _Running, exported: Exported, rows: Sequence[Shared]) -> None:
+        """Pass the rows on; they are not looked at here."""
+        plan = self._plan
+        asked = Take(
+            plan=plan.to_toml(), digest=plan.digest, code_files=plan.code_files, site=self._site, rows=exported.rows
+        )
+        try:
+            self._ask(running, asked, rows, Taken)
+        except LocalError:
+            self._drop(running)
+            raise
+        finally:
+            for one in rows:
+                one.close()
 
     def _describe(self, running: _Running) -> JobFacts:
         asked = Describe(
@@ -288,7 +328,12 @@ class JobProcess:
         finally:
             os.close(table)
 
-    def _start_with(self, table: int) -> _Running:
+    def _start_with(self, table: int | None) -> _Running:
+        """A process that reads the open table, or one that takes rows (None)."""
+        limits = self._limits
+        if table is not None and self._plan.task.code is not None:
+            # no foreign code runs in it: the rows that it hands over are bounded as its memory is
+            limits = replace(limits, file_bytes=max(limits.file_bytes, limits.memory_bytes))
         if not self._confined:
             _log.warning("%s: this job is NOT confined: it can reach the network and this site's keys", self._site)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -297,11 +342,11 @@ class JobProcess:
             root = tempfile.mkdtemp(prefix="job-", dir=self._folder)
             wanted = Launch(
                 python=self._python,
-                arguments=("-I", "-B", "-m", "wardround.client.job", "3", "4"),
+                arguments=("-I", "-B", "-m", "wardround.client.job", "3", *(() if table is None else ("4",))),
                 environment=environment_of(root, confined=self._confined),
                 confined=self._confined,
                 root=root,
-                limits=self._limits,
+                limits=limits,
                 channel=theirs.fileno(),
                 table=table,
                 hidden=tuple(str(one.absolute()) for one in self._hidden),
@@ -315,7 +360,7 @@ class JobProcess:
             raise LocalError(f"{self._site}: {error}") from None
         finally:
             theirs.close()
-        return _Running(job, ours)
+        return _Running(job, ours, reads=table is not None)
 
 
 class _Inputs:

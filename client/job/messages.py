@@ -2,10 +2,15 @@
 
     request                                     answer                       memory that goes with them
     Describe     plan, digests, site, table     Described   what is there
+    Export                                      Exported    what the rows are     · the rows
+    Take         plan, digests, site, the rows  Taken                        the rows
     Load         the files of the plan's code   Loaded
     Count                                       Counted     a kind of tally  · counts
     Fit          order, seed                    Fitted      examples, tally  model, state · update, counts, state
     Evaluate     order                          Counted     a kind of tally  model, state · counts
+
+A plan without code has one process, which is asked to describe and to load. One with code has two, one after the other:
+the first describes and exports, the second takes and loads.
 
 An answer may be a `Failed` instead. `state` is what the site keeps between rounds; only the job understands it. The
 agent trusts nothing that a job says, whose process has run the plan's code: what is decoded here has the right form and
@@ -20,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from wardround.client.data.table_rules import TableRules
+from wardround.client.job.handover import PIECES, RowsSpec
 from wardround.errors import RemoteError
 from wardround.local_channel import Shared
 from wardround.plain_text import plain_text
@@ -32,12 +38,16 @@ __all__ = [
     "Describe",
     "Described",
     "Evaluate",
+    "Export",
+    "Exported",
     "Failed",
     "Fit",
     "Fitted",
     "Load",
     "Loaded",
     "Request",
+    "Take",
+    "Taken",
     "decode_answer",
     "decode_request",
     "encode_answer",
@@ -63,6 +73,22 @@ class Describe:
     table: str
     format: str
     rules: TableRules = field(default_factory=TableRules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """Hand over the rows that were described, for another process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """The rows that another process has read for the plan (TOML); all else is as in `Describe`."""
+
+    plan: str
+    digest: str
+    code_files: tuple[tuple[str, str], ...]
+    site: str
+    rows: RowsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +124,16 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    rows: RowsSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The rows are there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """The plan's code is there."""
 
@@ -120,9 +156,9 @@ class Failed:
     text: str
 
 
-Request = Describe | Load | Count | Fit | Evaluate
-Answer = Described | Loaded | Counted | Fitted | Failed
-_MEMORY: dict[str, int] = {"fit": 2, "evaluate": 2, "fitted": 3, "counted": 1}
+Request = Describe | Export | Take | Load | Count | Fit | Evaluate
+Answer = Described | Exported | Taken | Loaded | Counted | Fitted | Failed
+_MEMORY: dict[str, int] = {"fit": 2, "evaluate": 2, "fitted": 3, "counted": 1, "exported": PIECES, "take": PIECES}
 
 
 def encode_request(request: Request) -> dict[str, Any]:
@@ -135,8 +171,15 @@ def encode_request(request: Request) -> dict[str, Any]:
                 "schema": request.rules.schema,
                 "key": b64encode(request.rules.key).decode(),
                 "withdrawn": list(request.rules.withdrawn),
+                "table_digest": request.rules.digest,
             }
             return {"do": "describe", "code_files": files, **{name: getattr(request, name) for name in names}, **rules}
+        case Export():
+            return {"do": "export"}
+        case Take():
+            texts = {name: getattr(request, name) for name in ("plan", "digest", "site")}
+            files = [list(pair) for pair in request.code_files]
+            return {"do": "take", "code_files": files, **texts, "rows": request.rows.encode()}
         case Load():
             return {"do": "load", "files": {path: b64encode(data).decode() for path, data in request.files.items()}}
         case Count():
@@ -153,14 +196,20 @@ def decode_request(header: Mapping[str, Any], pieces: int) -> Request:
         kind = _kind(header, "do", pieces)
         match kind:
             case "describe":
-                files = tuple((_text(path), _text(digest)) for path, digest in header["code_files"])
+                files = _files(header)
                 names = ("plan", "digest", "site", "table", "format")
                 rules = TableRules(
                     schema=None if header["schema"] is None else _text(header["schema"]),
                     key=_bytes(header["key"]),
                     withdrawn=tuple(_text(one) for one in header["withdrawn"]),
+                    digest=_text(header["table_digest"]),
                 )
                 return Describe(code_files=files, rules=rules, **{name: _text(header[name]) for name in names})
+            case "export":
+                return Export()
+            case "take":
+                texts = {name: _text(header[name]) for name in ("plan", "digest", "site")}
+                return Take(code_files=_files(header), rows=RowsSpec.decode(header["rows"]), **texts)
             case "load":
                 return Load(files={path: _bytes(text) for path, text in header["files"].items()})
             case "count":
@@ -180,6 +229,10 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
         case Described():
             numbers = ("rows", "train", "patients", "withdrawn")
             return {"is": "described", **{name: getattr(answer, name) for name in numbers}}
+        case Exported():
+            return {"is": "exported", "rows": answer.rows.encode()}
+        case Taken():
+            return {"is": "taken"}
         case Loaded():
             return {"is": "loaded"}
         case Counted():
@@ -206,6 +259,10 @@ def decode_answer(header: Mapping[str, Any], pieces: int) -> Answer:
                 if not (found.patients or 0) <= found.train <= found.rows or found.withdrawn > found.rows:
                     raise ValueError("more patients than rows, or more rows in training than there are")
                 return found
+            case "exported":
+                return Exported(rows=RowsSpec.decode(header["rows"]))
+            case "taken":
+                return Taken()
             case "loaded":
                 return Loaded()
             case "counted":
@@ -225,6 +282,10 @@ def _kind(header: Mapping[str, Any], name: str, pieces: int) -> str:
     if pieces != _MEMORY.get(kind, 0):
         raise ValueError("other memory than goes with this")
     return kind
+
+
+def _files(header: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((_text(path), _text(digest)) for path, digest in header["code_files"])
 
 
 def _text(value: object) -> str:

@@ -1,6 +1,7 @@
-"""What a job does: read the site's rows once, close their file, then train and count as it is asked."""
+"""What a job does: get the site's rows once, from their file or from who has read it, then train and count as asked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from wardround.client.data.site_data import SiteData
 from wardround.client.data.site_rows import read_site_rows
 from wardround.client.data.splits import split_rows
+from wardround.client.job.handover import packed, unpacked
 from wardround.client.job.messages import (
     Answer,
     Count,
@@ -17,12 +19,16 @@ from wardround.client.job.messages import (
     Describe,
     Described,
     Evaluate,
+    Export,
+    Exported,
     Failed,
     Fit,
     Fitted,
     Load,
     Loaded,
     Request,
+    Take,
+    Taken,
     decode_request,
     encode_answer,
 )
@@ -40,7 +46,7 @@ __all__ = ["Work", "serve"]
 _BUNDLE = "bundle"
 
 
-def serve(channel: Channel, scratch: Path, table: BinaryIO) -> None:
+def serve(channel: Channel, scratch: Path, table: BinaryIO | None) -> None:
     """Answer requests until the other end is closed. `scratch` is a folder that the plan's code is written to."""
     work = Work(scratch, table)
     while True:
@@ -66,12 +72,14 @@ def serve(channel: Channel, scratch: Path, table: BinaryIO) -> None:
 class Work:
     """The rows of one site under one plan, and their trainer, which is made when the plan's code comes.
 
-    The open file `table` is closed before that, so that no code of a plan finds what was not read of it: identifiers,
-    and columns that the plan does not name. It has no name here by which it could be opened again.
+    Who reads the open file `table` has all of it in memory, or had: identifiers, columns that the plan does not name,
+    rows of who has withdrawn. So no code of a plan is loaded there. It is loaded in a process that never had the table
+    (None), and takes the rows from one that read it.
     """
 
-    def __init__(self, scratch: Path, table: BinaryIO) -> None:
+    def __init__(self, scratch: Path, table: BinaryIO | None) -> None:
         self._scratch, self._table = scratch, table
+        self._has_read = table is not None
         self._plan: Plan | None = None
         self._data: SiteData | None = None
         self._trainer: Trainer | None = None
@@ -81,6 +89,10 @@ class Work:
         match request:
             case Describe():
                 return self._describe(request), []
+            case Export():
+                return self._export()
+            case Take():
+                return self._take(request, shared), []
             case Load():
                 return self._load(request), []
             case Count():
@@ -97,18 +109,15 @@ class Work:
                 return answer, [update, *counts, Shared.of(_state(trainer))]
 
     def _describe(self, asked: Describe) -> Described:
-        folder = self._scratch / _BUNDLE
-        plan = parse_plan(asked.plan, folder=folder, code_files=asked.code_files)
-        if plan.digest != asked.digest:
-            raise LocalError("expected the plan that was approved, got another; is it another version of wardround?")
+        plan = self._approved(asked)
         if asked.format not in (*FILE_SOURCES, "images"):
             raise RemoteError("expected a table as CSV or Parquet, or images")
         if plan.task.flower_app is not None:
             raise LocalError(
                 "a Flower app reads data by itself, which a job keeps from it; expected a plan with a task"
             )
-        if self._table.closed:
-            raise RemoteError("expected to be asked what is there before the plan's code is loaded")
+        if self._table is None or self._table.closed:
+            raise RemoteError("expected to be asked what is there where the table is open, and before it is trained on")
         rows = read_site_rows(plan.data, self._table, asked.table, asked.format, asked.rules)
         self._plan, self._trainer = plan, None
         self._data = found = split_rows(plan, SiteId(asked.site), rows.rows, rows.patients, rows.withdrawn)
@@ -117,13 +126,36 @@ class Work:
         train = len(found.train) + found.gone_rows
         return Described(rows=len(rows.rows), train=train, patients=patients, withdrawn=gone)
 
+    def _export(self) -> tuple[Exported, list[Shared]]:
+        plan, data = self._described()
+        if not plan.privacy.per_example:  # only there does it matter how many are gone
+            data = replace(data, gone_rows=0, gone_patients=0)
+        spec, made = packed(data)
+        return Exported(rows=spec), made
+
+    def _take(self, asked: Take, shared: Sequence[Shared]) -> Taken:
+        if self._has_read or self._data is not None:
+            raise RemoteError("expected rows once, in a process without a table")
+        plan = self._approved(asked)
+        self._data, self._plan = unpacked(SiteId(asked.site), asked.rows, shared), plan
+        return Taken()
+
+    def _approved(self, asked: Describe | Take) -> Plan:
+        plan = parse_plan(asked.plan, folder=self._scratch / _BUNDLE, code_files=asked.code_files)
+        if plan.digest != asked.digest:
+            raise LocalError("expected the plan that was approved, got another; is it another version of wardround?")
+        return plan
+
     def _load(self, asked: Load) -> Loaded:
         from wardround.client.trainer.bundle import load_task
         from wardround.client.trainer.private_trainer import PrivateTrainer
         from wardround.client.trainer.torch_trainer import TorchTrainer
 
         plan, data = self._described()
-        self._table.close()
+        if self._table is not None:
+            self._table.close()
+        if self._has_read and plan.task.code is not None:
+            raise RemoteError("expected the plan's code in a process that has not read the table")
         code = plan.folder / (plan.task.code or "")
         for name, content in asked.files.items():
             place = code / name

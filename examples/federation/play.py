@@ -76,9 +76,9 @@ def play(stage: Stage) -> None:
     logs = {party: str(stage.folder / f"{party}-audit.zip") for party in (SERVER, *HOSPITALS)}
     stage.run(SERVER, "model", "release", "breast-cancer@1", "--out", model)
     stage.run(SERVER, "server", "authority", "--out", root)
-    stage.run(SERVER, "server", "audit", "export", logs[SERVER])
     for hospital in HOSPITALS:
         stage.run(hospital, "client", "audit", "export", logs[hospital])
+    stage.run(SERVER, "server", "audit", "export", logs[SERVER])
     stage.run(AUDITOR, "verify", "model", model, "--root", root)
     for hospital in HOSPITALS:
         stage.run(AUDITOR, "verify", "audit", logs[hospital], "--root", root)

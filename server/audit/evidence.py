@@ -33,7 +33,8 @@ def verify_audit_log(folder: StateFolder, database: Database) -> tuple[Verified,
 
 
 def export_audit_log(folder: StateFolder, database: Database, out: Path, now: datetime) -> int:
-    """Write the log up to its last seal, and all co-signatures, to the new file `out`; how many there are of those.
+    """Write the log up to its last seal, and of every site the newest co-signature of each day, to the new file `out`;
+    how many there are of those. What a site signed in between follows from the log, and is in the site's own.
 
     LocalError where there is no log yet, or `out` cannot be written.
     """
@@ -43,10 +44,17 @@ def export_audit_log(folder: StateFolder, database: Database, out: Path, now: da
 
     def known() -> Iterator[Certified]:
         nonlocal count
+        last: dict[str, Certified] = {}
         for one in CoSignatures(database).all(head.log):
-            if one.cosigned.head.seq <= head.seq:  # not one of what the server has appended since
+            if one.cosigned.head.seq > head.seq:  # of what the server has appended since
+                break
+            before = last.get(one.cosigned.site)
+            if before is not None and before.cosigned.at[:10] != one.cosigned.at[:10]:
                 count += 1
-                yield one
+                yield before
+            last[one.cosigned.site] = one
+        count += len(last)
+        yield from last.values()
 
     write_bundle(out, path, head=head, name=RESERVED_SERVER_NAME, now=now, cosigned=known())
     return count

@@ -30,6 +30,7 @@ __all__ = ["Heads"]
 
 _MOST_REASON = 300
 _MOST_REWOUND = 3
+_MOST_REFUSED = 10
 _log = logging.getLogger("wardround")
 
 
@@ -54,6 +55,7 @@ class Heads:
         self._again: set[SiteId] = set()
         self._shown: dict[SiteId, int] = {}
         self._rewound: dict[SiteId, int] = {}
+        self._refused: dict[SiteId, set[str]] = {}
         self._disputed: set[tuple[SiteId, int]] = set()
 
     # -- to the sites -----------------------------------------------------------------------------
@@ -92,8 +94,15 @@ class Heads:
         """Keep what a site has signed, or note that it disputes this server's history; whether to show it more now.
 
         A site that was shown the log from further on than it knows signs once more what it knows. Raises RemoteError
-        for what is malformed, or not signed by this site and this server.
+        for what is malformed, or not signed by this site and this server; that is an event, too.
         """
+        try:
+            return self._take(site, notice)
+        except RemoteError as error:
+            self._refuse(site, str(error))
+            raise
+
+    def _take(self, site: SiteId, notice: Notice) -> bool:
         cosigned, reason = _decoded(site, notice)
         if cosigned is None:
             self._dispute(site, reason, None)
@@ -119,10 +128,24 @@ class Heads:
         else:
             self._cosignatures.add(Certified(cosigned=cosigned, certificate=certificate))
         rewound = self._rewound.get(site, 0)
-        if reason or head.log != self._log.id or head.seq >= self._shown.get(site, 0) or rewound >= _MOST_REWOUND:
+        if reason or head.log != self._log.id:
+            return False
+        if head.seq >= self._shown.get(site, 0):
+            self._rewound.pop(site, None)
+            return False
+        if rewound >= _MOST_REWOUND:
             return False
         self._shown[site], self._rewound[site] = head.seq, rewound + 1
         return True
+
+    def _refuse(self, site: SiteId, reason: str) -> None:
+        """The same once, and not many, while this server runs: it is the site that says them."""
+        known = self._refused.setdefault(site, set())
+        if len(known) < _MOST_REFUSED and reason not in known:
+            known.add(reason)
+            self._events.add(
+                "head.refused", now=self._clock(), subject=site, who=site, detail={"reason": plain_text(reason)}
+            )
 
     def _dispute(self, site: SiteId, reason: str, known: Head | None) -> None:
         """Once for each head while this server runs: it says the same whenever it is shown one."""

@@ -55,7 +55,7 @@ def verify(state: State = None) -> None:
     for line in log_lines(found):
         typer.echo(line)
     for site, count in sorted(counts.items()):
-        typer.echo(f"co-signed   by {site}: the first {count} records")
+        typer.echo(f"co-signed   by {site!r}: the first {count} records")
 
 
 @audit_app.command()

@@ -58,10 +58,13 @@ def test_the_samples_say_what_the_documents_say() -> None:
     [
         (("server.zip", "--root", "no.pem"), "no.pem: cannot be read"),
         (("no.zip", "--root", "ca.pem"), "no.zip: cannot be read"),
-        (("verified.txt", "--root", "ca.pem"), "bundle: expected a zip file"),
+        (("verified.txt", "--root", "ca.pem"), "verified.txt: expected a zip file"),
         (("server.zip", "--root", "verified.txt"), "expected the certificate of the federation's identity authority"),
         (("server.zip", "--root", "server.zip"), "expected the certificate of the federation's identity authority"),
-        (("server.zip", "--root", "ca.pem", "--against", "tampered.zip"), "record 22: was changed"),
+        (("server.zip", "--root", "ca.pem", "--against", "tampered.zip"), "tampered.zip: record 22: was changed"),
+        (("/dev/zero", "--root", "ca.pem"), "/dev/zero: expected a file"),
+        (("server.zip", "--root", "/dev/zero"), "/dev/zero: expected a file"),
+        (("server.zip", "--root", "ca.pem", "--against", "/dev/zero"), "/dev/zero: expected a file"),
     ],
 )
 def test_what_cannot_be_verified_is_one_line_and_not_0(arguments: tuple[str, ...], what: str) -> None:

@@ -32,11 +32,11 @@ def head(hashes: list[bytes]) -> Head:
     return sign_head(SERVER_KEY, LOG, len(hashes) - 1, hashes[-1], stamp(START))
 
 
-def extension(first: int, count: int, fork: int | None = None) -> Extension:
+def extension(first: int, count: int, fork: int | None = None, length: int = 0) -> Extension:
     hashes = chain(count, fork)
     numbers = range(first + 1, count + 1)
     digests = tuple(digest(n + (1000 if fork is not None and n >= fork else 0)) for n in numbers)
-    return Extension(head=head(hashes), first=first, start=hashes[first], digests=digests)
+    return Extension(head=head(hashes), first=first, start=hashes[first], digests=digests, length=length or count)
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
@@ -70,10 +70,12 @@ def test_what_is_behind_or_leaves_out_or_is_another_log_is_refused_with_the_reas
 
 def test_the_largest_extension_fits_into_a_notice() -> None:
     many = tuple(digest(n) for n in range(MOST_DIGESTS))
-    made = Extension(head=replace(head(chain(3)), seq=MOST_DIGESTS), first=0, start=bytes(32), digests=many)
+    made = Extension(
+        head=replace(head(chain(3)), seq=MOST_DIGESTS), first=0, start=bytes(32), digests=many, length=1 << 47
+    )
     assert len(Notice(kind="head", body=made.encode()).body) < MAX_NOTICE_BYTES
     with pytest.raises(ValueError, match="a digest for each record"):
-        Extension(head=made.head, first=0, start=bytes(32), digests=(*many, bytes(32)))
+        Extension(head=made.head, first=0, start=bytes(32), digests=(*many, bytes(32)), length=1 << 47)
 
 
 def test_signatures_are_of_one_key_and_one_content() -> None:
@@ -132,3 +134,9 @@ def test_what_is_no_co_signed_head_is_refused(value: object) -> None:
 def test_keys_that_a_newer_server_adds_are_left_alone() -> None:
     table = json.loads(extension(2, 5).encode()) | {"witnesses": 3}
     assert Extension.decode(json.dumps(table).encode()) == extension(2, 5)
+    del table["length"]  # of an older server
+    assert Extension.decode(json.dumps(table).encode()) == extension(2, 5)
+    assert Extension.decode(extension(2, 5, length=9).encode()).length == 9
+    for bad in (4, "9", 9.0, True, None, 1 << 48):
+        with pytest.raises(RemoteError, match="expected a signed head"):
+            Extension.decode(json.dumps(table | {"length": bad}).encode())

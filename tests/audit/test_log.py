@@ -257,6 +257,32 @@ def test_a_renewed_certificate_is_noted_and_seals_go_by_it(owner: Owner) -> None
     assert [one.kind for one in records(owner)].count("log.signer") == 3
 
 
+def test_a_certificate_is_named_only_while_it_is_valid(owner: Owner) -> None:
+    """Or the log could never be verified again."""
+    span = (START + timedelta(hours=1), START + timedelta(days=9))
+    owner.certificate = certificate_of(owner.key, owner.name, span)
+    with pytest.raises(LocalError, match="cannot be begun with a certificate that is valid from 2026-03-01 09:00"):
+        owner.open()
+    owner.certificate = b""
+    log = owner.open()
+    owner.certificate = certificate_of(owner.key, owner.name, span)
+    log.signed_with(owner.certificate)
+    log.append(entries(1))
+    log.seal()
+    later = owner.open()  # a new process, and the clock is behind still
+    later.append(entries(1))
+    later.seal()
+    owner.verify()
+    assert sum(one.kind == "log.signer" for one in records(owner)) == 1
+    owner.clock.now += timedelta(hours=2)
+    later.signed_with(owner.certificate)
+    later.append(entries(1))
+    later.seal()
+    owner.open().seal()
+    owner.verify()
+    assert sum(one.kind == "log.signer" for one in records(owner)) == 2
+
+
 def test_files_that_others_may_read_and_links_are_refused(owner: Owner, tmp_path: Path) -> None:
     owner.open()
     owner.path.chmod(0o644)
@@ -277,6 +303,7 @@ def test_an_extension_leads_from_anywhere_to_the_head(owner: Owner, since: int |
         found.check(None)
         assert found.head == log.seal() and len(found.digests) == found.head.seq - found.first
         assert owner.verify(SeenHead(head=found.head, by="here")).agreed == 1
+        assert one.hash_at(5) and one._marks[0][0] == 256, "the file is not read from its beginning each time"
         assert one.hash_at(found.head.seq) == found.head.hash and one.hash_at(found.head.seq + 9) is None
 
 

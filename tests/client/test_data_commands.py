@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.client.agent.site_world import RUN, World, plan_text, write_table
+from tests.client.agent.test_run_policy import records
 from tests.client.agent.test_withdrawals import SCHEMA
 from wardround.cli import app
 from wardround.client.agent.data_registry import DataRegistry
@@ -119,3 +120,17 @@ def test_purge_forgets_and_keeps_the_file(registered: World) -> None:
 def test_purge_may_delete_the_file(registered: World) -> None:
     assert "AND DELETE" in run(registered, "data", "purge", "ehr", "--file", entered="y\n")
     assert not (registered.path / "ehr.csv").exists()
+
+
+def test_who_decided_is_in_the_audit_log_and_the_same_people_are_asked_for(registered: World) -> None:
+    run(registered, "data", "withdraw", "ehr", "--patient", "1", "--by", "Ann")
+    schema = str(registered.path / "ehr.toml")
+    said = run(registered, "data", "add", str(write_table(registered.path / "new.csv", seed=9)), "--schema", schema)
+    assert "1 patients have withdrawn from 'ehr': the same people? then set population" in said
+    again = run(registered, "data", "add", str(registered.path / "ehr.csv"), "--schema", schema, "--by", "Bob")
+    assert "the same people?" not in again
+    run(registered, "data", "remove", "new", "--by", "Bob")
+    run(registered, "data", "purge", "ehr", "--yes", "--by", "Bob")
+    kinds = ("data.added", "data.withdrawn", "data.removed", "data.purged")
+    who = {kind: [one["detail"]["by"] for one in records(registered, kind)][-1] for kind in kinds}
+    assert who == {"data.added": "Bob", "data.withdrawn": "Ann", "data.removed": "Bob", "data.purged": "Bob"}

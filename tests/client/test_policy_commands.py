@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from tests.client.agent.site_world import NOW, PLAN, RUN, FakeJob, World, plan_text, write_table
 from tests.client.agent.test_run_policy import records
 from tests.client.agent.test_site_run import PRIVATE
+from tests.client.agent.test_withdrawals import SCHEMA as PATIENTS
 from tests.client.test_client_commands import MASKED, run
 from wardround.cli import app
 from wardround.client.agent.offer import decode_offer
@@ -55,7 +56,7 @@ def prepare(world: World) -> None:
 
 def test_the_spec_s_policy_is_set_shown_and_kept(world: World) -> None:
     run(world, "policy", "set", "--max-epsilon", "3", "--min-sites", "3", "--require", "secure-aggregation,dp")
-    shown = run(world, "policy", "set", "--max-rounds", "9")
+    shown = run(world, "policy", "set", "--max-rounds", "9", "--max-delta", "1e-5")
     assert "max_epsilon             3" in shown and "min_sites               3" in shown and "max_rounds" in shown
     assert run(world, "policy", "show") == shown
     assert json.loads(run(world, "policy", "show", "--json"))["require"] == ["secure-aggregation", "dp"]
@@ -262,7 +263,7 @@ def test_code_is_shown_as_what_changed_since_the_last_approved_bundle(world: Wor
     shown = run(world, "plan", "show", RUN, "--code")
     assert "task.py  SHA-256" in shown and "...  new" in shown and "    rate = 1" in shown
     assert "class Task:" in run(world, "plan", "diff", RUN)  # nothing to compare with: all of it
-    assert "and, if it likes, others, since it brings code of its own" in shown
+    assert "these columns and no others where jobs are confined" in shown
     run(world, "plan", "approve", RUN, "--data", "ehr", "--by", "IT")
 
     newer = {"task.py": CODE["task.py"].replace(b"1", b"2"), "more.py": b"\x1b[2J\n"}
@@ -319,3 +320,44 @@ def test_a_foreign_decision_is_named_in_the_list(world: World) -> None:
     assert "cannot go on: " in run(world, "plan", "list") and "decide again" in run(world, "status")
     run(world, "plan", "approve", RUN, "--data", "ehr", "--by", "IT")
     assert "approved by IT" in run(world, "plan", "list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "mended"),
+    [
+        (("--require", "dp"), "dp without max_epsilon", ("--max-epsilon", "3")),
+        (("--max-epsilon", "3"), "max_epsilon without max_delta", ("--max-delta", "1e-5")),
+        (("--tasks", "tabular-classifier"), "may bring a bundle of its own code", ("--code", "none")),
+    ],
+)
+def test_a_rule_that_leaves_a_way_round_it_is_told_as_a_note(
+    world: World, arguments: tuple[str, ...], expected: str, mended: tuple[str, ...]
+) -> None:
+    assert expected in run(world, "policy", "set", *arguments)
+    assert expected not in run(world, "policy", "set", *mended)
+
+
+def test_limits_may_be_those_of_a_population(world: World) -> None:
+    world.data()
+    text = plan_text(*PRIVATE)
+    world.offer(text)
+    run(world, "policy", "set", "--data", "ehr", "--max-epsilon", "0.001")
+    schema = world.path / "later.toml"
+    schema.write_text('population = "ehr"\n' + PATIENTS)
+    file = str(write_table(world.path / "later.csv", seed=5))
+    run(world, "data", "add", file, "--schema", str(schema))
+    run(world, "policy", "check", RUN, "--data", "later")
+    site = PolicyFile(world.folder).read()
+    assert site.max_epsilon_of("later", "ehr") == 0.001 and site.max_epsilon_of("later", "later") is None
+    run(world, "data", "remove", "ehr", "--by", "Ann")
+    run(world, "policy", "set", "--data", "ehr", "--max-epsilon", "0.002")
+    assert [one["detail"]["by"] for one in records(world, "data.removed")] == ["Ann"]
+
+
+def test_a_long_list_of_categories_does_not_hide_what_follows(world: World) -> None:
+    categories = ", ".join(f'"{number:0>70}"' for number in range(100))
+    columns = f'data.columns=[{{ name = "age", type = "category", categories = [{categories}] }}]'
+    world.offer(plan_text(columns, 'data.missing="refuse"').replace('"age"', '"nowhere"'))
+    world.data()
+    shown = run(world, "plan", "show", RUN)
+    assert "and 80 more; MISSING in this table" in shown

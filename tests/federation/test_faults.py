@@ -253,14 +253,14 @@ def _check_evidence(field: Field) -> None:
     root, bundles = stage.folder / "ca.pem", {party: stage.folder / f"{party}.zip" for party in (SERVER, *HOSPITALS)}
     stage.run(SERVER, "server", "authority", "--out", str(root))
     stage.run(SERVER, "server", "audit", "verify")
-    stage.run(SERVER, "server", "audit", "export", str(bundles[SERVER]))
     for hospital in HOSPITALS:
         stage.run(hospital, "client", "audit", "export", str(bundles[hospital]))
         assert "verified" in stage.run(A, "verify", "audit", str(bundles[hospital]), "--root", str(root))
+    stage.run(SERVER, "server", "audit", "export", str(bundles[SERVER]))  # last: what sites have seen is in it
     against = [part for hospital in HOSPITALS for part in ("--against", str(bundles[hospital]))]
     said = stage.run(A, "verify", "audit", str(bundles[SERVER]), "--root", str(root), *against)
     for hospital in HOSPITALS:
-        assert f"co-signed   by {hospital}: the first " in said
+        assert f"co-signed   by {hospital!r}: the first " in said
         assert f"'{hospital}' accepted on " in said
 
 

@@ -27,20 +27,22 @@ from typing import IO, Any, BinaryIO, cast
 
 from wardround.audit.head import COSIGNED_KIND, RESTORE_ACCEPTED, CoSigned, Head
 from wardround.audit.log import LOG_FILE
-from wardround.audit.record import Record, stamp, time_of
+from wardround.audit.record import MOST_LINE_BYTES, Record, minute, stamp, time_of
 from wardround.audit.verify import BadRecordError, SeenHead, Verified, verify_log
 from wardround.durable_file import TEMPORARY, sync_folder
 from wardround.errors import LocalError, RemoteError
 from wardround.evidence_identity import RESERVED_SERVER_NAME, signer
 from wardround.identity import Authority, site_name
 from wardround.plain_text import plain_text
+from wardround.signing_key import fingerprint_of
 
-__all__ = ["Bundle", "Certified", "verify_bundle", "write_bundle"]
+__all__ = ["Bundle", "Certified", "Compared", "verify_bundle", "write_bundle"]
 
 _MANIFEST, _COSIGNED = "manifest.json", "cosigned.jsonl"
 _FORMAT = 1
 _MOST_BYTES = {_MANIFEST: 1 << 16, LOG_FILE: 1 << 36, _COSIGNED: 1 << 28}
 _MOST_LINE = 1 << 14
+_OLDER = "; or this bundle was exported before then: ask for a newer one"
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error)
 
 
@@ -53,16 +55,33 @@ class Certified:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Another bundle whose heads fit: its file, whose log it is, and how many heads of this log it has."""
+
+    where: str
+    name: str
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """What a bundle holds, all of it verified: the log, and by site the last co-signed head."""
 
     log: Verified
+    authority: str
+    """The fingerprint of the certificate that all rests on."""
     exported: str
     sites: dict[str, Head]
-    against: int
-    """Heads from other bundles that fit."""
+    keys: dict[str, tuple[str, ...]]
+    """By site, the fingerprints of the keys that co-signed: one, unless it joined anew."""
+    compared: tuple[Compared, ...]
     remarks: tuple[str, ...]
-    """What other bundles say that an auditor should know."""
+    """What is no fault, and what an auditor should know."""
+
+    @property
+    def against(self) -> int:
+        """Heads from other bundles that fit."""
+        return sum(one.heads for one in self.compared)
 
 
 def write_bundle(
@@ -70,7 +89,8 @@ def write_bundle(
 ) -> None:
     """Write the log in the file `log`, up to the seal of `head`, to the new file `out`.
 
-    LocalError where `out` is there, or something cannot be read or written; then there is none.
+    LocalError where `out` is there, something cannot be read or written, or nobody would read what is too much; then
+    there is none.
     """
     if os.path.lexists(out):
         raise LocalError(f"{out}: is there already; name a new file")
@@ -81,8 +101,8 @@ def write_bundle(
             with os.fdopen(descriptor, "wb") as file:
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
                     members = {
-                        LOG_FILE: _add(archive, LOG_FILE, _lines(log, head.seq + 1)),
-                        _COSIGNED: _add(archive, _COSIGNED, (_cosigned_line(one) for one in cosigned)),
+                        LOG_FILE: _add(archive, LOG_FILE, _lines(log, head.seq + 1), MOST_LINE_BYTES),
+                        _COSIGNED: _add(archive, _COSIGNED, (_cosigned_line(one) for one in cosigned), _MOST_LINE),
                     }
                     manifest = {
                         "format": _FORMAT,
@@ -105,30 +125,62 @@ def write_bundle(
 
 
 def verify_bundle(file: BinaryIO, authority: Authority, *, against: Iterable[BinaryIO] = ()) -> Bundle:
-    """What is in a bundle, all of it checked. `against` are other bundles, whose heads of the same log have to fit.
+    """What is in a bundle, all of it checked. `against` are other bundles, whose heads of the same log have to fit:
+    each of them for itself, so that one that fits hides no other.
 
-    RemoteError for what is no bundle, BadRecordError with the first bad record of its log (or of one `against`).
+    RemoteError for what is no bundle, BadRecordError with the first bad record of a log; both name the file.
     """
-    others, remarks = list[SeenHead](), list[str]()
-    for number, other in enumerate(against, 1):
-        others += _heads_of(other, authority, number, remarks)
-    with _opened(file) as archive:
+    where = _name_of(file, "bundle")
+    with _opened(file, where) as archive:
         manifest = _manifest(archive)
-        certified = _cosigned(archive, manifest)
-        seen = [_checked(one, authority, manifest.head) for one in certified]
+        others = [
+            _other(other, authority, _name_of(other, f"bundle {number} to compare with"), manifest)
+            for number, other in enumerate(against, 1)
+        ]
+        seen, keys, newest = list[SeenHead](), dict[str, list[str]](), dict[str, Head]()
+        for one in _cosigned(archive, manifest):
+            head, site = one.cosigned.head, one.cosigned.site
+            public = _signer_of(one, authority, manifest.head)
+            seen.append(SeenHead(head=head, by=f"by {site!r}"))
+            if fingerprint_of(public) not in keys.setdefault(site, []):
+                keys[site].append(fingerprint_of(public))
+            if site not in newest or newest[site].seq < head.seq:
+                newest[site] = head
         seen.append(SeenHead(head=manifest.head, by="in the bundle"))
-        fitting = [one for one in others if one.head.log == manifest.head.log]
-        log = _verified_log(archive, manifest, authority, [*seen, *fitting])
-    if others and not fitting and not remarks:
-        raise RemoteError("bundle: expected other bundles with heads of this log, got none")
-    if certified and log.name != RESERVED_SERVER_NAME:
-        raise RemoteError("bundle: expected co-signed heads of a server's log, got some of a site's")
-    newest: dict[str, Head] = {}
-    for one in certified:
-        known = newest.get(one.cosigned.site)
-        if known is None or known.seq < one.cosigned.head.seq:
-            newest[one.cosigned.site] = one.cosigned.head
-    return Bundle(log=log, exported=manifest.exported, sites=newest, against=len(fitting), remarks=tuple(remarks))
+        for found in others:
+            seen += found.heads
+        log = _verified_log(archive, manifest, authority, seen)
+        if newest and log.name != RESERVED_SERVER_NAME:
+            raise RemoteError("expected co-signed heads of a server's log, got some of a site's")
+        for site, its in keys.items():
+            if site == log.name or log.key in its:
+                raise RemoteError(f"{site!r} has co-signed with the name or the key of the log's owner: it is no other")
+    remarks = [remark for one in others for remark in one.remarks]
+    remarks += _shared(keys)
+    if not newest and not any(one.signed for one in others):
+        remarks.append("nobody else has signed a head of this log: its owner could have written it anew")
+    return Bundle(
+        log=log,
+        authority=authority.fingerprint.hex(),
+        exported=manifest.exported,
+        sites=newest,
+        keys={site: tuple(its) for site, its in keys.items()},
+        compared=tuple(Compared(where=one.where, name=one.name, heads=len(one.heads)) for one in others if one.heads),
+        remarks=tuple(remarks),
+    )
+
+
+def _name_of(file: BinaryIO, otherwise: str) -> str:
+    name = getattr(file, "name", None)
+    return plain_text(name) if isinstance(name, str) else otherwise
+
+
+def _shared(keys: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for site, its in sorted(keys.items()):
+        for key in its:
+            if owners.setdefault(key, site) != site:
+                yield f"{site!r} has co-signed with the key of {owners[key]!r}: they are one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,46 +205,74 @@ def _verified_log(
             raise BadRecordError(member.lines + 1, f"cannot be read any more ({error})") from None
         member.finish()
     if found.name != manifest.name or found.sealed != manifest.head.seq or found.records != found.sealed + 1:
-        raise RemoteError(f"bundle: expected a log of {manifest.name!r} that ends with the seal of its head")
+        raise RemoteError(f"expected a log of {manifest.name!r} that ends with the seal of its head")
     return found
 
 
-def _heads_of(file: BinaryIO, authority: Authority, number: int, remarks: list[str]) -> list[SeenHead]:
-    """Every head that another bundle has, which is checked too: of its own log, co-signed, and noted by a site.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Other:
+    """What another bundle says of the log that is checked."""
 
-    What a site had noted before it accepted a restored server is not to be met any more, and gets a remark.
+    where: str
+    name: str
+    heads: list[SeenHead]
+    signed: bool
+    """Whether there is one among them that another than the log's owner has signed."""
+    remarks: list[str]
+
+
+def _other(file: BinaryIO, authority: Authority, where: str, main: _Manifest) -> _Other:
+    """Every head of the log of `main` that another bundle has: of its own log, co-signed, and noted by a site.
+
+    What a site had noted before it accepted a restored server is not to be met any more, and gets a remark. RemoteError
+    for a bundle that says nothing of this log, and for one that has seen another log of the same server.
     """
-    with _opened(file) as archive:
+    with _opened(file, where) as archive:
         manifest = _manifest(archive)
-        heads = [SeenHead(head=manifest.head, by=f"in bundle {number} to compare with")]
-        certified = _cosigned(archive, manifest)
-        heads += [_checked(one, authority, manifest.head) for one in certified]
-        noted: list[SeenHead] = []
+        heads = [SeenHead(head=manifest.head, by=f"in {where}", hint=_OLDER)]
+        for one in _cosigned(archive, manifest):
+            _signer_of(one, authority, manifest.head)
+            by = f"by {one.cosigned.site!r} (in {where})"
+            heads.append(SeenHead(head=one.cosigned.head, by=by, hint=_OLDER))
+        noted, remarks = list[SeenHead](), list[str]()
 
         def note(record: Record) -> None:
             if record.kind == RESTORE_ACCEPTED:
                 remarks.append(
                     f"{manifest.name!r} accepted on {record.time[:10]} that the server's history was not the one that "
-                    f"it had signed {len(noted)} heads of (record {record.seq} of its log)"
+                    f"it had signed {len(noted)} heads of (record {record.seq} of its log, {where})"
                 )
                 noted.clear()
             if record.kind == COSIGNED_KIND:
                 try:
-                    noted.append(SeenHead(head=Head.of(record.detail.get("head")), by=f"by {manifest.name!r}"))
+                    head = Head.of(record.detail.get("head"))
                 except (ValueError, TypeError):
                     raise BadRecordError(record.seq, "has no head in it") from None
+                noted.append(SeenHead(head=head, by=f"by {manifest.name!r} (in {where})", hint=_OLDER))
 
         _verified_log(archive, manifest, authority, heads, each=note)
-        return heads + noted
+        elsewhere = next((one.head for one in noted if one.head.log != main.head.log), None)
+        if elsewhere is not None and main.name == RESERVED_SERVER_NAME:
+            raise RemoteError(
+                f"{manifest.name!r} was shown another log of the server ({elsewhere.log.hex()}) on "
+                f"{minute(elsewhere.time)}, and has accepted no restore since: the server has two histories"
+            )
+        fitting = [one for one in (*heads, *noted) if one.head.log == main.head.log]
+        if not fitting and not remarks:
+            raise RemoteError(f"expected heads of the log {main.head.log.hex()} of {main.name!r}, got none")
+        signed = any(one is not heads[0] for one in fitting)
+        return _Other(where=where, name=manifest.name, heads=fitting, signed=signed, remarks=remarks)
 
 
-def _checked(one: Certified, authority: Authority, head: Head) -> SeenHead:
-    """A co-signed head. RemoteError unless its site, which the authority names, has signed it."""
+def _signer_of(one: Certified, authority: Authority, head: Head) -> bytes:
+    """The key that has co-signed a head of the log of `head`. RemoteError unless it is its site's, which the authority
+    names."""
     cosigned = one.cosigned
     if cosigned.head.log != head.log:
-        raise RemoteError(f"bundle: {plain_text(cosigned.site)} has co-signed a head of another log")
-    cosigned.check(signer(authority, one.certificate, cosigned.site, cosigned.signed_at))
-    return SeenHead(head=cosigned.head, by=f"by {cosigned.site!r}")
+        raise RemoteError(f"{plain_text(cosigned.site)} has co-signed a head of another log")
+    public = signer(authority, one.certificate, cosigned.site, cosigned.signed_at)
+    cosigned.check(public)
+    return public
 
 
 # -- the members --------------------------------------------------------------------------------------
@@ -203,11 +283,14 @@ def _manifest(archive: zipfile.ZipFile) -> _Manifest:
         data = member.read(_MOST_BYTES[_MANIFEST] + 1)
     try:
         table = json.loads(data)
-        if table.keys() != {"format", "log", "name", "exported", "head", "members"} or table["format"] != _FORMAT:
+        if table.keys() != {"format", "log", "name", "exported", "head", "members"}:
+            raise ValueError
+        if type(table["format"]) is not int or table["format"] != _FORMAT:
             raise ValueError
         members = table["members"]
         if members.keys() != {LOG_FILE, _COSIGNED} or any(
-            one.keys() != {"bytes", "sha256"} for one in members.values()
+            one.keys() != {"bytes", "sha256"} or type(one["bytes"]) is not int or one["bytes"] < 0
+            for one in members.values()
         ):
             raise ValueError
         head = Head.of(table["head"])
@@ -218,24 +301,26 @@ def _manifest(archive: zipfile.ZipFile) -> _Manifest:
             head=head,
             name=site_name(table["name"]),
             exported=table["exported"],
-            members={name: (int(one["bytes"]), bytes.fromhex(one["sha256"])) for name, one in members.items()},
+            members={name: (one["bytes"], bytes.fromhex(one["sha256"])) for name, one in members.items()},
         )
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        raise RemoteError(f"bundle: {_MANIFEST}: expected what wardround writes (format {_FORMAT})") from None
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
+        raise RemoteError(f"{_MANIFEST}: expected what wardround writes (format {_FORMAT})") from None
 
 
-def _cosigned(archive: zipfile.ZipFile, manifest: _Manifest) -> list[Certified]:
-    found = []
+def _cosigned(archive: zipfile.ZipFile, manifest: _Manifest) -> Iterator[Certified]:
+    """One by one, so that whoever checks them stops at the first bad one."""
+    number = 0
     with _member(archive, _COSIGNED, manifest.members) as member:
         while line := member.readline(_MOST_LINE):
+            number += 1
             try:
                 table = json.loads(line)
                 certificate = base64.b64decode(table.pop("certificate"), validate=True)
-                found.append(Certified(cosigned=CoSigned.of(table), certificate=certificate))
+                one = Certified(cosigned=CoSigned.of(table), certificate=certificate)
             except (ValueError, TypeError, AttributeError, KeyError, RecursionError, binascii.Error):
-                raise RemoteError(f"bundle: {_COSIGNED}, line {len(found) + 1}: expected a co-signed head") from None
+                raise RemoteError(f"{_COSIGNED}, line {number}: expected a co-signed head") from None
+            yield one
         member.finish()
-    return found
 
 
 def _cosigned_line(one: Certified) -> bytes:
@@ -248,14 +333,19 @@ def _lines(log: Path, most: int) -> Iterator[bytes]:
         yield from islice(file, most)
 
 
-def _add(archive: zipfile.ZipFile, name: str, lines: Iterable[bytes]) -> dict[str, Any]:
-    """Write a member; its size and SHA-256."""
+def _add(archive: zipfile.ZipFile, name: str, lines: Iterable[bytes], longest: int) -> dict[str, Any]:
+    """Write a member; its size and SHA-256. LocalError for what a reader refuses."""
     size, digest = 0, sha256()
     with archive.open(name, "w", force_zip64=True) as member:
         for line in lines:
             member.write(line)
             digest.update(line)
             size += len(line)
+            if len(line) > longest or size > _MOST_BYTES[name]:
+                raise LocalError(
+                    f"{name}: expected at most {_MOST_BYTES[name]} bytes, in lines of at most {longest}, got more; "
+                    "there is no bundle"
+                )
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -285,16 +375,16 @@ class _Member:
     def finish(self) -> None:
         """RemoteError unless all was read, and is what the manifest says."""
         if self.read(1) or self._got != self._size or self._hash.digest() != self._digest:
-            raise RemoteError(f"bundle: {self._name}: expected what the manifest says, got something else")
+            raise RemoteError(f"{self._name}: expected what the manifest says, got something else")
 
     def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
             data = read(size)
         except (*_BROKEN, ValueError, OSError) as error:
-            raise _UnreadableError(f"bundle: {self._name} is damaged: {plain_text(str(error))}") from None
+            raise _UnreadableError(f"{self._name} is damaged: {plain_text(str(error))}") from None
         self._got += len(data)
         if self._got > self._size:
-            raise RemoteError(f"bundle: {self._name}: expected {self._size} bytes, got more")
+            raise RemoteError(f"{self._name}: expected {self._size} bytes, got more")
         self._hash.update(data)
         return data
 
@@ -307,24 +397,44 @@ def _member(
     try:
         file = archive.open(name)
     except (*_BROKEN, ValueError, OSError) as error:
-        raise RemoteError(f"bundle: {name} is damaged: {plain_text(str(error))}") from None
+        raise RemoteError(f"{name} is damaged: {plain_text(str(error))}") from None
     with file:
         yield _Member(name, file, size, digest)
 
 
 @contextmanager
-def _opened(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    """The archive, with its members' names and sizes checked before anything of them is read."""
+def _opened(file: BinaryIO, where: str) -> Iterator[zipfile.ZipFile]:
+    """The archive, with its members' names and sizes checked before anything of them is read; `where` names the file in
+    every error inside `with`."""
+    try:
+        with _archive(file) as archive:
+            yield archive
+    except _NamedError:
+        raise
+    except BadRecordError as fault:
+        raise _NamedBadRecordError(fault.record, fault.what, where) from None
+    except RemoteError as error:
+        raise _NamedError(f"{where}: {error}") from None
+
+
+class _NamedError(RemoteError):
+    """One that names its file already."""
+
+
+class _NamedBadRecordError(BadRecordError, _NamedError):
+    """The same of a record."""
+
+
+def _archive(file: BinaryIO) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(file)
     except (*_BROKEN, ValueError, OSError) as error:
-        raise RemoteError(f"bundle: expected a zip file ({plain_text(str(error))})") from None
-    with archive:
-        if sorted(one.filename for one in archive.infolist()) != sorted(_MOST_BYTES):
-            raise RemoteError(f"bundle: expected exactly {', '.join(sorted(_MOST_BYTES))}")
-        for one in archive.infolist():
-            known = one.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not one.flag_bits & 1
-            if one.file_size > _MOST_BYTES[one.filename] or not known:
-                most = _MOST_BYTES[one.filename]
-                raise RemoteError(f"bundle: {one.filename}: expected at most {most} bytes, deflated")
-        yield archive
+        raise RemoteError(f"expected a zip file ({plain_text(str(error))})") from None
+    if sorted(one.filename for one in archive.infolist()) != sorted(_MOST_BYTES):
+        raise RemoteError(f"expected exactly {', '.join(sorted(_MOST_BYTES))}")
+    for one in archive.infolist():
+        known = one.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not one.flag_bits & 1
+        if one.file_size > _MOST_BYTES[one.filename] or not known:
+            most = _MOST_BYTES[one.filename]
+            raise RemoteError(f"{one.filename}: expected at most {most} bytes, deflated")
+    return archive

@@ -155,17 +155,22 @@ class CoSigned:
 class Extension:
     """A head, and how it is reached: the hash `start` after `first` records, and the digests of the bodies since.
 
-    `start` need not be believed: a chain that meets a hash that one knows cannot have come from anywhere else.
+    `start` need not be believed: a chain that meets a hash that one knows cannot have come from anywhere else. `length`
+    is how many records the log had under a seal, by the server's word; more than the head has where the rest is to
+    come in another message.
     """
 
     head: Head
     first: int
     start: bytes
     digests: tuple[bytes, ...]
+    length: int
 
     def __post_init__(self) -> None:
         if len(self.digests) > MOST_DIGESTS or self.first < 0 or self.first + len(self.digests) != self.head.seq:
             raise ValueError("expected a digest for each record up to the head")
+        if not self.head.seq <= self.length < 1 << 48:
+            raise ValueError("expected a head of a log that has as many records")
         if any(len(one) != _HASH_BYTES for one in (self.start, *self.digests)):
             raise ValueError("expected digests of 32 bytes")
 
@@ -198,6 +203,7 @@ class Extension:
             "first": self.first,
             "start": self.start.hex(),
             "digests": base64.b64encode(b"".join(self.digests)).decode(),
+            "length": self.length,
         }
         return json.dumps(table).encode()
 
@@ -206,18 +212,21 @@ class Extension:
         """The inverse of `encode`; keys that it does not know are left alone. RemoteError for anything else."""
         try:
             table = json.loads(body)
-            if type(table["first"]) is not int:
+            head = Head.of(table["head"])
+            length = table.get("length", head.seq)
+            if type(table["first"]) is not int or type(length) is not int:
                 raise ValueError
             digests = base64.b64decode(_text(table["digests"]), validate=True)
             if len(digests) % _HASH_BYTES:
                 raise ValueError
             return cls(
-                head=Head.of(table["head"]),
+                head=head,
                 first=table["first"],
                 start=_hex(table["start"]),
                 digests=tuple(digests[at : at + _HASH_BYTES] for at in range(0, len(digests), _HASH_BYTES)),
+                length=length,
             )
-        except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, binascii.Error):
             raise RemoteError("head: expected a signed head and the digests that lead to it") from None
 
 

@@ -39,10 +39,11 @@ from wardround.audit.record import (
     stamp,
     time_of,
 )
-from wardround.audit.seal import SEAL_EVERY, begun, read_begun, read_seal, seal, signer_entry
+from wardround.audit.seal import SEAL_EVERY, begun, read_begun, read_seal, read_signer, seal, signer_entry
 from wardround.clock import utc_now
 from wardround.durable_file import sync_folder, write_all
 from wardround.errors import LocalError, RemoteError
+from wardround.evidence_identity import lifetime
 from wardround.signing_key import SigningKey
 
 __all__ = ["LOG_FILE", "AuditLog", "last_head", "lines_back", "read_back", "whole_bytes"]
@@ -141,9 +142,12 @@ class AuditLog:
             return self._head
 
     def signed_with(self, certificate: bytes) -> None:
-        """Go on under a renewed certificate (DER) of the same key."""
+        """Go on under a renewed certificate (DER) of the same key; not before it is valid by this machine's clock.
+
+        One that is not valid yet is taken up by whoever opens the log next.
+        """
         with self._guard, self._ready() as descriptor:
-            if certificate != self._certificate:
+            if certificate != self._certificate and self._is_valid(certificate):
                 self._certificate = certificate
                 self._write(descriptor, [signer_entry(certificate, self._name)], sealing=False)
 
@@ -187,17 +191,21 @@ class AuditLog:
     def extension(self, since: int | None) -> Extension:
         """How the log goes on after its first `since` records, up to the last seal or as far as one message goes.
 
+        What does not reach the last seal says how far that is: whoever knows more than is in it waits for the rest.
+
         None is for those who have seen nothing yet: they are told where it stands. Seals first, so that nobody is shown
         what the next power cut takes back.
         """
         head = self.seal()
+        length = head.seq
         first = head.seq if since is None else min(since, head.seq)
         last = min(head.seq, first + MOST_DIGESTS)
         found = list(self._chain(first, last))
         start = found[0][1]
         if last < head.seq:
             head = sign_head(self._key, self._log, last, found[-1][1], stamp(self._clock()))
-        return Extension(head=head, first=first, start=start, digests=tuple(digest for digest, _ in found[1:]))
+        digests = tuple(digest for digest, _ in found[1:])
+        return Extension(head=head, first=first, start=start, digests=digests, length=length)
 
     def hash_at(self, seq: int) -> bytes | None:
         """The hash after `seq` records; None where there are not so many."""
@@ -206,6 +214,7 @@ class AuditLog:
     def _chain(self, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
         """The digests and hashes of records `first` to `last`, of which 0 is the log's beginning."""
         with self._guard:
+            self._mark(first - 1)
             place = bisect_right(self._marks, (max(0, first - 1), 1 << 62)) - 1
             seq, offset = self._marks[place] if place >= 0 else (0, 0)
         if first == 0:
@@ -217,6 +226,18 @@ class AuditLog:
                 if seq >= first:
                     body, carried = split_line(line)
                     yield sha256(body).digest(), bytes.fromhex(carried.decode())
+
+    def _mark(self, seq: int) -> None:
+        """Have the places of records before those that this object has read, once where somebody asks for one."""
+        if not self._marks or seq >= self._marks[0][0] or self._marks[0][0] <= _MARK_EVERY:
+            return
+        count, offset, found = 0, 0, list[tuple[int, int]]()
+        with self._path.open("rb") as file:
+            for line in itertools.islice(file, self._marks[0][0] - 1):
+                count, offset = count + 1, offset + len(line)
+                if count % _MARK_EVERY == 0:
+                    found.append((count, offset))
+        self._marks = found + self._marks
 
     # -- the file -------------------------------------------------------------------------------------
 
@@ -258,6 +279,12 @@ class AuditLog:
             self._marks = [(self._seq, offset)]
         self._catch_up(descriptor)
         if self._seq == 0:
+            if not self._is_valid(self._certificate):
+                first, last = lifetime(self._certificate)
+                raise LocalError(
+                    f"{self._path}: cannot be begun with a certificate that is valid from {first:%Y-%m-%d %H:%M} to "
+                    f"{last:%Y-%m-%d %H:%M} UTC; set the clock right, or renew it"
+                )
             self._log = self._random(LOG_BYTES)
             self._hash = first_hash(self._log)
             entries = [begun(self._log, self._name), signer_entry(self._certificate, self._name)]
@@ -266,7 +293,25 @@ class AuditLog:
             sync_folder(self._path.parent)
             sync_folder(self._path.parent.parent)
         elif self._signer(descriptor) != sha256(self._certificate).digest():
-            self._write(descriptor, [signer_entry(self._certificate, self._name)], sealing=False)
+            if self._is_valid(self._certificate):
+                self._write(descriptor, [signer_entry(self._certificate, self._name)], sealing=False)
+            else:
+                self._certificate = self._named(descriptor)
+
+    def _is_valid(self, certificate: bytes) -> bool:
+        """Whether the log may name it now: of a certificate that was not valid then, nobody believes a seal."""
+        first, last = lifetime(certificate)
+        now = stamp(self._clock())
+        if now < self._time and time_of(self._time) - time_of(now) <= _CLOCK_JITTER:
+            now = self._time
+        return stamp(first) <= now <= stamp(last)
+
+    def _named(self, descriptor: int) -> bytes:
+        """The certificate that the log names last."""
+        for record in read_back(descriptor, self._offset):
+            if record.kind == SIGNER:
+                return read_signer(record)
+        raise LocalError(f"{self._path}: expected a record of its owner's key; verify it")
 
     def _take_first(self, descriptor: int) -> None:
         """A log that was killed before its first seal has its id in its first record, if that is whole."""

@@ -31,7 +31,8 @@ from wardround.audit.seal import SEAL_EVERY, read_begun, read_seal, read_signer
 from wardround.errors import RemoteError
 from wardround.evidence_identity import signer, valid_until
 from wardround.identity import Authority
-from wardround.plain_text import plain_text
+from wardround.plain_text import in_groups, plain_text
+from wardround.signing_key import fingerprint_of
 
 __all__ = ["BadRecordError", "SeenHead", "Verified", "verify_file", "verify_log"]
 
@@ -42,28 +43,35 @@ _AHEAD = 1000
 class BadRecordError(RemoteError):
     """A log is not as its owner wrote it; `record` is the number of the first record that is not."""
 
-    def __init__(self, record: int, what: str) -> None:
-        super().__init__(f"record {record}: {what}")
-        self.record = record
+    def __init__(self, record: int, what: str, where: str = "") -> None:
+        super().__init__(f"{where}: record {record}: {what}" if where else f"record {record}: {what}")
+        self.record, self.what = record, what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenHead:
-    """A head of the log that was kept elsewhere; `by` says where. Its signature is checked with the log's own keys."""
+    """A head of the log that was kept elsewhere; `by` says where. Its signature is checked with the log's own keys.
+
+    `hint` is what else it may mean where the log has not so many records.
+    """
 
     head: Head
     by: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
     """A log without a fault. `sealed` of its `records` are under a seal; `agreed` heads from elsewhere fit.
 
+    `key` is the fingerprint of the owner's key, which is one from the beginning to the end.
+
     `remarks` are what is no fault, and worth knowing.
     """
 
     log: bytes
     name: str
+    key: str
     records: int
     sealed: int
     begun: str
@@ -193,10 +201,14 @@ class _Check:
         try:
             self._certificate = read_signer(record)
             at = time_of(record.time)
-            self._public = signer(self._authority, self._certificate, self._name, at)
+            public = signer(self._authority, self._certificate, self._name, at)
             self._good_until = stamp(valid_until(self._certificate))
         except (ValueError, RemoteError) as error:
             raise BadRecordError(record.seq, f"names a key that is not the owner's ({error})") from None
+        if self._public not in (b"", public):  # its owner's program never does
+            was, now = (in_groups(fingerprint_of(one)) for one in (self._public, public))
+            raise BadRecordError(record.seq, f"names another key, {now}, than the one that began the log, {was}")
+        self._public = public
 
     def _seal(self, record: Record) -> None:
         try:
@@ -248,13 +260,14 @@ class _Check:
             raise BadRecordError(
                 self._seq + 1,
                 f"is missing: on {minute(one.head.time)} there were {one.head.seq} records, as a head says that was "
-                f"kept {one.by}",
+                f"kept {one.by}{one.hint}",
             )
         if self._unsealed:
             self._remarks.append(f"the last {self._unsealed} records have no seal yet")
         return Verified(
             log=self._log,
             name=self._name,
+            key=fingerprint_of(self._public),
             records=self._seq,
             sealed=self._head.seq,
             begun=self._begun,

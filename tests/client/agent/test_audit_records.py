@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -133,14 +134,18 @@ def digest(number: int, fork: str) -> bytes:
     return f"{fork}{number}".encode().ljust(32)
 
 
-def shown(world: World, first: int, count: int, fork: str = "a", *, forks_at: int = 10**6) -> Notice:
+def shown(
+    world: World, first: int, count: int, fork: str = "a", *, forks_at: int = 10**6, length: int = 0, at: datetime = NOW
+) -> Notice:
     """The head of a log of `count` records, from its first `first` on; from record `forks_at` it is another."""
     digests = [digest(number, fork if number >= forks_at else "a") for number in range(1, count + 1)]
     hashes = [first_hash(LOG)]
     for one in digests:
         hashes.append(chained(hashes[-1], one))
-    head = sign_head(world.server, LOG, count, hashes[-1], stamp(NOW))
-    found = Extension(head=head, first=first, start=hashes[first], digests=tuple(digests[first:]))
+    head = sign_head(world.server, LOG, count, hashes[-1], stamp(at))
+    found = Extension(
+        head=head, first=first, start=hashes[first], digests=tuple(digests[first:]), length=length or count
+    )
     return Notice(kind="head", body=found.encode())
 
 
@@ -225,14 +230,125 @@ def test_a_kill_between_the_log_and_the_head_signs_again(world: World, monkeypat
     assert known(world).seq == 9 and json.loads(again.sent[-1].body)["cosigned"]["head"]["seq"] == 9
 
 
-@pytest.mark.parametrize("name", ["server-head.json", "server-differs.json"])
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"seq": 3}', b"\xff", b"[" * 100_000])
-def test_a_damaged_file_is_named(world: World, name: str, data: bytes) -> None:
+BROKEN: list[bytes | None] = [b"", b"[]", b'{"seq": 3}', b"\xff", b"[" * 100_000, None]
+
+
+def damage(world: World, name: str, data: bytes | None) -> None:
+    place = audit_folder(world.folder) / name
+    if data is None:
+        place.unlink(missing_ok=True)
+    else:
+        place.write_bytes(data)
+        os.chmod(place, 0o600)
+
+
+@pytest.mark.parametrize("data", BROKEN)
+def test_what_was_signed_is_known_from_the_log_where_the_file_is_gone(world: World, data: bytes | None) -> None:
+    """Or who takes the file away could be shown another history."""
+    site = Site(world)
+    site.agent.notice(shown(world, 5, 9))
+    damage(world, "server-head.json", data)
+    assert known(world).seq == 9
+    site.agent.notice(shown(world, 9, 9))
+    assert json.loads((audit_folder(world.folder) / "server-head.json").read_text())["seq"] == 9
+    damage(world, "server-head.json", data)
+    site.agent.notice(shown(world, 5, 12, "b", forks_at=8))
+    assert ServerHeads(world.folder).differs and kinds(world).count("head.cosigned") == 1
+    damage(world, "server-head.json", data)
+    ServerHeads(world.folder).accept(open_log(world.folder), by="IT")
+    assert ServerHeads(world.folder).known() is None
+    site.agent.notice(shown(world, 5, 13, "b", forks_at=8))
+    assert known(world).seq == 13
+
+
+@pytest.mark.parametrize("data", BROKEN[:-1])
+def test_a_damaged_difference_is_named_and_can_be_accepted(world: World, data: bytes) -> None:
     site = Site(world)
     site.agent.notice(shown(world, 5, 5))
-    place = audit_folder(world.folder) / name
-    place.write_bytes(data)
-    os.chmod(place, 0o600)
+    damage(world, "server-differs.json", data)
     heads = ServerHeads(world.folder)
-    with pytest.raises(LocalError, match=f"{name}: is damaged"):
-        heads.known() if name == "server-head.json" else heads.difference()
+    with pytest.raises(LocalError, match=r"server-differs\.json: is damaged"):
+        heads.difference()
+    assert heads.accept(open_log(world.folder), by="IT").known.seq == 5
+    assert not heads.differs and kinds(world)[-1] == "restore.accepted"
+
+
+def test_the_first_part_of_a_long_log_is_no_other_history(world: World) -> None:
+    """A server whose word on what this site has signed was lost begins further back, and cannot show all at once."""
+    site = Site(world)
+    site.agent.notice(shown(world, 5, 30))
+    for _ in range(2):
+        site.agent.notice(shown(world, 5, 10, length=40))
+        answer = json.loads(site.sent[-1].body)
+        assert answer["cosigned"]["head"]["seq"] == 30 and "differs" not in answer
+    site.agent.notice(shown(world, 10, 40))
+    assert known(world).seq == 40 and not ServerHeads(world.folder).differs
+
+
+def test_a_server_that_only_says_that_it_has_more_is_not_believed_for_ever(world: World) -> None:
+    site = Site(world)
+    site.agent.notice(shown(world, 5, 30))
+    for _ in range(3):
+        site.agent.notice(shown(world, 5, 10, length=40))
+    assert not ServerHeads(world.folder).differs
+    site.agent.notice(shown(world, 5, 10, length=40))
+    assert json.loads(site.sent[-1].body)["differs"] == "it has 10 records, and had 30"
+
+
+def test_a_flood_of_heads_fills_no_disk(world: World) -> None:
+    site = Site(world)
+    site.agent.notice(shown(world, 5, 5))
+    for number in range(50):  # the same, signed anew
+        site.agent.notice(shown(world, 5, 5, at=NOW + timedelta(seconds=number)))
+        assert json.loads(site.sent[-1].body)["cosigned"]["head"]["seq"] == 5
+    assert kinds(world).count("head.cosigned") == 1
+    for count in range(6, 206):
+        site.agent.notice(shown(world, count - 1, count))
+    assert 100 < kinds(world).count("head.cosigned") < 130
+    assert not ServerHeads(world.folder).differs
+    later = NOW + timedelta(seconds=5)
+    _, wrong = ServerHeads(world.folder).take(shown(world, 5, 300).body, site.agent.audit, later)
+    assert not wrong and known(world).seq == 300
+
+
+def test_a_server_that_shows_no_heads_any_more_is_noticed(world: World) -> None:
+    heads = Site(world).agent._heads
+    log = open_log(world.folder)
+    day = timedelta(days=1)
+    assert not heads.are_missing(NOW) and not heads.are_missing(NOW + day / 2)
+    assert heads.are_missing(NOW + day) and not heads.are_missing(NOW + day)
+    heads.take(shown(world, 5, 5).body, log, NOW + day)
+    assert not heads.are_missing(NOW + 2 * day) and heads.are_missing(NOW + 3 * day)
+
+
+def test_an_agent_says_that_no_heads_come_any_more(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(world)
+    site.ready()
+    call = world.train(PlanStore(world.folder).plan(RUN))[0]
+    site.agent.call(call)
+    site.agent._now = lambda: NOW + timedelta(days=2)
+    site.agent.call(call)
+    assert "has shown no head of its audit log for a day" in caplog.text
+
+
+def test_a_kill_while_a_restore_is_accepted_leaves_what_can_be_accepted_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(world)
+    site.agent.notice(shown(world, 5, 9))
+    site.agent.notice(shown(world, 5, 12, "b", forks_at=8))
+    real = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "server-head.json":
+            raise KeyboardInterrupt
+        real(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        ServerHeads(world.folder).accept(open_log(world.folder), by="IT")
+    site.agent.notice(shown(world, 5, 12, "b", forks_at=8))
+    assert ServerHeads(world.folder).differs
+    ServerHeads(world.folder).accept(open_log(world.folder), by="IT")
+    site.agent.notice(shown(world, 5, 12, "b", forks_at=8))
+    assert known(world).seq == 12 and not ServerHeads(world.folder).differs

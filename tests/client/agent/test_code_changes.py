@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardround.client.agent.code_changes import changes, whole
+from wardround.client.agent.code_changes import changes, printable, whole
 
 OLD = {"task.py": b"import numpy\n\ndef loss(x):\n    return x\n", "weights.bin": b"\0\1"}
 
@@ -16,7 +16,8 @@ def test_a_changed_line_is_shown_with_its_file_and_both_digests() -> None:
     new = OLD | {"task.py": OLD["task.py"].replace(b"return x", b"return send(x)")}
     shown = list(changes(OLD, new))
     assert "-    return x" in shown and "+    return send(x)" in shown
-    assert shown[0].startswith("--- task.py  SHA-256 ") and shown[1].startswith("+++ task.py  SHA-256 ")
+    assert shown[0].startswith("==== before: task.py  SHA-256 ")
+    assert shown[1].startswith("==== after:  task.py  SHA-256 ")
     assert not [line for line in shown if "weights" in line]
 
 
@@ -25,7 +26,7 @@ def test_new_and_deleted_files_and_binary_ones() -> None:
     shown = list(changes(OLD, new))
     assert "+pass" in shown and "-import numpy" in shown
     assert "(no text: compare the digests)" in shown and "(both are empty)" in shown
-    assert shown.count("--- (none)") == 2 and shown.count("+++ (none)") == 1
+    assert shown.count("==== before: (none)") == 2 and shown.count("==== after:  (none)") == 1
 
 
 def test_what_a_terminal_would_obey_or_hide_is_shown() -> None:
@@ -55,3 +56,17 @@ def test_any_two_bundles_can_be_shown_and_only_the_same_have_no_changes(
     shown = list(changes(old, new))
     assert all(line.isprintable() for line in [*shown, *whole(new)])
     assert bool(shown) == (old != new)
+
+
+def test_no_line_of_a_file_looks_like_a_header() -> None:
+    evil = b"++ (none)\n-- x\n==== b.py, SHA-256 00\n| x\n"
+    for line in list(whole({"a.py": evil}))[1:]:
+        assert line.startswith("| ")
+    for line in list(changes({"a.py": b"a\n"}, {"a.py": evil}))[2:]:
+        assert line[0] in "+-@ "
+
+
+def test_letters_that_nobody_sees_are_shown() -> None:
+    for letter in "\u034f\u115f\u1160\u3164\uffa0\ufe0f\u180b\u17b4\u2800\U000e0041\u200b\u00ad":
+        assert printable(f"a{letter}b") == "a\ufffdb", hex(ord(letter))
+    assert printable("größer 漢字 é 👍") == "größer 漢字 é 👍"

@@ -436,3 +436,53 @@ def test_wherever_a_change_is_killed_the_policy_is_the_old_or_the_new_one(
     assert PolicyFile(world.folder).read().max_rounds in ((2,) if whole else (1, 2))
     set_policy(world, max_rounds=3)
     assert PolicyFile(world.folder).read().max_rounds == 3
+
+
+def test_a_change_by_hand_is_in_the_audit_log_once(world: World) -> None:
+    set_policy(world, max_rounds=2)
+    world.folder.write("policy.toml", b"max_rounds = 3  # by hand\n")
+    for _ in range(2):
+        assert PolicyFile(world.folder).read().max_rounds == 3
+    assert [one["detail"] for one in records(world, "policy.changed")] == [
+        {"by": "IT", "changes": {"max_rounds": [None, "2"]}},
+        {"by": "unknown (file)", "changes": {"max_rounds": ["2", "3"]}},
+    ]
+    world.folder.write("policy.toml", b"max_rounds = 4\n")
+    PolicyFile(world.folder).change(lambda old: replace(old, min_rows=9), by="IT")
+    assert [one["detail"]["by"] for one in records(world, "policy.changed")][2:] == ["unknown (file)", "IT"]
+
+
+def test_a_policy_that_was_deleted_stops_everything_until_a_rule_is_set(world: World) -> None:
+    plan = approved(world)
+    set_policy(world, max_rounds=3)
+    job = FakeJob()
+    run = run_of(world, job)
+    run.answer(*world.train(plan))
+    (world.folder.path / "policy.toml").unlink()
+    assert run.answer(*world.train(plan, 2)).fault is Fault.NOT_READY and job.asked.count("fit") == 1
+    with pytest.raises(LocalError, match="is missing, and rules were set"):
+        PolicyFile(world.folder).read()
+    PolicyFile(world.folder).change(lambda old: replace(old, min_rows=9), by="IT")
+    assert PolicyFile(world.folder).read() == SitePolicy(max_rounds=3, min_rows=9)
+    assert run.answer(*world.train(plan, 2)).fault is Fault.NONE
+    set_policy(world)
+    (world.folder.path / "policy.toml").unlink()
+    assert PolicyFile(world.folder).read() == SitePolicy()
+
+
+def test_another_user_who_looks_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_policy(world, max_rounds=2)
+    world.folder.write("policy.toml", b"max_rounds = 3\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: os.stat(world.folder.path).st_uid + 1)
+        assert PolicyFile(world.folder).read().max_rounds == 3
+        assert len(records(world, "policy.changed")) == 1
+    PolicyFile(world.folder).read()
+    assert len(records(world, "policy.changed")) == 2
+
+
+def test_a_damaged_copy_of_the_policy_is_named(world: World) -> None:
+    set_policy(world, max_rounds=2)
+    world.folder.write("policy.noted", b"\0")
+    with pytest.raises(LocalError, match=r"policy\.noted: is damaged"):
+        PolicyFile(world.folder).read()

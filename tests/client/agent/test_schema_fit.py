@@ -1,5 +1,7 @@
 """Plans and schemas that do not mean the same are refused before any data are read."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.client.data.tables import schema_of
@@ -8,6 +10,7 @@ from wardround.client.agent.schema_fit import check_fit, misfits
 from wardround.client.data.schema import DataSchema, parse_schema
 from wardround.errors import LocalError
 from wardround.plan import parse_plan
+from wardround.plan_privacy import Unit
 from wardround.plan_sections import Data
 
 AGE = '{ name = "age", range = [0, 120], unit = "a" }'
@@ -84,3 +87,11 @@ def test_images_and_tables_are_told_apart() -> None:
         check_fit(data(), images, "ehr")
     with pytest.raises(LocalError, match=r"expected images of shape \(1, 4, 6\)"):
         check_fit(plan, parse_schema(SCHEMA.replace("[1, 4, 6]", "[3, 4, 6]").encode()), "ehr")
+
+
+def test_a_plan_that_hides_patients_needs_a_schema_that_says_whose_a_row_is() -> None:
+    nobody = replace(schema_of(), patient=None)
+    plan = data(more='patient = "mrn"')
+    assert list(misfits(plan, nobody)) == [] == list(misfits(plan, schema_of(), unit=Unit.PATIENT))
+    with pytest.raises(LocalError, match="expected a schema that says whose a row is"):
+        check_fit(plan, nobody, "ehr", unit=Unit.PATIENT)

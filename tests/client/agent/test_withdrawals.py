@@ -1,5 +1,7 @@
 """Withdrawals: hashes and never ids, for good, and rows that are used no more."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +270,98 @@ def test_purging_waits_for_runs_and_takes_what_their_jobs_printed(world: World) 
     registry.purge("ehr")
     assert registry.get("ehr") is None and not printed.exists() and registry.has_budget("ehr")
     assert (world.path / "ehr.csv").exists()
+
+
+# -- nobody who has withdrawn comes back under another description ---------------------------------------
+
+
+def test_a_table_registered_again_without_whose_a_row_is_is_refused(world: World) -> None:
+    data, registry = register(world), DataRegistry(world.folder)
+    withdraw(world, "3")
+    with pytest.raises(LocalError, match="expected a schema that says whose a row is"):
+        registry.add(Path(data.path), "ehr", NOW)
+    with pytest.raises(LocalError, match="expected a schema that says whose a row is"):
+        register(world, SCHEMA.replace('patient = "id"\n', ""))
+    with pytest.raises(LocalError, match=r"expected patient id of type integer, .* got id of type text"):
+        register(world, SCHEMA.replace("integer", "text", 1))
+    with pytest.raises(LocalError, match="got age of type integer"):
+        register(world, SCHEMA.replace('patient = "id"', 'patient = "age"'))
+    assert registry.find("ehr").binding == data.binding
+    register(world, seed=2)
+
+
+def test_a_job_of_a_table_without_a_schema_is_refused_once_somebody_has_withdrawn(world: World) -> None:
+    plan, data = world.offer(), world.data()
+    withdraw(world, "3")
+    job = ConfinedJobs(world.folder, allow_unconfined=True)(RUN, plan, data)
+    assert isinstance(job, JobProcess)
+    try:
+        with pytest.raises(LocalError, match="expected a schema that says whose a row is"):
+            job.describe()
+    finally:
+        job.close()
+
+
+def test_a_table_keeps_its_population_when_it_was_removed(world: World) -> None:
+    data, registry = register(world), DataRegistry(world.folder)
+    registry.withdraw(data, [hash_of_id(registry.withdrawals.key(), "3")], by="IT")
+    registry.remove("ehr", by="IT")
+    schema = parse_schema(SCHEMA.encode())
+    report = validate_file(schema, Path(data.path))
+    with pytest.raises(LocalError, match="belongs to population 'ehr', from which patients have withdrawn"):
+        registry.add(Path(data.path), "later", NOW, schema=schema, report=report)
+    with pytest.raises(LocalError, match="belongs to population 'ehr'"):
+        registry.add(Path(data.path), "plain", NOW)
+    with pytest.raises(LocalError, match="expected patient id of type integer"):
+        register(world, SCHEMA.replace("integer", "text", 1))
+    same = 'population = "ehr"\n' + SCHEMA
+    with pytest.raises(LocalError, match="column of type integer, as 'ehr' has it"):
+        register(world, same.replace("integer", "text", 1), name="later", seed=2)
+    assert register(world, same, name="later", seed=2).population == "ehr"
+    other = register(world, name="other", seed=3)
+    assert registry.withdrawn_elsewhere(other) == [("ehr", 1)]
+    registry.purge("later")
+    assert registry.withdrawals.digests("ehr") == () and registry.withdrawals.populations() == []
+
+
+def test_two_who_withdraw_at_once_are_both_kept(world: World) -> None:
+    kept = Withdrawals(world.folder)
+    kept.key()
+    wait = threading.Barrier(8)
+
+    def one(number: int) -> None:
+        wait.wait()
+        Withdrawals(world.folder).add("ehr", [f"{number:064x}"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(8)))
+    assert len(kept.hashes("ehr")) == 8
+
+
+def test_a_table_is_not_removed_while_a_run_goes_on(world: World) -> None:
+    bind(world)
+    with pytest.raises(LocalError, match=f"expected no run that goes on with it, got {RUN}"):
+        DataRegistry(world.folder).remove("ehr")
+    finish_run(world.folder, RUN, "ended", now=lambda: NOW)
+    DataRegistry(world.folder).remove("ehr")
+
+
+@pytest.mark.parametrize("what", ["schema", "gone"])
+def test_data_that_are_not_those_of_the_approval_any_more_end_the_job(world: World, what: str) -> None:
+    plan, _ = bind(world)
+    made: list[FakeJob] = []
+
+    def jobs(run: str, plan: Plan, data: DataSet) -> SiteJob:
+        made.append(FakeJob())
+        return made[-1]
+
+    run = SiteRun(world.folder, RUN, jobs, now=lambda: NOW)
+    assert run.answer(*world.train(plan, 1)).fault is Fault.NONE
+    if what == "schema":
+        register(world, SCHEMA.replace("[0, 10]", "[0, 11]"))
+    else:
+        (world.folder.path / "data" / "ehr.json").unlink()
+    reply = run.answer(*world.train(plan, 2))
+    assert reply.fault is Fault.REFUSED and "needs a new approval" in reply.reason
+    assert run.answer(*world.train(plan, 2)).fault is Fault.REFUSED
+    assert len(made) == 1 and made[0].closed and made[0].asked == ["describe", "fit"]

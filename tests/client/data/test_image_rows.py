@@ -194,3 +194,21 @@ def test_another_stream_is_no_pack(folder: Path) -> None:
             list(unpacked(io.BytesIO(changed)))
     with pytest.raises(LocalError, match="expected the label file"):
         list(pack_chunks(folder / "nothing.csv", schema()))
+
+
+@pytest.mark.parametrize("shape", ["(1, 4, 6.0)", "(True, 4, 6)", "[1, 4, 6]", "{1: 4}", "24", "'1'"])
+def test_a_shape_of_no_whole_numbers_is_no_image(shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    with pytest.raises(ValueError, match="expected a shape of whole numbers"):
+        decode_image(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(96), (1, 4, 6))
+
+
+def test_a_pipe_is_no_image_and_no_table(tmp_path: Path) -> None:
+    schema = parse_schema(SCHEMA.encode())
+    (tmp_path / "labels.csv").write_text("file,who,finding\na.png,1,no\n")
+    os.mkfifo(tmp_path / "a.png")
+    assert b"".join(pack_chunks(tmp_path / "labels.csv", schema)).endswith(b"a.png,1,no\n")
+    with pytest.raises(LocalError, match="expected a file"):
+        open_data(tmp_path / "a.png", None)
+    with pytest.raises(LocalError, match="expected a file"):
+        open_data(tmp_path, None)

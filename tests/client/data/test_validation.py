@@ -1,8 +1,11 @@
 """Validation of tables: every rule, the same for CSV and Parquet, counts and never a value."""
 
+import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ from hypothesis import strategies as st
 
 from tests.client.data.tables import GOOD, SCHEMA, as_csv, as_parquet, counts, report_of, schema_of
 from wardround.client.data.report import Rule, ValidationReport
-from wardround.client.data.schema import DataSchema
-from wardround.client.data.validation import hash_of_id, read_good_rows, validate
+from wardround.client.data.schema import BadRows, DataSchema
+from wardround.client.data.site_rows import read_site_rows
+from wardround.client.data.table_rules import TableRules
+from wardround.client.data.validation import TablePass, hash_of_id, read_good_rows, validate
 from wardround.errors import LocalError
 from wardround.plan import parse_plan
 from wardround.plan_sections import Data
@@ -254,3 +259,21 @@ def test_csv_and_parquet_are_one_to_the_rules(rows: list[tuple[str, ...]]) -> No
     assert report.rows == len(rows) == report.bad + report.dropped + report.kept
     assert all(0 < one.count <= len(rows) for one in report.faults)
     assert (report.bad > 0) == any(one.column != "smoker" or one.rule is not Rule.MISSING for one in report.faults)
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path, data = tmp_path / "x.csv", plan_data('{ name = "age", range = [0, 120] }')
+    path.write_text("age,sex\n1,f\n2,m\n")
+    rules = TableRules(digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    with path.open("rb") as file:
+        assert len(read_site_rows(data, file, "x", "csv", rules).rows) == 2
+        path.write_text("age,sex\n1,f\n3,m\n")
+        with pytest.raises(LocalError, match="has changed while it was read"):
+            read_site_rows(data, file, "x", "csv", rules)
+
+
+def test_nothing_is_kept_of_data_that_are_refused() -> None:
+    table = with_cell("age", 1, "999")
+    for bad, kept in ((BadRows.REFUSE, 0), (BadRows.DROP, 3)):
+        passed = TablePass(replace(schema_of(), on_bad_rows=bad), as_csv(table), "x", ["age"])
+        assert passed.run().bad == 1 and len(passed.column("age")) == kept

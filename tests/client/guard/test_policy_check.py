@@ -292,3 +292,27 @@ def test_evaluates_as_the_strategy_does() -> None:
     assert evaluates(plan_of()) and evaluates(plan_of("evaluation.every=0"))
     assert not evaluates(plan_of("evaluation.every=0", "data.test=0.0")) and not evaluates(plan_of(*PRIVATE))
     assert evaluates(plan_of(*PRIVATE, 'privacy.evaluation="clear"'))
+
+
+def test_patient_level_privacy_needs_a_schema_that_says_whose_a_row_is() -> None:
+    policy = SitePolicy(require=(Requirement.PATIENT_LEVEL_DP,))
+    plan = plan_of(*(one for one in PRIVATE if "unit" not in one), 'privacy.unit="patient"', 'data.patient="id"')
+    assert violations(policy, plan, NOBODY, data_of(plan)) == []
+    (found,) = violations(policy, plan, NOBODY, data_of(plan, has_schema=False))
+    assert found.rule == "require" and "registered with a schema" in found.words()
+
+
+def test_limits_hold_for_a_population_too() -> None:
+    policy = SitePolicy(data={"cardio": DataPolicy(max_epsilon=0.001)})
+    plan = plan_of(*PRIVATE)
+    assert violations(policy, plan, NOBODY, data_of(plan, name="later")) == []
+    (found,) = violations(policy, plan, NOBODY, data_of(plan, name="later", population="cardio"))
+    assert found.rule == "max_epsilon"
+
+
+def test_a_long_entry_takes_no_place_from_the_next_rule() -> None:
+    policy = SitePolicy(pins=PinLeave.ALL, max_rounds=1)
+    run = RunFacts(members={f"{number:0>200}": "f" for number in range(50)}, pinned={})
+    plan = plan_of()
+    text = str(PolicyError(violations(policy, plan, run, data_of(plan))))
+    assert len(text) < 1000 and "max_rounds" in text and "pins" in text

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wardround.client.job.handover import PIECES as ROWS_PIECES
+from wardround.client.job.handover import RowsSpec
 from wardround.client.job.messages import (
     Answer,
     Count,
@@ -13,12 +15,16 @@ from wardround.client.job.messages import (
     Describe,
     Described,
     Evaluate,
+    Export,
+    Exported,
     Failed,
     Fit,
     Fitted,
     Load,
     Loaded,
     Request,
+    Take,
+    Taken,
     decode_answer,
     decode_request,
     encode_answer,
@@ -32,6 +38,15 @@ from wardround.tally import ClassificationSpec, MeansSpec, RegressionSpec, Tally
 TEXT = st.text(st.characters(codec="utf-8"))
 ROWS = st.integers(0, 1 << 32)
 SPECS = st.sampled_from([MeansSpec(names=("loss",)), ClassificationSpec(classes=3), RegressionSpec(low=0.0, high=2.0)])
+ROWS_SPECS = st.builds(
+    RowsSpec,
+    rows=st.tuples(ROWS, ROWS, ROWS),
+    inputs=st.lists(ROWS, max_size=4).map(tuple),
+    classes=st.booleans(),
+    patients=st.booleans(),
+    gone_rows=ROWS,
+    gone_patients=ROWS,
+)
 REQUESTS: st.SearchStrategy[Request] = st.one_of(
     st.builds(
         Describe,
@@ -42,6 +57,15 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
         table=TEXT,
         format=TEXT,
     ),
+    st.just(Export()),
+    st.builds(
+        Take,
+        plan=TEXT,
+        digest=TEXT,
+        code_files=st.lists(st.tuples(TEXT, TEXT)).map(tuple),
+        site=TEXT,
+        rows=ROWS_SPECS,
+    ),
     st.builds(Load, files=st.dictionaries(TEXT, st.binary())),
     st.just(Count()),
     st.builds(Fit, order=st.binary(), seed=st.integers(0, (1 << 63) - 1)),
@@ -50,12 +74,21 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
 ANSWERS: st.SearchStrategy[Answer] = st.one_of(
     st.lists(ROWS, min_size=3, max_size=3).map(lambda r: Described(rows=max(r), train=sorted(r)[1], patients=min(r))),
     ROWS.map(lambda rows: Described(rows=rows, train=rows, patients=None)),
+    st.builds(Exported, rows=ROWS_SPECS),
+    st.just(Taken()),
     st.just(Loaded()),
     st.builds(Counted, spec=SPECS),
     st.builds(Fitted, num_examples=ROWS, spec=SPECS),
     st.builds(Failed, text=st.text("abc ", max_size=20).map(lambda text: " ".join(text.split()))),
 )
-PIECES: dict[type[Any], int] = {Fit: 2, Evaluate: 2, Counted: 1, Fitted: 3}
+PIECES: dict[type[Any], int] = {
+    Fit: 2,
+    Evaluate: 2,
+    Counted: 1,
+    Fitted: 3,
+    Exported: ROWS_PIECES,
+    Take: ROWS_PIECES,
+}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -90,7 +123,7 @@ def test_an_answer_with_any_field_changed_is_refused_or_valid(answer: Answer, da
 
 @given(st.dictionaries(st.sampled_from(["is", "spec", "rows", "train", "patients", "num_examples", "text"]), JSON))
 def test_no_answer_is_worse_than_refused(header: dict[str, Any]) -> None:
-    for kind in ("described", "counted", "fitted", "failed", "loaded"):
+    for kind in ("described", "counted", "fitted", "failed", "loaded", "exported", "taken"):
         for pieces in range(4):
             _decodes_or_refuses({"is": kind, **header}, pieces)
 
@@ -108,7 +141,7 @@ def _decodes_or_refuses(header: dict[str, Any], pieces: int) -> None:
 
 @given(st.dictionaries(st.sampled_from(["do", "plan", "files", "order", "seed", "code_files"]), JSON))
 def test_no_request_is_worse_than_refused(header: dict[str, Any]) -> None:
-    for kind in ("describe", "load", "count", "fit", "evaluate"):
+    for kind in ("describe", "load", "count", "fit", "evaluate", "export", "take"):
         try:
             decode_request({"do": kind, **header}, 0)
         except RemoteError:

@@ -54,6 +54,21 @@ def test_sites_sign_each_head_that_they_are_shown(world: World) -> None:
     assert (found.agreed, counts) == (6, {A: head.seq, B: head.seq})
 
 
+def test_a_bundle_has_the_newest_co_signature_of_each_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in range(3):
+        at = now() + timedelta(days=day)
+        monkeypatch.setattr("tests.server.audit.worlds.now", lambda at=at: at)
+        for _ in range(3):
+            world.happen(1)
+            world.shown()
+    assert len(list(world.cosignatures.all(world.log.id))) == 18
+    out = world.path / "server.zip"
+    assert export_audit_log(world.folder, world.database, out, now()) == 6
+    with out.open("rb") as file:
+        found = verify_bundle(file, Authority(world.folder.identity_authority()))
+    assert {one.seq for one in found.sites.values()} == {world.log.seal().seq} and found.log.agreed == 7
+
+
 def test_nobody_is_shown_the_same_head_again(world: World) -> None:
     world.happen(3)
     world.shown()
@@ -99,6 +114,27 @@ def test_a_long_absence_is_shown_in_pieces(world: World, monkeypatch: pytest.Mon
     assert world.hub.sent - sent >= 4
     assert signed(world, A) == world.log.seal().seq
     assert verify_audit_log(world.folder, world.database)[0].agreed >= 4
+
+
+def test_a_site_whose_words_were_lost_is_not_made_to_accuse_an_honest_server(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows more than a first message can show to somebody who has signed nothing for long."""
+    world.happen(3)
+    world.shown(A)
+    monkeypatch.setattr("wardround.audit.log.MOST_DIGESTS", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.heads, "take", lambda site, notice: False)
+        world.happen(35)
+        world.shown(A)
+    site, known = world.site(A), world.site(A).heads.known()
+    assert known == world.log.seal() and signed(world, A) is not None and (signed(world, A) or 0) < known.seq - 30
+    world.open()
+    world.shown(A)
+    assert not site.alarms and not site.heads.differs
+    world.happen(2)
+    world.shown(A)
+    assert signed(world, A) == world.log.seal().seq and not site.alarms
 
 
 def test_a_history_that_was_written_anew_is_found_by_every_site(world: World) -> None:
@@ -250,9 +286,14 @@ def test_what_a_site_has_not_signed_is_refused(world: World) -> None:
     refused(A, {"cosigned": late.table()}, "certified when it signed")
     forged = sign_head(stranger, head.log, head.seq, bytes(32), head.time)
     refused(A, {"cosigned": CoSigned.make(site.key, forged, A, now()).table()}, "head: expected a valid signature")
+    world.auditor.catch_up()
+    (event,) = (one for one in world.log.newest_first() if one.kind == "head.refused" and one.subject == B)
+    assert "of another site" in event.detail["detail"]["reason"]
     bad: list[object] = [{}, [], None, 3, {"cosigned": 3}, {"differs": 3}, {"cosigned": {}}, {"differs": ""}]
-    for table in bad:
+    for table in bad * 3:
         refused(A, table, "expected a head that it has signed")
+    world.auditor.catch_up()
+    assert sum(one.kind == "head.refused" and one.subject == A for one in world.log.newest_first()) == 3
 
 
 def test_a_head_of_before_a_restore_is_no_co_signature_of_this_log(world: World) -> None:

@@ -29,12 +29,12 @@ def run(world: World, *arguments: str, code: int = 0) -> str:
 def test_the_log_is_shown_verified_and_exported_while_the_server_runs(world: World, tmp_path: Path) -> None:
     with world.folder.lock():
         assert '"kind":"log.sealed"' in run(world, "audit", "tail", "-n", "1")
-        assert "co-signed   by Hospital A: the first 10 records" in run(world, "audit", "verify")
+        assert "co-signed   by 'Hospital A': the first 10 records" in run(world, "audit", "verify")
         assert "1 co-signed heads" in run(world, "audit", "export", str(tmp_path / "out.zip"))
         assert "SHA-256" in run(world, "authority", "--out", str(tmp_path / "ca.pem"))
     run(world, "authority", "--out", str(tmp_path / "ca.pem"), code=1)
     said = CliRunner().invoke(app, ["verify", "audit", str(tmp_path / "out.zip"), "--root", str(tmp_path / "ca.pem")])
-    assert said.exit_code == 0 and "co-signed   by Hospital A: the first 10 records" in said.output
+    assert said.exit_code == 0 and "co-signed   by 'Hospital A': the first 10 records" in said.output
 
 
 def test_a_log_that_was_cut_below_a_co_signed_head_is_found(world: World) -> None:
