@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, beside this file: ``python benchmarks/environments.py [pfl] [flwr] [byzfl]``.
+"""A virtual environment for each peer, beside this file: ``python benchmarks/environments.py [PEER ...]``.
 
 Quick when the environment is there and its requirements have not changed. pip's own settings decide where
 packages come from. ``torch`` is pinned in every file: an open range would bring a CUDA build of several GB.
@@ -14,7 +14,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("pfl", "flwr", "byzfl")
+PEERS = ("pfl", "flwr", "byzfl", "pandera")
 ALONE = ("byzfl",)
 """Peers that ask for more than what is used of them: their file is complete, and nothing else is installed."""
 

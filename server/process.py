@@ -10,8 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from wardround.audit.log import AuditLog
 from wardround.clock import utc_now
 from wardround.errors import RemoteError, WardroundError
+from wardround.evidence_identity import RESERVED_SERVER_NAME
 from wardround.link.messages import Notice
 from wardround.orders import SiteId
 from wardround.plain_text import plain_text
@@ -19,11 +21,16 @@ from wardround.server.api.app import make_api
 from wardround.server.api.json_log import Log, adopt_standard_logging, json_log
 from wardround.server.api.listener import HttpsListener
 from wardround.server.api.services import Services
+from wardround.server.audit.auditor import Auditor
+from wardround.server.audit.heads import Heads
 from wardround.server.link.hub import Hub
 from wardround.server.open_files import WANTED, allow_open_files
 from wardround.server.pki.endpoints import handle_renewal
 from wardround.server.pki.enrolment import Enrolment, ServerAddress
 from wardround.server.pki.server_certificate import ServerCertificate
+from wardround.server.pki.signing_certificate import signing_certificate
+from wardround.server.runs.cosigning import CoSigning
+from wardround.server.runs.run_state import END_EVENTS
 from wardround.server.runs.supervisor import Supervisor
 from wardround.server.state.certificates import Certificates
 from wardround.server.state.database import Database
@@ -33,11 +40,13 @@ from wardround.server.state.keyring import Keyring
 from wardround.server.state.sessions import Sessions
 from wardround.server.state.sites import Sites, SiteState
 from wardround.server.state.vault import Vault
-from wardround.signing_key import fingerprint_of
 
 __all__ = ["serve"]
 
 _HOUSEKEEPING = timedelta(hours=1)
+_AUDIT_S = 1.0
+_SHOWN_AFTER = frozenset({"round.done", *(f"run.{event}" for event in END_EVENTS)})
+"""The kinds of events after which sites are shown the head of the audit log."""
 _KEPT_AFTER_THE_END = timedelta(days=365)
 """Of certificates: a site that asks for another every hour makes the table no longer than that."""
 
@@ -87,14 +96,35 @@ class _Server:
             database,
             Vault(keyring.data_key),
             name=settings.name,
-            fingerprint=fingerprint_of(keyring.signing.public),
             runs_folder=folder.runs,
             models_folder=folder.models,
             enrolment=self._enrolment,
             control=self._supervisor,
             presence=self._hub,
+            signing=keyring.signing,
+            signing_certificate=signing_certificate(folder, keyring),
+            identity_authority=folder.identity_authority(),
+        )
+        self._cosigning = CoSigning(
+            database, services.plans, authority=folder.identity_authority(), clock=services.clock
         )
         self._listener = HttpsListener(make_api(services, log=log), self._certificate.current, log=log)
+        self._audit_log = AuditLog.open(
+            folder.audit,
+            name=RESERVED_SERVER_NAME,
+            key=keyring.signing,
+            certificate=signing_certificate(folder, keyring),
+        )
+        self._auditor = Auditor(self._audit_log, self._events)
+        self._heads = Heads(
+            database,
+            self._audit_log,
+            self._hub,
+            authority=folder.identity_authority(),
+            public=keyring.signing.public,
+            clock=services.clock,
+        )
+        self._run_sites = services.run_sites
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -114,10 +144,16 @@ class _Server:
             stack.push_async_callback(self._listener.stop)
             self._spawn(self._keep_house())
             self._events.add("server.started", now=utc_now(), subject=settings.name)
+            self._spawn(self._audit())
+            stack.push_async_callback(self._heads.close)
             self._log.info("listening", address=settings.bind, https_port=https_port, grpc_port=grpc_port)
             await stopped.wait()
             self._log.info("stopping")
         self._events.add("server.stopped", now=utc_now(), subject=settings.name)
+        try:
+            self._auditor.catch_up()
+        except WardroundError as error:  # the next start does it
+            self._log.error("the audit log cannot be written", reason=str(error))
 
     # -- what sites say, and are told -----------------------------------------------------------------
 
@@ -125,6 +161,11 @@ class _Server:
         try:
             if notice.kind == "approval":
                 await self._supervisor.noticed(site, notice)
+            elif notice.kind == "participation":
+                await asyncio.to_thread(self._cosigning.take, site, notice)
+            elif notice.kind == "cosigned":
+                if await asyncio.to_thread(self._heads.take, site, notice):
+                    self._heads.tell([site])
             elif notice.kind == "renew":
                 body = await asyncio.to_thread(handle_renewal, self._enrolment, site, notice.body)
                 self._spawn(self._tell(site, Notice(kind="certificate", body=body)))
@@ -141,6 +182,8 @@ class _Server:
         await asyncio.to_thread(self._sites.seen, site, utc_now())
         if attached:
             await self._tell(site, _revocations(await asyncio.to_thread(self._enrolment.revocations)))
+            self._heads.forget(site)
+            self._heads.tell([site])
 
     async def _tell(self, site: SiteId, notice: Notice) -> None:
         try:
@@ -165,6 +208,23 @@ class _Server:
         await self._supervisor.renewed(newest)
 
     # -- the rest -------------------------------------------------------------------------------------
+
+    async def _audit(self) -> None:
+        """Every event into the audit log, and its new head to the sites of each run that has come further."""
+        failed = ""
+        while True:
+            try:
+                done = await asyncio.to_thread(self._auditor.catch_up)
+                runs = {one.run_id for one in done if one.kind in _SHOWN_AFTER and one.run_id is not None}
+                for run in runs:
+                    sites = await asyncio.to_thread(self._run_sites.list, run)
+                    self._heads.tell(one.site for one in sites)
+                failed = ""
+            except WardroundError as error:  # nothing is lost: the events are in the database
+                if str(error) != failed:
+                    failed = str(error)
+                    self._log.error("the audit log cannot be written (yet)", reason=failed)
+            await asyncio.sleep(_AUDIT_S)
 
     async def _keep_house(self) -> None:
         while True:

@@ -199,20 +199,47 @@ def compare(first: Run, second: Run, as_json: Json = False) -> None:
 
 @app.command()
 def predict(
-    run: Run,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", exists=True, help="A released model (.wardmodel), or a run's directory.")
+    ],
     data: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A CSV or Parquet file.")],
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="CA", exists=True, dir_okay=False, help="Whom a released model is verified by: ca.pem."),
+    ] = None,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Use a released model without verifying it: it may be anybody's.")
+    ] = False,
+    code: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", exists=True, file_okay=False, help="Where a released plan's code lies, if it has any."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the predictions (CSV) here, not to standard output."),
     ] = None,
 ) -> None:
-    """Apply a run's model to the rows of a file."""
+    """Apply a model, a released one or a run's, to the rows of a file."""
     if out is not None and out.exists() and out.samefile(data):
         raise click.UsageError(f"--out {out} is the file that is read")
+    if model.is_dir() and (root is not None or unverified or code is not None):
+        raise click.UsageError(f"{model} is a run of this machine: --root, --unverified and --code are for .wardmodel")
+    if model.is_file() and (root is not None) == unverified:
+        raise click.UsageError("a released model is verified by --root CA, or else used with --unverified")
     require("job")
+    from wardround.evidence_identity import read_authority
     from wardround.simulations.prediction import predict as predictions
+    from wardround.simulations.prediction import predict_released
 
-    text = predictions(run, data).to_csv()
+    if model.is_dir():
+        text = predictions(model, data).to_csv()
+    else:
+        if root is None:
+            typer.echo(f"warning: {model} is NOT VERIFIED: nobody knows who made it, or of what", err=True)
+        authority = None if root is None else read_authority(root.read_bytes(), str(root))
+        text = predict_released(model, data, authority=authority, code=code).to_csv()
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from wardround.client.trainer.flat_model import FlatModel
 from wardround.client.trainer.private_model import model_of
 from wardround.client.trainer.torch_trainer import predict as predict_rows
 from wardround.errors import LocalError
+from wardround.identity import Authority
 from wardround.plan import Plan
 from wardround.plan_sections import Data
-from wardround.server.runs.model_file import ModelFile, read_model
+from wardround.release_check import check_release, unsigned_plan
+from wardround.released_model import ReleasedModel
+from wardround.server.runs.model_file import ModelFile, decode_model, read_model
 from wardround.server.runs.run_directory import MODEL_FILE
 from wardround.server.runs.run_info import read_info, read_stored_plan
 from wardround.task import Task
 from wardround.vector import F32, I64
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "predict_released"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +74,41 @@ def predict(run: str | Path, given: str | Path | NDArray[Any]) -> Prediction:
             f"{folder / MODEL_FILE}: expected a model of the plan with digest {info.plan_digest[:12]}, "
             f"got one of {model.plan_digest[:12]}; restore the run's own file"
         )
+    return _predicted(folder / MODEL_FILE, plan, model, given)
+
+
+def predict_released(
+    path: str | Path, given: str | Path | NDArray[Any], *, authority: Authority | None, code: Path | None = None
+) -> Prediction:
+    """Apply a released model, as `predict` does, once it was verified; without `authority` it may be anybody's.
+
+    `code` is the folder that the plan's code folder lies in, where the plan has code of its own: it is not in the file.
+    Raises WardroundError for a file that does not verify, and as `predict` does.
+    """
+    with ReleasedModel(path) as released:
+        if authority is not None:
+            plan, manifest = (checked := check_release(released, authority)).plan, checked.manifest
+        else:
+            manifest, plan = unsigned_plan(released)
+        model = decode_model(released.model(manifest), f"{path}: model.safetensors")
+    if plan.code_files:
+        if code is None:
+            raise LocalError(
+                f"{path}: its plan has code of its own ({plan.task.code}), which is not in the file; name the folder "
+                "that holds it: --code DIR"
+            )
+        plan = replace(plan, folder=code)
+    return _predicted(Path(path), plan, model, given)
+
+
+def _predicted(path: Path, plan: Plan, model: ModelFile, given: str | Path | NDArray[Any]) -> Prediction:
     table = (
         _table(plan.data, given) if isinstance(given, np.ndarray) else read_table(plan.data, Path(given), target=False)
     )
     inputs = encode_inputs(plan.data, table)
     task = load_task(plan)
-    _check_model(folder, task, plan, model)
-    with foreign_code(f"{folder}: predicting"):
+    _check_model(path, task, plan, model)
+    with foreign_code(f"{path}: predicting"):
         outputs = predict_rows(task, plan, model.model, inputs.x, model.statistics)
         names = tuple(task.output_names())
     labels = () if plan.data.target is None else plan.data.target.classes
@@ -97,15 +128,15 @@ def _table(data: Data, array: NDArray[Any]) -> Table:
     return Table(source="array", columns=columns, array=None if columns else array)
 
 
-def _check_model(folder: Path, task: Task, plan: Plan, model: ModelFile) -> None:
+def _check_model(path: Path, task: Task, plan: Plan, model: ModelFile) -> None:
     expected = FlatModel(model_of(task, plan, 0), plan.training.batch_norm)
     if expected.layout != model.layout:
         raise LocalError(
-            f"{folder / MODEL_FILE}: expected the tensors of task {plan.task.name or plan.task.entry!r}, got others; "
+            f"{path}: expected the tensors of task {plan.task.name or plan.task.entry!r}, got others; "
             "the task's code is not the one that was trained"
         )
     if expected.site_state() is not None:
         raise LocalError(
-            f'{folder}: expected a model that is whole; with training.batch_norm = "local" every site keeps a part of '
+            f'{path}: expected a model that is whole; with training.batch_norm = "local" every site keeps a part of '
             'it. Train with batch_norm = "average" to predict elsewhere'
         )

@@ -21,6 +21,12 @@ _FOLDERS = "wardround.client.secagg_commands"
 _SERVER, _SESSION = "wardround.server.commands.server_group", "wardround.server.commands.session"
 _RUNS, _MODELS = "wardround.server.commands.runs", "wardround.server.commands.models"
 _CLIENT = "wardround.client.commands"
+_SITE_PLANS, _SITE_MEMBERS = "wardround.client.plan_commands", "wardround.client.member_commands"
+_SITE_POLICY, _SITE_DATA = "wardround.client.policy_commands", "wardround.client.data_commands"
+_SITE_DOCTOR = "wardround.client.doctor_commands"
+_SITE_SERVICE, _SERVER_SERVICE = "wardround.client.service_commands", "wardround.server.commands.service"
+_SITE_LOG, _SERVER_LOG = "wardround.client.audit_commands", "wardround.server.commands.audit"
+_VERIFY = "wardround.verify_commands"
 _EXPLANATION, _SECAGG = "wardround.simulations.plan_explanation", "wardround.strategies.secagg.commands"
 
 COMMANDS = {
@@ -33,6 +39,7 @@ COMMANDS = {
     "logout": (_SESSION, "Log out: end the session at the server, and forget it here."),
     "run": (_ROBUSTNESS, "The runs of a server; evidence, release from quarantine, retraining without a site."),
     "model": (_MODELS, "The models that a server's runs have made."),
+    "verify": (_VERIFY, "Check what a federation has signed, offline: audit logs, released models."),
     "client": (_CLIENT, "Take part in a federation as a hospital."),
     "privacy": (_PRIVACY, "What a plan claims of differential privacy, and the noise that a claim takes."),
     "secagg": (_SECAGG, "What secure aggregation tolerates and costs, or which choice is the nearest possible."),
@@ -40,7 +47,7 @@ COMMANDS = {
     "ledger": (_LEDGER, "What a population may spend on privacy, and what it has spent."),
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
-    "predict": (_SIMULATIONS, "Apply a run's model to the rows of a file."),
+    "predict": (_SIMULATIONS, "Apply a model, a released one or a run's, to the rows of a file."),
     "report": (_SIMULATIONS, "Write a run's report again."),
     "export-flower": (_SIMULATIONS, "Write a plan as an app that `flwr run` runs."),
 }
@@ -58,6 +65,20 @@ PARTS = {
         "resume": (_RUNS, "Let a paused run go on."),
         "stop": (_RUNS, "Let a run end after the round at work, with the model that it has."),
         "report": (_RUNS, "Fetch the report of a run that has ended."),
+    },
+    "client": {
+        "data": (_SITE_DATA, "The data sets that may be trained on."),
+        "policy": (_SITE_POLICY, "What this site allows, whatever is offered."),
+        "plan": (_SITE_PLANS, "The plans that are offered."),
+        "members": (_SITE_MEMBERS, "The other hospitals and their keys."),
+        "audit": (_SITE_LOG, "The site's audit log: show, verify and export it."),
+        "doctor": (_SITE_DOCTOR, "Say what is not in order here, and how to put it right."),
+        "service": (_SITE_SERVICE, "The agent as a service of systemd."),
+    },
+    "server": {
+        "audit": (_SERVER_LOG, "The server's audit log: show, verify and export it."),
+        "authority": (_SERVER_LOG, "Write the certificate that auditors verify everything by."),
+        "service": (_SERVER_SERVICE, "The server as a service of systemd."),
     },
     "secagg": {
         "enrol": (_FOLDERS, "Make the folders of a server and its sites on this machine, to try a Flower app."),

@@ -27,6 +27,7 @@ __all__ = [
     "Authority",
     "Identity",
     "Revocations",
+    "authority_lifetime",
     "issue_certificate",
     "issue_revocations",
     "make_authority",
@@ -155,6 +156,12 @@ def make_authority(
 ) -> bytes:
     """A self-signed certificate of a new authority, DER."""
     return _certificate(key, site_name(name), site_name(name), key.public, (not_before, not_after), random)
+
+
+def authority_lifetime(authority: bytes) -> tuple[datetime, datetime]:
+    """From when until when the authority with this certificate (DER) is good."""
+    certificate = _parsed(authority)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
 def issue_certificate(

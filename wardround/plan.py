@@ -138,6 +138,12 @@ class Plan:
         """SHA-256 of the canonical form, which includes the digest of every file of the code bundle; hex."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
+    @property
+    def code_digest(self) -> str:
+        """SHA-256 of the code bundle alone: of the path and the digest of each of its files; hex."""
+        files = json.dumps(self.code_files, separators=(",", ":"), ensure_ascii=False).encode()
+        return hashlib.sha256(b"wardround code bundle 1\0" + files).hexdigest()
+
     def override(self, settings: Iterable[str]) -> "Plan":
         """This plan with `section.key=value` settings applied.
 

@@ -17,7 +17,7 @@ from wardround.plan import Plan
 from wardround.state_store import StateStore
 from wardround.tally import Tally
 
-__all__ = ["Admission", "Charged", "OnceGuard"]
+__all__ = ["Admission", "Charged", "OnceGuard", "answered_rounds", "order_name"]
 
 _KEY = "agent/admission"
 
@@ -32,12 +32,21 @@ class Charged(Protocol):
 
 
 class Admission:
-    """The store and the budget that a run's guard is given; nothing of either is done before `commit`."""
+    """The store and the budget that a run's guard is given; nothing of either is done before `commit`.
 
-    __slots__ = ("_asked", "_budget", "_store", "_table")
+    `charged` is told each round and attempt that the budget was charged for.
+    """
 
-    def __init__(self, store: StateStore, budget: Charged | None) -> None:
-        self._store, self._budget = store, budget
+    __slots__ = ("_asked", "_budget", "_charged", "_store", "_table")
+
+    def __init__(
+        self,
+        store: StateStore,
+        budget: Charged | None,
+        *,
+        charged: Callable[[int, int], None] = lambda round, attempt: None,
+    ) -> None:
+        self._store, self._budget, self._charged = store, budget, charged
         self._table = self._stored()
         self._asked: tuple[int, int] | None = None
 
@@ -93,11 +102,14 @@ class Admission:
             round, attempt, before = self._table["charge"]
             if self._budget.beginnings <= before:
                 self._budget.begin(round, attempt)
+                self._charged(round, attempt)
 
-    def answered(self) -> None:
-        """The admitted order has its reply, durably."""
+    def answered(self, round: int | None = None) -> None:
+        """The admitted order has its reply, durably; `round` is that of an order to train."""
         if self._table["admitted"] is not None:
             self._table |= {"admitted": None, "charge": None}
+            if round is not None and round > self._table.get("last", 0):  # a further try at a round is the same round
+                self._table |= {"last": round, "rounds": self._table.get("rounds", 0) + 1}
             self._save()
 
     def _stored(self) -> dict[str, Any]:
@@ -133,7 +145,7 @@ class OnceGuard:
 
     def admit(self, order: Order) -> FitJob | EvalJob:
         """As the guard does; an order that was admitted before a crash, and never answered, is not admitted again."""
-        name = _name(order, self._call)
+        name = order_name(order, self._call)
         if self._admission.admitted == name:
             self._admission.charge()
             if order.kind is not OrderKind.FIT:
@@ -161,7 +173,14 @@ class OnceGuard:
         return self._guard.answer(frame)
 
 
-def _name(order: Order, call: bytes) -> str:
+def answered_rounds(store: StateStore) -> int:
+    """In how many training rounds the run of this store has given a reply; whether the server counted them is its."""
+    data = store.get(_KEY)
+    return 0 if data is None else int(json.loads(data).get("rounds", 0))
+
+
+def order_name(order: Order, call: bytes) -> str:
+    """What an order of the call with this digest is called once it is admitted."""
     import hashlib
 
     return hashlib.sha256(call + order.encode()).hexdigest()

@@ -6,17 +6,27 @@ what an approval covers. Runs that were approved go on where they were after a r
 
 import base64
 import binascii
+import hashlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from wardround.client.agent.offer import check_run_name, decode_offer
-from wardround.client.agent.plan_store import DamagedError, Outcome, PlanStore, RunState, Verdict
+from wardround.audit.log import AuditLog
+from wardround.client.agent.call_records import CallRecords
+from wardround.client.agent.offer import Offer, check_run_name, decode_offer
+from wardround.client.agent.participation import participation_notice
+from wardround.client.agent.plan_store import DamagedError, Decision, Outcome, PlanStore, RunState, Verdict
+from wardround.client.agent.policy_file import PolicyFile
+from wardround.client.agent.server_heads import ServerHeads
 from wardround.client.agent.signed_call import check_call, error_reply
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import open_log
+from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError, WardroundError
 from wardround.link.messages import Call, Fault, Notice, Reply
@@ -29,6 +39,8 @@ _log = logging.getLogger("wardround")
 _ASK_AGAIN = timedelta(hours=1)
 """How long an answer to a renewal is waited for."""
 _JOIN_S = 5.0
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIFFERS = "the server's history differs from what this site has seen; its administrator has to accept that first"
 _MOST_SMALL_BYTES = 1 << 26
 """Of all that comes with a call but its model."""
 
@@ -37,6 +49,10 @@ class Run(Protocol):
     """One approved run."""
 
     def prepare(self) -> int | None: ...
+
+    def check(self) -> None:
+        """Raise PolicyError where the site's policy does not allow it any more; at once, whatever is under way."""
+        ...
 
     def answer(self, call: Call, digest: bytes) -> Reply: ...
 
@@ -64,7 +80,8 @@ class Renewal(Protocol):
 class Agent:
     """The handler of the site's link. `run_of` makes an approved run, `finish` ends one for good.
 
-    `notify` sends a notice to the server; it is given by `attach`, since the link needs the handler first.
+    `notify` sends a notice to the server; it is given by `attach`, since the link needs the handler first. What is done
+    is written to the site's audit log, `audit`; LocalError where somebody else has changed that.
     """
 
     def __init__(
@@ -77,7 +94,9 @@ class Agent:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._folder, self._plans, self._key = folder, PlanStore(folder), folder.signing_key
-        self._server = folder.server
+        self._server, self._heads = folder.server, ServerHeads(folder)
+        self.audit: AuditLog = open_log(folder)
+        self._records = CallRecords(self.audit)
         self._run_of, self._finish, self._renewal, self._now = run_of, finish, renewal, now
         self._notify: Callable[[Notice], None] = lambda notice: None
         self._lock = threading.Lock()
@@ -85,6 +104,8 @@ class Agent:
         self._preparing: set[str] = set()
         self._threads: list[threading.Thread] = []
         self._told: dict[str, str] = {}
+        self._policy, self._allowed = PolicyFile(folder), dict[str, tuple[int, ...]]()
+        self._later: set[str] = set()
         self._ended: set[str] = set()
         self._left: list[tuple[str, Run | None, str]] = []
         """Runs that have ended, and why, of which something could not be taken away yet."""
@@ -104,7 +125,19 @@ class Agent:
             digest = check_call(call, self._server)
         except RemoteError as error:
             _log.warning("a call was refused: %s", error)
-            return Reply(fault=Fault.REFUSED, reason=plain_text(str(error)))
+            reply = Reply(fault=Fault.REFUSED, reason=plain_text(str(error)))
+            with suppress(LocalError):  # the disk is full; nothing leaves
+                self._records.refused(call, reply)
+            return reply
+        reply = self._answered(call, digest)
+        try:
+            self._records.answered(call, digest, reply)
+        except LocalError as error:  # what cannot be written down does not leave
+            _log.error("%s", error, extra={"run": call.run})
+            return error_reply(self._key, digest, LocalError(f"{self._folder.name}: its audit log cannot be written"))
+        return reply
+
+    def _answered(self, call: Call, digest: bytes) -> Reply:
         refusal = self._refusal(call.run)
         if refusal is not None:
             return error_reply(self._key, digest, LocalError(refusal[1]), refusal[0])
@@ -146,6 +179,7 @@ class Agent:
             "ended": self._take_end,
             "revocations": self._take_revocations,
             "certificate": self._take_certificate,
+            "head": self._take_head,
         }.get(notice.kind)
         if take is None:
             _log.info("a notice of kind %s was ignored: this version does not know it", plain_text(notice.kind, 80))
@@ -171,17 +205,44 @@ class Agent:
             if offer.run in self._ended:
                 return
         if self._plans.put(offer, self._now()):
+            self.audit.add("plan.offered", offer.run, plan=offer.plan_digest, members=[one.name for one in offer.sites])
             _log.info(
                 "a plan was offered; see it with: wardround client plan show %s", offer.run, extra={"run": offer.run}
             )
+            self._warn_of_keys(offer)
+
+    def _warn_of_keys(self, offer: Offer) -> None:
+        """Say loudly where the server names another key than the one that was accepted of a member."""
+        from wardround.client.agent.member_pins import MemberPins
+
+        try:
+            pinned = MemberPins(self._folder).pinned()
+        except LocalError as error:  # the offer is kept all the same: nothing is done by it
+            _log.error("%s", error)
+            return
+        for one in offer.sites:
+            known = pinned.get(one.name)
+            if known is not None and known != one.fingerprint:
+                self.audit.add("member.key_changed", one.name, run=offer.run, named=one.fingerprint, accepted=known)
+                _log.warning(
+                    "KEY CHANGED of %s: the server names %s, accepted is %s; take it for an attack until that hospital "
+                    "confirms it (wardround client members)",
+                    one.name,
+                    one.fingerprint,
+                    known,
+                    extra={"run": offer.run},
+                )
 
     def _take_end(self, body: bytes) -> None:
         table = _table(body)
         run, state = check_run_name(_text(table, "run")), _text(table, "state")
+        model = _text(table, "model") if table.get("model") is not None else ""
+        if model and not _DIGEST.fullmatch(model):
+            raise RemoteError("notice: expected a SHA-256 as model")
         if self._plans.knows(run):
-            self._end(run, f"the server says: {plain_text(state, 80)}")
+            self._end(run, f"the server says: {plain_text(state, 80)}", model)
 
-    def _end(self, run: str, reason: str) -> None:
+    def _end(self, run: str, reason: str, model: str = "") -> None:
         """End a run: durable on return, done in a thread, since its job may be in the middle of something."""
         with self._lock:
             if run in self._ended:
@@ -191,7 +252,8 @@ class Agent:
             except DamagedError:
                 known = None
             units = None if known is None else known.units
-            self._plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=units))
+            self.audit.add("run.ended", run, reason=reason, model=model)
+            self._plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=units, model=model))
             self._ended.add(run)
             open_run = self._runs.pop(run, None)
         _log.info("the run has ended (%s)", reason, extra={"run": run})
@@ -202,22 +264,44 @@ class Agent:
             if open_run is not None:
                 open_run.close()
             self._finish(run, reason)
+            self._tell_participation(run)
         except WardroundError as error:
             _log.error("what the run kept cannot be taken away (yet): %s", error, extra={"run": run})
             with self._lock:
                 self._left.append((run, open_run, reason))
 
+    def _tell_participation(self, run: str) -> None:
+        """Send what the site signs of a run that has ended with a model, once in the life of this process."""
+        notice = participation_notice(self._folder, run, self._now())
+        if notice is not None and not self._stopping:
+            self._notify(notice)
+
     def _take_revocations(self, body: bytes) -> None:
         from wardround.client.agent.revocation_list import RevocationList
 
         if RevocationList(self._folder).replace(_bytes(_table(body), "crl"), self._now()):
+            digest = hashlib.sha256(self._folder.read("revocations.der")).hexdigest()
+            self.audit.add("revocations.replaced", sha256=digest)
             _log.info("a newer revocation list came")
             self._refresh()
 
     def _take_certificate(self, body: bytes) -> None:
         if self._renewal is not None and self._renewal.accept(body, self._now()):
+            self.audit.signed_with(self._folder.read("identity.der"))
             _log.info("the certificates were renewed")
             self._refresh()
+
+    def _take_head(self, body: bytes) -> None:
+        """Sign the head of the server's audit log, where it follows from what this site has seen of it."""
+        answer, wrong = self._heads.take(body, self.audit, self._now())
+        if wrong:
+            _log.error(
+                "%s; this site takes no further part until its administrator has asked the coordinator and given: "
+                "wardround client audit accept-restore",
+                wrong,
+            )
+        if not self._stopping:
+            self._notify(answer)
 
     def _refresh(self) -> None:
         with self._lock:
@@ -253,6 +337,8 @@ class Agent:
             self._ended.add(run)
             if (self._folder.path / "runs" / run).exists():  # a crash came between
                 self._finish_run(run, None, outcome.reason)
+            else:
+                self._tell_participation(run)
             return
         if decision is None:
             return
@@ -265,9 +351,25 @@ class Agent:
                 self._preparing.add(run)
             self._in_thread(f"prepare {run}", lambda: self._prepare(run))
         elif outcome.state is RunState.UNFIT:
-            self._tell(run, decision.plan_digest, Verdict.DENIED, _UNFIT, None)
-        else:
+            self._tell(run, decision.plan_digest, Verdict.DENIED, outcome.told or _UNFIT, None)
+        elif self._is_allowed(run, decision):
             self._tell(run, decision.plan_digest, Verdict.APPROVED, "", outcome.units)
+
+    def _is_allowed(self, run: str, decision: Decision) -> bool:
+        """Whether the policy, which may have changed, still allows a run that was ready; if not, it ends here."""
+        stamp = self._policy.stamp()
+        with self._lock:
+            made = self._runs.get(run)
+        if made is None and (not stamp or self._allowed.get(run) == stamp):
+            return True
+        try:
+            (made or self._made(run)).check()
+        except PolicyError as error:
+            self._tell(run, decision.plan_digest, Verdict.DENIED, error.told, None)
+            self._end(run, plain_text(str(error), 1000))
+            return False
+        self._allowed[run] = stamp
+        return True
 
     def _prepare(self, run: str) -> None:
         """Read the data for an approved run; then the server is told that it may begin, or that it cannot here."""
@@ -276,9 +378,16 @@ class Agent:
                 units = self._made(run).prepare()
                 self._note(run, Outcome(state=RunState.READY, units=units))
                 _log.info("the data were read", extra={"run": run})
+            except NotNowError as error:
+                self._discard(run)
+                if run not in self._later:
+                    _log.info("the run waits: %s", error, extra={"run": run})
+                self._later.add(run)
+                return
             except WardroundError as error:
                 self._discard(run)
-                self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000)))
+                told = error.told if isinstance(error, PolicyError) else ""
+                self._note(run, Outcome(state=RunState.UNFIT, reason=plain_text(str(error), 1000), told=told))
                 _log.error("the run cannot be run here: %s", error, extra={"run": run})
             with self._lock:
                 self._preparing.discard(run)
@@ -297,6 +406,7 @@ class Agent:
         """Keep what became of a run, unless it has ended meanwhile, or failed since the process stops."""
         with self._lock:
             if run not in self._ended and not self._stopping:
+                self.audit.add(f"run.{outcome.state.value}", run)
                 self._plans.note(run, outcome)
 
     def _discard(self, run: str) -> None:
@@ -341,6 +451,8 @@ class Agent:
             return Fault.REFUSED, f"run {run}: is denied here"
         if decision is None or outcome is None or outcome.state is not RunState.READY:
             return Fault.NOT_READY, f"run {run}: is not approved here (yet)"
+        if self._heads.differs:
+            return Fault.NOT_READY, _DIFFERS
         return None
 
     def _unreadable(self, run: str, error: LocalError) -> str:
@@ -378,6 +490,14 @@ class Agent:
             return
         self._asked = now
         _log.info("new certificates were asked for")
+
+    def seal(self) -> None:
+        """Sign what was written to the audit log since the last time, and have it on the disk."""
+        if self.audit.has_unsealed:
+            try:
+                self.audit.seal()
+            except LocalError as error:  # the next look tries again, and until then no reply leaves
+                _log.error("%s", error)
 
     def close(self) -> None:
         """Stop every job; runs go on with the next process."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from wardround.client.agent.data_registry import DataSet
 from wardround.client.agent.plan_store import StoredOffer
+from wardround.client.agent.schema_fit import check_fit
 from wardround.errors import LocalError
 from wardround.plain_text import plain_text
 from wardround.plan import Plan
@@ -39,8 +40,11 @@ def check_approval(
             f"run {offer.run}: expected the {plan.simulation.sites} sites that the plan's claims are for "
             f"(simulation.sites), got {len(named)}; ask the coordinator"
         )
-    if plan.task.flower_app is None and not plan.data.columns:
-        raise LocalError(f"plan {plain_text(plan.name)}: expected data.columns, since a site's data are tables")
+    schema = data.parsed_schema()
+    if schema is not None:
+        check_fit(plan.data, schema, data.name)
+    if plan.task.flower_app is None and not plan.data.columns and data.format != "images":
+        raise LocalError(f"plan {plain_text(plan.name)}: expected data.columns, since these data are a table")
     for column in missing_columns(plan, data.columns):
         raise LocalError(
             f"data {data.name}: expected a column {column!r}, which the plan needs"

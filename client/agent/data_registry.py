@@ -5,16 +5,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wardround.client.agent.plan_store import PlanStore
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import note
+from wardround.client.agent.withdrawals import Withdrawals
 from wardround.errors import LocalError, MissingExtraError
 
 if TYPE_CHECKING:
+    from wardround.client.data.report import ValidationReport
+    from wardround.client.data.schema import DataSchema
     from wardround.client.guard.ledger import Ledger
     from wardround.plan_privacy import Unit
 
@@ -26,7 +31,7 @@ _DELIMITERS = ",;\t"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
-    """A registered table: `format` is csv or parquet, `digest` the SHA-256 of its file, hex."""
+    """A registered table: `format` is csv, parquet or images, `digest` the SHA-256 of what is read of it, hex."""
 
     name: str
     path: str
@@ -38,10 +43,54 @@ class DataSet:
     added: str
     anchor: str | None = None
     """Where the head of its ledger is kept besides."""
+    schema: str | None = None
+    """In its canonical form (`DataSchema.encode`); None where no schema checks the table."""
+    schema_digest: str | None = None
+    named_population: str | None = None
+    report: Mapping[str, Any] | None = None
+    """What the validation counted at the registration (`ValidationReport.encode`)."""
+
+    @property
+    def population(self) -> str:
+        """The people in it, who share a ledger and their withdrawals with the other data sets of this name."""
+        return self.named_population or self.name
+
+    @property
+    def binding(self) -> str:
+        """What an approval is bound to: the digest of the file, and that of the schema where there is one."""
+        if self.schema_digest is None:
+            return self.digest
+        return hashlib.sha256(f"{self.digest} {self.schema_digest}".encode()).hexdigest()
+
+    def parsed_schema(self) -> "DataSchema | None":
+        """The schema. Raises LocalError where this version does not read what was registered."""
+        from wardround.client.data.schema import DataSchema
+
+        return None if self.schema is None else DataSchema.decode(self.schema)
 
     def check_unchanged(self) -> None:
         """Raise LocalError unless the file is what was registered."""
-        if file_digest(Path(self.path)) != self.digest:
+        self._check(file_digest(Path(self.path), self._images))
+
+    def open_unchanged(self) -> int:
+        """A new descriptor of the file as it was registered. Raises LocalError where it is not any more."""
+        from wardround.client.data.open_data import digest_of_open, open_data
+
+        descriptor = open_data(Path(self.path), self._images)
+        try:
+            self._check(digest_of_open(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    @property
+    def _images(self) -> "DataSchema | None":
+        """The schema, where it says which images belong to the file."""
+        return self.parsed_schema() if self.format == "images" else None
+
+    def _check(self, digest: str) -> None:
+        if digest != self.digest:
             raise LocalError(
                 f"data {self.name}: the file has changed since it was registered; register it again (wardround client "
                 "data add) and approve the next run with it"
@@ -56,35 +105,46 @@ class DataRegistry:
     def __init__(self, folder: SiteFolder) -> None:
         self._folder = folder
 
-    def add(self, path: Path, name: str, now: datetime, *, anchor: Path | None = None) -> DataSet:
+    def add(
+        self,
+        path: Path,
+        name: str,
+        now: datetime,
+        *,
+        anchor: Path | None = None,
+        schema: "DataSchema | None" = None,
+        report: "ValidationReport | None" = None,
+    ) -> DataSet:
         """Register a table, or again after it changed; what was spent on it stays spent.
 
-        Raises LocalError for what is no table with a header and rows, and for the file of another name.
+        With a schema, `report` is what the validation found (`validate_file`). Raises LocalError for data that do not
+        fit it, for what is no table with a header and rows, and for the file of another name.
         """
         if not _NAME.fullmatch(name):
             raise LocalError(f"{name[:80]!r}: expected a name of letters, digits, _ . and -")
         path = path.resolve()
-        digest = file_digest(path)
-        form = "parquet" if path.suffix.lower() in (".parquet", ".pq") else "csv"
-        try:
-            columns, rows = _parquet_facts(path) if form == "parquet" else _csv_facts(path)
-        except OSError as error:
-            raise LocalError(f"{path}: cannot be read ({error.strerror or 'not Parquet'})") from None
-        except UnicodeDecodeError:
-            raise LocalError(f"{path}: expected text in UTF-8; save the file in this encoding") from None
-        except csv.Error as error:
-            raise LocalError(f"{path}: expected a CSV file ({error})") from None
-        if not rows or not columns:
-            raise LocalError(f"{path}: expected a header and rows")
+        digest = file_digest(path, schema)
+        if schema is None:
+            form, columns, rows = _facts(path)
+        else:
+            if report is None or schema.draft is not None:
+                raise LocalError("schema: expected one that a person has finished; delete its line draft = ...")
+            report.check(str(path))
+            form, columns, rows = schema.format.value, tuple(one.name for one in schema.columns), report.rows
+        population = name if schema is None else schema.population or name
         for other in self.all():
             if other.name != name and (other.digest == digest or other.path == str(path)):
                 raise LocalError(f"{path}: is registered as {other.name!r} already, with its budget")
         for other_name, budget in self.ledgers().items():
-            if other_name != name and digest in budget.account().digests:
+            if other_name != population and digest in budget.account().digests:
                 raise LocalError(f"{path}: belongs to {other_name!r}, with the budget that was spent there")
         known = self.get(name)
-        if anchor is None and known is not None and known.anchor is not None:
-            anchor = Path(known.anchor)
+        if known is not None and known.population != population:
+            self._check_movable(known)
+        anchored = self._anchor_of(population)
+        if anchor is not None and anchored is not None and anchor.resolve() != anchored:
+            raise LocalError(f"{anchor}: expected the anchor of population {population!r}, {anchored}")
+        anchor = anchor or anchored
         found = DataSet(
             name=name,
             path=str(path),
@@ -95,10 +155,22 @@ class DataRegistry:
             columns=tuple(columns),
             added=now.isoformat(timespec="seconds"),
             anchor=None if anchor is None else str(anchor.resolve()),
+            schema=None if schema is None else schema.encode(),
+            schema_digest=None if schema is None else schema.digest,
+            named_population=None if schema is None else schema.population,
+            report=None if report is None else report.encode(),
         )
-        ledger = self.ledger(name, known)
+        ledger = self._ledger_of(population, anchored)
         if ledger is not None:
             ledger.admit_data(digest)  # before it is registered: whatever became of the rows inherits what was spent
+        note(
+            self._folder,
+            "data.added",
+            name,
+            sha256=digest,
+            rows=rows,
+            schema=found.schema_digest,
+        )
         self._folder.folder("data")
         table = {"version": 1, **asdict(found)}
         self._folder.write(f"data/{name}.json", json.dumps(table, ensure_ascii=False).encode())
@@ -117,19 +189,29 @@ class DataRegistry:
         from wardround.plan_privacy import Relation
 
         others = self.ledgers()
-        if data.name in others:
+        if data.population in others:
             raise LocalError(f"data {data.name}: has a budget already; its caps stay as they are")
         if others and not disjoint:
             raise LocalError(
                 f"data {data.name}: expected --disjoint with the reason why no patient is in {', '.join(others)}, too"
             )
-        path = self.ledger_path(data.name)
+        path = self._place_of(data.population)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if data.anchor is not None and Path(data.anchor).is_relative_to(self._folder.path.resolve()):
             raise LocalError(f"{data.anchor}: expected a place outside {self._folder.path}, which one backup holds")
+        note(
+            self._folder,
+            "budget.made",
+            data.name,
+            by=by,
+            epsilon=epsilon,
+            delta=delta,
+            unit=unit.value,
+            disjoint=disjoint,
+        )
         made = Ledger.create(
             path,
-            name=data.name,
+            name=data.population,
             unit=unit,
             relation=Relation.REPLACE_ONE,
             epsilon=epsilon,
@@ -143,27 +225,67 @@ class DataRegistry:
         return made
 
     def ledger(self, name: str, data: DataSet | None = None) -> "Ledger | None":
-        """The ledger of a data set, where it has one."""
+        """The ledger of a data set's population, where it has one."""
+        data = data or self.get(name)
+        population = name if data is None else data.population
+        return self._ledger_of(population, self._anchor_of(population))
+
+    def _ledger_of(self, population: str, anchor: Path | None) -> "Ledger | None":
         from wardround.client.guard.ledger import Ledger
         from wardround.client.guard.ledger_anchor import FileAnchor
 
-        path = self.ledger_path(name)
+        path = self._place_of(population)
         if not path.exists():
             return None
-        data = data or self.get(name)
-        anchor = None if data is None or data.anchor is None else FileAnchor(Path(data.anchor))
-        return Ledger.open(path, anchor=anchor)
+        return Ledger.open(path, anchor=None if anchor is None else FileAnchor(anchor))
+
+    def _anchor_of(self, population: str) -> Path | None:
+        """The one anchor of all data sets of a population."""
+        found = (one.anchor for one in self.all() if one.population == population and one.anchor is not None)
+        anchor = next(found, None)
+        return None if anchor is None else Path(anchor)
 
     def ledgers(self) -> "dict[str, Ledger]":
-        """Every ledger there is, those of data sets that were removed included."""
+        """Every population's ledger, those of data sets that were removed included."""
         names = sorted(path.stem for path in self._folder.folder("ledgers").glob("*.ledger"))
-        return {name: ledger for name in names if (ledger := self.ledger(name)) is not None}
+        found = {name: self._ledger_of(name, self._anchor_of(name)) for name in names}
+        return {name: ledger for name, ledger in found.items() if ledger is not None}
+
+    def _place_of(self, population: str) -> Path:
+        return self._folder.path / "ledgers" / f"{population}.ledger"
 
     def ledger_path(self, name: str) -> Path:
-        return self._folder.path / "ledgers" / f"{name}.ledger"
+        """The file of the ledger of a data set's population, there or not."""
+        data = self.get(name)
+        return self._place_of(name if data is None else data.population)
 
     def has_ledger(self, name: str) -> bool:
         return self.ledger_path(name).exists()
+
+    def has_budget(self, population: str) -> bool:
+        return self._place_of(population).exists()
+
+    def _check_movable(self, data: DataSet) -> None:
+        """Raise LocalError where its people have a budget or withdrawals, which they would leave behind."""
+        if self.has_budget(data.population) or self.withdrawals.stamp(data.population) is not None:
+            raise LocalError(
+                f"data {data.name}: expected population {data.population!r}, whose budget and withdrawals are kept"
+            )
+
+    @property
+    def withdrawals(self) -> Withdrawals:
+        return Withdrawals(self._folder)
+
+    def withdraw(self, data: DataSet, hashes: Sequence[str]) -> int:
+        """Use the rows of these patients no more, here and in all data sets of the population; how many are new."""
+        note(self._folder, "data.withdrawn", data.name, patients=len(hashes))
+        return self.withdrawals.add(data.population, hashes)
+
+    def users_of(self, name: str) -> list[str]:
+        """The runs that are bound to a data set, those that have ended included."""
+        plans = PlanStore(self._folder)
+        decided = ((run, plans.decision(run)) for run in plans.runs())
+        return [run for run, decision in decided if decision is not None and decision.data == name]
 
     def all(self) -> list[DataSet]:
         names = sorted(path.stem for path in self._folder.folder("data").glob("*.json"))
@@ -191,17 +313,52 @@ class DataRegistry:
     def remove(self, name: str) -> None:
         """Forget where a data set is; its ledger stays, since what was spent stays spent."""
         self.find(name)
+        note(self._folder, "data.removed", name)
         (self._folder.path / "data" / f"{name}.json").unlink()
         self._folder.touch()
 
+    def purge(self, name: str) -> None:
+        """Forget a data set with all that tells of its rows: schema, report, withdrawals, and what its jobs printed.
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+        Its ledger stays. Withdrawals stay with the other data sets of the population, if there are any. Raises
+        LocalError while a run that is bound to it goes on.
+        """
+        data, users = self.find(name), self.users_of(name)
+        if going_on := set(users) & set(PlanStore(self._folder).open_runs()):
+            raise LocalError(
+                f"data {name}: expected no run that goes on with it, got {', '.join(sorted(going_on))}; end it first: "
+                "wardround client plan deny ID"
+            )
+        note(self._folder, "data.purged", name)
+        for run in users:
+            for ending in ("log", "errors"):
+                (self._folder.path / "jobs" / f"{run}.{ending}").unlink(missing_ok=True)
+        if all(one.population != data.population for one in self.all() if one.name != name):
+            self.withdrawals.forget(data.population)
+        self.remove(name)
+
+
+def file_digest(path: Path, schema: "DataSchema | None" = None) -> str:
+    """SHA-256 of a table's file, hex; of a label file with its images where `schema` is one of those."""
+    from wardround.client.data.open_data import digest_of_data
+
+    return digest_of_data(path, schema)
+
+
+def _facts(path: Path) -> tuple[str, Sequence[str], int]:
+    """Format, columns and number of rows of a table that no schema describes."""
+    form = "parquet" if path.suffix.lower() in (".parquet", ".pq") else "csv"
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        columns, rows = _parquet_facts(path) if form == "parquet" else _csv_facts(path)
     except OSError as error:
-        raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
+        raise LocalError(f"{path}: cannot be read ({error.strerror or 'not Parquet'})") from None
+    except UnicodeDecodeError:
+        raise LocalError(f"{path}: expected text in UTF-8; save the file in this encoding") from None
+    except csv.Error as error:
+        raise LocalError(f"{path}: expected a CSV file ({error})") from None
+    if not rows or not columns:
+        raise LocalError(f"{path}: expected a header and rows")
+    return form, columns, rows
 
 
 def _csv_facts(path: Path) -> tuple[Sequence[str], int]:

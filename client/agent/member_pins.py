@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import note
 from wardround.errors import LocalError
 from wardround.file_store import FileStore
 
 if TYPE_CHECKING:
-    from wardround.pins import Pins
+    from wardround.pins import PinChange, Pins
 
 __all__ = ["MemberPins"]
 
@@ -44,6 +45,11 @@ class MemberPins:
         with self._opened() as pins:
             return pins.pinned()
 
+    def history(self) -> "tuple[PinChange, ...]":
+        """Every change, in order."""
+        with self._opened() as pins:
+            return pins.log()
+
     def accept(self, name: str, fingerprint: str, *, by: str, now: datetime, instead_of: str | None = None) -> None:
         """Pin a key whose fingerprint the administrator `by` has compared; see `Pins.accept`."""
         with self._opened() as pins:
@@ -51,10 +57,12 @@ class MemberPins:
                 pins.accept(name, fingerprint, by=by, now=now, instead_of=instead_of)
             except ValueError as error:
                 raise LocalError(str(error)) from None
+        note(self._folder, "member.accepted", name, fingerprint=fingerprint, by=by, instead_of=instead_of)
 
     def remove(self, name: str, *, by: str, now: datetime) -> None:
         with self._opened() as pins:
             pins.remove(name, by=by, now=now)
+        note(self._folder, "member.removed", name, by=by)
 
     @contextmanager
     def _opened(self) -> "Iterator[Pins]":

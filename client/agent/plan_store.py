@@ -3,7 +3,7 @@
     offer.json      as it came, without the plan and its code
     plan.toml       the plan
     bundle/         where the plan's relative paths start: its code lies below
-    decision.json   the administrator's decision, for this run and this digest
+    decision.json   the administrator's decision, for this run and this digest, signed by the site's key
     outcome.json    what became of it: what the agent found when it prepared the run, and how the run ended
 
 The folder appears whole, under another name first. Commands write decisions, the agent writes the rest.
@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from wardround.client.agent.offer import MemberFacts, Offer, check_run_name
 from wardround.client.agent.site_folder import SiteFolder
+from wardround.client.agent.site_log import note
 from wardround.durable_file import TEMPORARY, replace_file, sync_folder
 from wardround.errors import LocalError, RemoteError
+from wardround.link.signing_inputs import decision_bytes
 from wardround.plain_text import plain_text
+from wardround.signing_key import check_signature
 
 if TYPE_CHECKING:
     from wardround.plan import Plan
@@ -75,9 +78,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
+    """`model` is the SHA-256, hex, of what came of a run that has ended, by the server's word; empty for none."""
+
     state: RunState
     reason: str = ""
     units: int | None = None
+    model: str = ""
+    told: str = ""
+    """What the server is told of a run that cannot be run here; empty: only that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,17 +247,23 @@ class PlanStore:
         return plan
 
     def decision(self, run: str) -> Decision | None:
+        """What was decided. Raises DamagedError for what this site has not signed for this run, such as a copy."""
         table = self._table(run, "decision.json")
         if table is None:
             return None
         try:
+            self._check_signed(run, table)
             return Decision(**{**table, "verdict": Verdict(table["verdict"])})
         except (TypeError, KeyError, ValueError) as error:
             raise self._damaged(run, "decision.json", error) from None
 
     def decide(self, run: str, decision: Decision) -> None:
         """Keep a decision, durably, and tell the agent. Raises LocalError for a run that has ended or was decided."""
-        known, outcome = self.decision(run), self.outcome(run)
+        outcome = self.outcome(run)
+        try:
+            known = self.decision(run)
+        except DamagedError:  # a decision that is none is made again
+            known = None
         if outcome is not None and outcome.state is RunState.ENDED:
             raise LocalError(f"run {run}: has ended; nothing is left to decide")
         if known is not None and known.verdict is Verdict.DENIED:
@@ -258,8 +272,32 @@ class PlanStore:
             raise LocalError(f"run {run}: could not be run here ({outcome.reason}); the coordinator must start another")
         if known is not None and decision.verdict is Verdict.APPROVED:
             raise LocalError(f"run {run}: is approved already, with data {known.data!r}; deny it to take that back")
-        self._write(run, "decision.json", {**asdict(decision), "verdict": decision.verdict.value})
+        note(
+            self._folder,
+            f"plan.{decision.verdict}",
+            run,
+            plan=decision.plan_digest,
+            by=decision.by,
+            reason=decision.reason,
+            data=decision.data,
+            data_digest=decision.data_digest,
+            unprotected=decision.unprotected,
+        )
+        table, key = {**asdict(decision), "verdict": decision.verdict.value}, self._folder.signing_key
+        signed = decision_bytes(key.public, run, _canonical(table))
+        self._write(run, "decision.json", table | {"signature": key.sign(signed).hex()})
         self._folder.touch()
+
+    def _check_signed(self, run: str, table: dict[str, Any]) -> None:
+        """Take the signature out of `table`. Raises DamagedError unless it is this site's of the rest."""
+        try:
+            signature, public = bytes.fromhex(str(table.pop("signature", ""))), self._folder.signing_key.public
+            check_signature(public, signature, decision_bytes(public, run, _canonical(table)), "decision.json")
+        except (RemoteError, ValueError):
+            raise DamagedError(
+                f"{self._path(run) / 'decision.json'}: expected what this site has decided on this run, got a changed "
+                "decision, or one of another site or run; decide again: wardround client plan approve, or plan deny"
+            ) from None
 
     def outcome(self, run: str) -> Outcome | None:
         table = self._table(run, "outcome.json")
@@ -298,6 +336,10 @@ class PlanStore:
 
     def _damaged(self, run: str, name: str, error: Exception) -> DamagedError:
         return DamagedError(f"{self._path(run) / name}: is damaged ({plain_text(str(error))}); restore it from a copy")
+
+
+def _canonical(table: dict[str, Any]) -> bytes:
+    return json.dumps(table, sort_keys=True, ensure_ascii=False).encode()
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -125,7 +126,7 @@ def run_agent(
 
         if not makers:
             makers.append(jobs())
-        return SiteRun(folder, name, makers[0])
+        return SiteRun(folder, name, makers[0], audit=agent.audit)
 
     def finish(name: str, reason: str) -> None:
         from wardround.client.agent.site_run import finish_run
@@ -135,6 +136,7 @@ def run_agent(
     agent = Agent(folder, run_of=run_of, finish=finish, renewal=renewal)
     link = link_of(agent)
     agent.attach(link.notify)
+    agent.audit.add("agent.started", version=__version__)
     failed: list[WardroundError] = []
 
     def attach() -> None:
@@ -156,6 +158,9 @@ def run_agent(
         stop.set()
         thread.join()
         agent.close()
+        with suppress(LocalError):  # a full disk keeps no process from ending
+            agent.audit.add("agent.stopped")
+        agent.seal()
     if failed:
         raise failed[0]
     _log.info("stopped")
@@ -179,4 +184,5 @@ def _watch(folder: SiteFolder, agent: Agent, stop: threading.Event, look_s: floa
             _log.error("what was decided cannot be looked at (now): %s", error)
         except Exception:
             _log.exception("a look at what was decided failed; this is a bug")
+        agent.seal()
         stop.wait(look_s)

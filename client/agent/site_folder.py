@@ -8,9 +8,11 @@
     identity.der               the certificate of the signing key
     identity-authority.der     the certificate of the authority behind it
     revocations.der            its newest revocation list
+    policy.toml                what its administrator allows at all, see `client/guard/policy.py`
     pins/                      the members' keys that were accepted, a `FileStore`
     data/NAME.json             a registered data set
-    ledgers/NAME.ledger        what may be spent on a data set, and what was
+    ledgers/POPULATION.ledger  what may be spent on the people in one or more data sets, and what was
+    withdrawn/                 keyed hashes of the patients who have withdrawn, and the key
     plans/RUN/                 what was offered, and what was decided
     runs/RUN/                  what is kept of a run that goes on: never restore it from a copy, see docs/client.md
     jobs/                      working folders of jobs

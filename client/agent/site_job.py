@@ -15,8 +15,8 @@ __all__ = ["JobFacts", "JobMaker", "SiteJob"]
 class JobFacts:
     """What the job found in the data, before any code of the plan was loaded.
 
-    `train` is the number of rows to train on, `patients` that of the patients they belong to, where the plan says whose
-    a row is.
+    `rows` are those that may be used. `train` is the number of rows that were dealt to training, `patients` that of the
+    patients they belong to, where the plan says whose a row is; who has withdrawn since counts in both.
     """
 
     rows: int

@@ -8,25 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from wardround.client.agent.admission import Admission, OnceGuard
+from wardround.audit.log import AuditLog
+from wardround.client.agent.admission import Admission, OnceGuard, answered_rounds, order_name
 from wardround.client.agent.data_registry import DataRegistry, DataSet
 from wardround.client.agent.job_errors import JobErrors
 from wardround.client.agent.kept_state import KeepingTrainer
 from wardround.client.agent.member_pins import MemberPins
 from wardround.client.agent.outbox import Outbox
+from wardround.client.agent.participation import keep_participation
 from wardround.client.agent.plan_store import Decision, Outcome, PlanStore, RunState, Verdict
 from wardround.client.agent.revocation_list import RevocationList
 from wardround.client.agent.run_budget import close_account, run_budget, units_of
+from wardround.client.agent.run_policy import RunPolicy
 from wardround.client.agent.signed_call import error_reply, signed_reply
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import JobMaker, SiteJob
 from wardround.client.guard.answering import answer_order
 from wardround.client.guard.guard import SiteGuard
 from wardround.client.guard.member import Member
+from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import BudgetError, LocalError, RemoteError, WardroundError
 from wardround.file_store import FileStore
-from wardround.link.messages import Call, Reply
+from wardround.link.messages import Call, Fault, Reply
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.strategies.secagg.membership import Membership
@@ -38,6 +42,7 @@ __all__ = ["SiteRun", "finish_run"]
 _PROTOCOL = "query.secagg"
 _KINDS = {"train": OrderKind.FIT, "evaluate": OrderKind.EVALUATE, "query.statistics": OrderKind.STATISTICS}
 _AGAIN_S = 0.5
+_STATE = "state"
 _log = logging.getLogger("wardround")
 
 
@@ -58,17 +63,30 @@ class _Open:
 class SiteRun:
     """The approved run `run` at the site of `folder`. Threads may share it: it does one thing after another.
 
+    What it charges to a budget is written to `audit`, the site's audit log.
+
     Whatever it answers is durable before, so that the process may be killed at any time and the next one goes on.
     """
 
-    def __init__(self, folder: SiteFolder, run: str, jobs: JobMaker, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        folder: SiteFolder,
+        run: str,
+        jobs: JobMaker,
+        *,
+        audit: AuditLog | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._folder, self._run, self._jobs, self._now = folder, run, jobs, now
-        self._plans, self._registry = PlanStore(folder), DataRegistry(folder)
-        self._key = folder.signing_key
+        self._plans, self._registry, self._policy = PlanStore(folder), DataRegistry(folder), RunPolicy(folder)
+        self._key, self._audit = folder.signing_key, audit
         self._lock = threading.RLock()
         self._plan: Plan | None = None
         self._job: SiteJob | None = None
         self._units: int | None = None
+        self._rows: int | None = None
+        self._withdrawn: object = None
+        """What the job knows of withdrawals: `Withdrawals.stamp`."""
         self._open: _Open | None = None
         self._closed = self._stale = False
 
@@ -77,17 +95,23 @@ class SiteRun:
     def prepare(self) -> int | None:
         """Read the data with the plan, and open the run; how many rows or patients it hides, where it hides those.
 
-        Raises WardroundError where plan, data and budget do not go together.
+        Raises WardroundError where plan, data and budget do not go together, PolicyError where the site's policy does
+        not allow it, and NotNowError outside the site's hours.
         """
         with self._lock:
             if self._closed:
                 raise LocalError(f"run {self._run}: has ended at this site")
             plan, decision, data = self._approved()
+            self._check_policy(plan, data)
             if self._job is None:
+                self._policy.check_hours(self._now())
                 data.check_unchanged()
+                self._withdrawn = self._registry.withdrawals.stamp(data.population)
                 self._job = self._jobs(self._run, plan, data)
                 try:
-                    self._units = units_of(plan, self._job.describe())
+                    facts = self._job.describe()
+                    self._units, self._rows = units_of(plan, facts), facts.rows
+                    self._check_policy(plan, data)  # again, with what only the data tell
                 except BaseException:
                     self._job.close()
                     self._job = None
@@ -95,6 +119,18 @@ class SiteRun:
             if self._open is None:
                 self._open = self._opened(plan, decision, data, self._job)
             return self._units
+
+    def check(self) -> None:
+        """Raise PolicyError where the site's policy does not allow this run any more. Waits for nothing."""
+        if self._policy.changed:
+            plan, _, data = self._approved()
+            self._check_policy(plan, data)
+
+    def _check_policy(self, plan: Plan, data: DataSet) -> None:
+        units = self._units
+        if units is None and (known := self._plans.outcome(self._run)) is not None:
+            units = known.units
+        self._policy.check(plan, self._plans.offer(self._run), data, units=units, rows=self._rows)
 
     def _approved(self) -> tuple[Plan, Decision, DataSet]:
         """The plan, the decision on it, and the data that it is bound to, all as they were approved."""
@@ -109,7 +145,7 @@ class SiteRun:
                 f"{decision.plan_digest[:12]}, offered {self._plan.digest[:12]})"
             )
         data = self._registry.find(decision.data)
-        if data.digest != decision.data_digest:
+        if data.binding != decision.data_digest:
             raise LocalError(f"data {data.name}: have changed since the run was approved; a new run is needed")
         return self._plan, decision, data
 
@@ -123,9 +159,9 @@ class SiteRun:
             size=offer.size,
             unprotected=decision.unprotected,
         )
-        store = FileStore(folder.folder("runs", self._run) / "state")
+        store = FileStore(folder.folder("runs", self._run) / _STATE)
         try:
-            admission = Admission(store, budget)
+            admission = Admission(store, budget, charged=self._note_charge)
             guard = SiteGuard(
                 plan,
                 SiteId(folder.name),
@@ -177,18 +213,25 @@ class SiteRun:
                 return signed_reply(self._key, digest, self._frame(call, digest))
             except WardroundError as error:
                 _log.warning("%s: %s", call.kind, error, extra={"run": self._run})
-                if not isinstance(error, BudgetError | RemoteError):
+                if not isinstance(error, BudgetError | RemoteError | PolicyError | NotNowError):
                     self._forget()  # as after a restart: what is open may be half changed, what is stored is not
-                return error_reply(self._key, digest, self._told(error))
+                fault = Fault.NOT_READY if isinstance(error, NotNowError) else None
+                return error_reply(self._key, digest, self._told(error), fault)
             except BaseException:
                 self._forget()
                 raise
+
+    def _note_charge(self, round: int, attempt: int) -> None:
+        if self._audit is not None:
+            self._audit.add("budget.charged", self._run, round=round, attempt=attempt)
 
     def _note(self, text: str) -> None:
         JobErrors(self._folder.folder("jobs") / f"{self._run}.errors").note(text, self._now())
 
     def _told(self, error: WardroundError) -> WardroundError:
-        """What the server is told: nothing of this machine."""
+        """What the server is told: nothing of this machine, and nothing of the data."""
+        if isinstance(error, PolicyError):
+            return LocalError(f"{self._folder.name}: {error.told}")
         if str(self._folder.path) not in str(error):
             return error
         return LocalError(f"{self._folder.name}: the site failed; its own log says why")
@@ -199,9 +242,13 @@ class SiteRun:
         if self._stale:
             self._stale = False
             self._forget()
-        if self._open is None:
+        if call.kind in _KINDS:
+            self._notice_withdrawals()
+        if self._open is None or self._policy.changed:
             try:
                 self.prepare()
+            except (PolicyError, NotNowError):
+                raise
             except WardroundError as error:  # its text may tell of the data
                 _log.warning("%s", error, extra={"run": self._run})
                 raise LocalError(
@@ -215,9 +262,12 @@ class SiteRun:
         if call.kind not in _KINDS:
             raise RemoteError(f"expected a call of {', '.join((*_KINDS, _PROTOCOL))}, got another kind")
         kept = None if opened.outbox is None else opened.outbox.get(digest)
-        if kept is not None:
-            return kept
         order = Order.decode(call.order)
+        trained = order.round if order.kind is OrderKind.FIT else None
+        if kept is not None:
+            if opened.admission.admitted == order_name(order, digest):  # a kill came between
+                opened.admission.answered(trained)
+            return kept
         if order.run_id != self._run or order.kind is not _KINDS[call.kind]:
             raise RemoteError(f"expected an order of run {self._run} and of the kind of its call, got another")
         size = opened.size
@@ -225,10 +275,12 @@ class SiteRun:
             raise RemoteError(f"model: expected {size} parameters, as were offered, got {len(call.model) / 4:g}")
         if opened.outbox is not None:  # under secure aggregation the member knows what it has sent
             opened.guard.asked_by(digest)
+        self._policy.check_order(plan, order.kind)
+        self._policy.check_hours(self._now())
         frame = answer_order(opened.guard, opened.trainer, call.order, call.protocol, call.spec, call.model)
         if opened.outbox is not None:
             opened.outbox.put(digest, frame)
-        opened.admission.answered()
+        opened.admission.answered(trained)
         return frame
 
     # -- the end --------------------------------------------------------------------------------------
@@ -236,6 +288,17 @@ class SiteRun:
     def refresh(self) -> None:
         """Go by the newest revocation list and certificate from the next message on. Does not wait for this one."""
         self._stale = True
+
+    def _notice_withdrawals(self) -> None:
+        """End a job that has read rows of somebody who has withdrawn since: the next one reads without them."""
+        decision = self._plans.decision(self._run)
+        data = None if self._job is None or decision is None else self._registry.get(decision.data)
+        if self._job is None or data is None or self._registry.withdrawals.stamp(data.population) == self._withdrawn:
+            return
+        _log.info("somebody has withdrawn; the data are read again, without these rows", extra={"run": self._run})
+        self._job.close()
+        self._job = None
+        self._forget()
 
     def _forget(self) -> None:
         if self._open is not None:
@@ -257,15 +320,33 @@ class SiteRun:
             self._lock.release()
 
 
-def finish_run(folder: SiteFolder, run: str, reason: str) -> None:
+def finish_run(folder: SiteFolder, run: str, reason: str, *, now: Callable[[], datetime] = utc_now) -> None:
     """End a run at the site: its account is closed, its keys and replies are deleted. Twice is once.
+
+    What is to be signed of the model that came of it is kept before.
 
     A SiteRun of it must be closed before.
     """
     plans = PlanStore(folder)
-    known, decision = plans.outcome(run), plans.decision(run)
+    known = plans.outcome(run)
     if known is None or known.state is not RunState.ENDED:
         plans.note(run, Outcome(state=RunState.ENDED, reason=reason, units=None if known is None else known.units))
-    if decision is not None and decision.data:
-        close_account(DataRegistry(folder).ledger(decision.data), run)
+    for ledger in DataRegistry(folder).ledgers().values():  # the data set may be forgotten
+        close_account(ledger, run)
+    if known is not None and known.model:
+        _keep_participation(folder, run, known.model, now)
     shutil.rmtree(folder.path / "runs" / run, ignore_errors=True)
+
+
+def _keep_participation(folder: SiteFolder, run: str, model: str, now: Callable[[], datetime]) -> None:
+    """Note what the site signs of the run's model; nothing for a run that it was never ready for."""
+    if not (folder.path / "runs" / run / _STATE).exists():
+        return
+    rounds = None
+    if not PlanStore(folder).plan(run).privacy.hides_participation:
+        store = FileStore(folder.path / "runs" / run / _STATE)
+        try:
+            rounds = answered_rounds(store)
+        finally:
+            store.close()
+    keep_participation(folder, run, model, rounds, now())

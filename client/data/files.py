@@ -1,11 +1,12 @@
 """Reading the rows of a site from a CSV or Parquet file."""
 
-import csv
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wardround.client.data.encoding import MISSING_TEXTS
+from wardround.client.data.raw_batches import header_of
 from wardround.client.data.table import Table
 from wardround.errors import LocalError, MissingExtraError
 from wardround.plan_sections import ColumnType, Data
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["read_table"]
 
-_DELIMITERS = ",;\t"
 
-
-def read_table(data: Data, path: Path, *, target: bool = True, extra: Iterable[str] = ()) -> Table:
+def read_table(
+    data: Data, path: Path, *, target: bool = True, extra: Iterable[str] = (), file: BinaryIO | None = None
+) -> Table:
     """The plan's columns of the file at `path`, its target and patients unless `target` is false, `extra` columns.
 
-    A name that ends in .parquet or .pq is read as Parquet, any other as CSV (UTF-8, a header; comma, semicolon or tab).
+    With `file`, an open one, that is read, and `path` is only its name. A name that ends in .parquet or .pq is read as
+    Parquet, any other as CSV (UTF-8, a header; comma, semicolon or tab).
     Rows are counted as records: a CSV file's header is row 1 and empty lines do not count; a Parquet file begins
     with row 1. Messages name columns and rows, never a value. Raises LocalError for a file that cannot be read,
     a missing column, a duplicate one, no rows; MissingExtraError without pyarrow.
@@ -43,7 +45,8 @@ def read_table(data: Data, path: Path, *, target: bool = True, extra: Iterable[s
         raise MissingExtraError("job", "pyarrow") from None
     parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
-        table = _parquet(path, wanted) if parquet else _csv(path, wanted, numbers)
+        with nullcontext(file) if file is not None else path.open("rb") as opened:
+            table = _parquet(opened, path, wanted) if parquet else _csv(opened, path, wanted, numbers)
     except OSError as error:
         raise LocalError(f"{path}: expected a readable file ({error.strerror or 'not Parquet'})") from None
     except UnicodeDecodeError:
@@ -74,11 +77,11 @@ def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str]) -> N
             raise LocalError(f"{path}: expected the column {column!r} once, got it {header.count(column)} times")
 
 
-def _parquet(path: Path, wanted: list[str]) -> "pa.Table":
+def _parquet(opened: BinaryIO, path: Path, wanted: list[str]) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(opened) as file:
         _check_header(path, file.schema_arrow.names, wanted)
         table = file.read(columns=wanted, use_threads=False)
     for index, field in enumerate(table.schema):
@@ -90,15 +93,11 @@ def _parquet(path: Path, wanted: list[str]) -> "pa.Table":
     return table
 
 
-def _csv(path: Path, wanted: list[str], numbers: set[str]) -> "pa.Table":
+def _csv(opened: BinaryIO, path: Path, wanted: list[str], numbers: set[str]) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.csv
 
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        line = file.readline()
-        delimiter = max(_DELIMITERS, key=line.count)
-        file.seek(0)
-        header = next(csv.reader(file, delimiter=delimiter), [])
+    header, delimiter = header_of(opened)
     if not header:
         raise LocalError(f"{path}: expected a header and rows, got an empty file")
     _check_header(path, header, wanted)
@@ -109,8 +108,9 @@ def _csv(path: Path, wanted: list[str], numbers: set[str]) -> "pa.Table":
         return "error"
 
     def read(types: dict[str, pa.DataType]) -> "pa.Table":
+        opened.seek(0)
         return pyarrow.csv.read_csv(
-            path,
+            opened,
             read_options=pyarrow.csv.ReadOptions(use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note

@@ -41,6 +41,9 @@ class SiteData:
 
     `patients`, shape (training rows,), is the number of each training row's patient, 0 to m − 1 with every number used;
     None where the plan names no column that says whose a row is. The numbers mean nothing outside this object.
+
+    `gone_rows` and `gone_patients` train no more, since a patient has withdrawn. They count nevertheless where privacy
+    is charged by the number of rows or patients: others are drawn as often as was charged, not more often.
     """
 
     site: SiteId
@@ -48,6 +51,8 @@ class SiteData:
     validation: Rows
     test: Rows
     patients: I64 | None = None
+    gone_rows: int = 0
+    gone_patients: int = 0
 
     def __post_init__(self) -> None:
         patients = self.patients

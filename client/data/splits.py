@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from wardround.client.data.column_check import Mask
 from wardround.client.data.patients import capped, codes_of_rows, copies, lots, numbered
 from wardround.client.data.site_data import Rows, SiteData
 from wardround.decoding import PlanError
@@ -20,7 +21,9 @@ _REGRESSION_STRATA = 4
 _TEST, _VALIDATION, _TRAIN = range(3)
 
 
-def split_rows(plan: Plan, site: SiteId, rows: Rows, patients: I64 | None = None) -> SiteData:
+def split_rows(
+    plan: Plan, site: SiteId, rows: Rows, patients: I64 | None = None, withdrawn: Mask | None = None
+) -> SiteData:
     """The site's rows split by `data.validation` and `data.test`; the same for the same plan seed, site and rows.
 
     `patients`, shape (n,), are codes (`Encoded.patients`): all rows of a patient go to one part, and the shares are of
@@ -31,6 +34,9 @@ def split_rows(plan: Plan, site: SiteId, rows: Rows, patients: I64 | None = None
     Where rows or patients are hidden (`privacy.unit`), each of them draws a lot for its part instead, so that one more
     or less moves no other: the shares are those of chance. With `privacy.unit = "patient"`, `privacy.max_rows` training
     rows of a patient are kept, drawn by lot.
+
+    Rows of `withdrawn`, shape (n,), are taken out last: they move no other, and what was not seen in training before
+    is not seen afterwards.
 
     Raises LocalError as `check_site` does, PlanError when patients are hidden that nobody names.
     """
@@ -48,6 +54,12 @@ def split_rows(plan: Plan, site: SiteId, rows: Rows, patients: I64 | None = None
         if plan.privacy.unit is Unit.PATIENT:
             kept = capped(patients[train], plan.privacy.max_rows, derive_seed(plan.seed, "patients' rows", site))
             train = train[kept]
+    whole = train
+    if withdrawn is not None:
+        test, validation, train = (part[~withdrawn[part]] for part in (test, validation, train))
+    gone_patients = 0
+    if patients is not None:
+        gone_patients = len(np.unique(patients[whole])) - len(np.unique(patients[train]))
         patients = numbered(patients[train])
     ordered = rows.take(np.concatenate((test, validation, train)))  # one copy, three views
     first, second = len(test), len(test) + len(validation)
@@ -57,6 +69,8 @@ def split_rows(plan: Plan, site: SiteId, rows: Rows, patients: I64 | None = None
         validation=Rows(ordered.x[first:second], ordered.y[first:second]),
         test=Rows(ordered.x[:first], ordered.y[:first]),
         patients=patients,
+        gone_rows=len(whole) - len(train),
+        gone_patients=gone_patients,
     )
 
 

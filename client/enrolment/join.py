@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-
 from wardround import __version__
 from wardround.client.agent.site_folder import SiteFacts
+from wardround.client.enrolment.certificate_issuer import issuer_of
 from wardround.client.enrolment.exit_codes import JoinError, JoinExit
 from wardround.client.enrolment.https_request import HttpsAnswer, request, trusting, unverified
 from wardround.client.enrolment.site_files import SiteFiles
@@ -37,7 +36,7 @@ from wardround.join_messages import (
     JoinRequest,
     join_statement,
 )
-from wardround.plain_text import plain_text
+from wardround.plain_text import in_groups, plain_text
 from wardround.signing_key import SigningKey, fingerprint_of
 from wardround.tls_identity import TlsAuthority, TlsKey, certificate_fingerprint
 
@@ -62,9 +61,9 @@ class Joined:
         return [
             f"joined {self.url} as {self.name}",
             "Compare by telephone, with a number of the coordinator that you have not from the invitation:",
-            f"  this site's key    {self.fingerprint}",
-            f"  the server's key   {self.server_fingerprint}",
-            f"  the authority      {self.authority_fingerprint}",
+            f"  this site's key    {in_groups(self.fingerprint)}",
+            f"  the server's key   {in_groups(self.server_fingerprint)}",
+            f"  the authority      {in_groups(self.authority_fingerprint)}",
         ]
 
 
@@ -273,7 +272,7 @@ class _Server:
         return JoinError(
             JoinExit.INTERCEPTED,
             f"{self._invited.url}: expected a certificate of the federation's authority, got one of "
-            f"{_issuer(self._seen)}: something between opens the connection; have it pass this host through. The "
+            f"{issuer_of(self._seen)}: something between opens the connection; have it pass this host through. The "
             "invitation was not sent, and stays good",
         )
 
@@ -332,10 +331,3 @@ def _when(text: object) -> str:
         return f" on {datetime.fromisoformat(str(text)):%Y-%m-%d %H:%M} UTC"
     except ValueError:
         return ""
-
-
-def _issuer(certificate: bytes) -> str:
-    try:
-        return plain_text(x509.load_der_x509_certificate(certificate).issuer.rfc4514_string()) or "nobody"
-    except ValueError:
-        return "an unknown issuer"

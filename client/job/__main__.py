@@ -1,8 +1,10 @@
-"""The process of a job: `python -m wardround.client.job DESCRIPTOR`, where DESCRIPTOR is its end of a socket pair.
+"""The process of a job: `python -m wardround.client.job CHANNEL TABLE`, two descriptors that it was given.
 
-The launcher has taken everything from it that it may not have before it begins; its working folder is its own.
+The first is its end of a socket pair, the second the open table. The launcher has taken everything from it that it may
+not have before it begins; its working folder is its own.
 """
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Answer requests until the agent closes its end."""
-    serve(Channel(socket.socket(fileno=int(sys.argv[1]))), Path.cwd())
+    channel, table = (int(number) for number in sys.argv[1:])
+    serve(Channel(socket.socket(fileno=channel)), Path.cwd(), os.fdopen(table, "rb"))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""All files that a confined job sees: its Python, the system's libraries, one table, and an empty folder in memory.
+"""All files that a confined job sees: its Python, the system's libraries, and an empty folder in memory.
 
 Everything else does not exist for it, so that nothing has to be thought of that must be hidden: no home, no keys, no
-other table, no socket of a service, no /proc and no /run. What the job's Python may bring with it nevertheless (a
+table, no socket of a service, no /proc and no /run. What the job's Python may bring with it nevertheless (a
 folder of packages that holds the site's own) is covered.
 """
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from wardround.client.job import namespaces
-from wardround.client.job.launch import DATA_FOLDER, SCRATCH
+from wardround.client.job.launch import SCRATCH
 
 __all__ = ["build_view", "cover", "finish_view", "needed_by", "steps_of"]
 
@@ -100,14 +99,8 @@ def steps_of(path: Path) -> tuple[dict[Path, str], Path | None]:
     return links, at
 
 
-def build_view(
-    root: Path, needed: Iterable[Path], *, data: tuple[str, int | None] | None, scratch_bytes: int, owner: int
-) -> None:
-    """Put the job's file system together at `root`, for `enter_root`.
-
-    `data` is the path of the table, and a descriptor of it where the job's own id may not open it: its rows are copied
-    to memory then. `owner` is the user (and group) of the job.
-    """
+def build_view(root: Path, needed: Iterable[Path], *, scratch_bytes: int, owner: int) -> None:
+    """Put the job's file system together at `root`, for `enter_root`. `owner` is the user (and group) of the job."""
     namespaces.mount_tmpfs(root, _ROOT_BYTES, mode=0o755)
     links: dict[Path, str] = {}
     shown: set[Path] = set()
@@ -127,8 +120,6 @@ def build_view(
     for name, text in _ACCOUNTS.items():
         (root / "etc" / name).write_text(text, encoding="ascii")
     _make_scratch(root, scratch_bytes, owner)
-    if data is not None:
-        _give(root, *data)
 
 
 def _outermost(paths: set[Path]) -> list[Path]:
@@ -169,21 +160,6 @@ def _make_scratch(root: Path, size_bytes: int, owner: int) -> None:
         if not os.path.lexists(place):  # it is there where something below /tmp is shown
             place.symlink_to(f"{SCRATCH}/{name}")
     os.chown(scratch, owner, owner)
-
-
-def _give(root: Path, path: str, descriptor: int | None) -> None:
-    folder = _inside(root, Path(DATA_FOLDER))
-    folder.mkdir()
-    target = folder / Path(path).name
-    target.touch()
-    if descriptor is None:
-        attributes = namespaces.READ_ONLY | namespaces.NO_SETUID | namespaces.NO_DEVICES | namespaces.NO_EXECUTION
-        return namespaces.bind(path, target, attributes)
-    namespaces.mount_tmpfs(folder, os.fstat(descriptor).st_size + (1 << 20), mode=0o755)
-    with target.open("wb") as copy, os.fdopen(os.dup(descriptor), "rb") as table:
-        shutil.copyfileobj(table, copy, 1 << 20)
-    target.chmod(0o444)
-    namespaces.set_attributes(folder, namespaces.READ_ONLY | namespaces.NO_EXECUTION)
 
 
 def finish_view(hidden: Sequence[str]) -> None:

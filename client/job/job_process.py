@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from wardround.client.agent.site_job import JobFacts
-from wardround.client.job.launch import DATA_FOLDER, Launch
+from wardround.client.data.table_rules import TableRules
+from wardround.client.job.launch import Launch
 from wardround.client.job.launched_job import LaunchedJob, environment_of
 from wardround.client.job.limits import JobLimits
 from wardround.client.job.messages import (
@@ -79,14 +80,15 @@ class _Running:
 
 
 class JobProcess:
-    """The job of one run over the table `file` (`format`: csv or parquet): a `SiteJob`, and a `Trainer`.
+    """The job of one run over the table `file` (`format`: csv, parquet or images): a `SiteJob`, and a `Trainer`.
 
     Its process is started when it is asked something, and lives until `close`. One that ends, breaks the protocol or
     is late is ended with all that it has started: what was asked fails, and the next question starts another. `folder`
     is where each makes a folder of its own, `log` is a file that takes what it prints, `hidden` are folders that a
     confined one must not see: the site's own. One thread asks at a time, any may end it.
 
-    `check` is called before each process is started; what it raises is raised where no process may read the table.
+    Each process gets the table as an open file, which it closes before any code of the plan is loaded. `open_table`
+    opens it, and raises where no process may read it; `rules` says what holds for the table when it is read.
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class JobProcess:
         hidden: Sequence[Path] = (),
         python: str = sys.executable,
         limits: JobLimits | None = None,
-        check: Callable[[], object] | None = None,
+        open_table: Callable[[], int] | None = None,
+        rules: Callable[[], TableRules] = TableRules,
     ) -> None:
         self._plan, self._site, self._file, self._format = plan, site, file.resolve(), format
         self._folder, self._log, self._confined, self._python = folder, log, confined, python
-        self._hidden, self._limits, self._check = tuple(hidden), limits or JobLimits(), check
+        self._hidden, self._limits = tuple(hidden), limits or JobLimits()
+        self._open_table, self._rules = open_table or self._opened, rules
         self._running: _Running | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -126,7 +130,7 @@ class JobProcess:
         if tainted:
             self.interrupt()
         with self._asking(loaded=False) as running:
-            return self._describe(running)
+            return running.facts or self._describe(running)
 
     def fit(self, job: FitJob, model: F32) -> LocalResult:
         """Train from `model`, shape (d,). The update is a read-only view of memory that nobody can change any more."""
@@ -213,17 +217,18 @@ class JobProcess:
             running.loaded = True
 
     def _describe(self, running: _Running) -> JobFacts:
-        table = f"{DATA_FOLDER}/{self._file.name}" if self._confined else str(self._file)
         asked = Describe(
             plan=self._plan.to_toml(),
             digest=self._plan.digest,
             code_files=self._plan.code_files,
             site=self._site,
-            table=table,
+            table=self._file.name,
             format=self._format,
+            rules=self._rules(),
         )
         found, _ = self._ask(running, asked, (), Described)
-        running.facts = JobFacts(rows=found.rows, train=found.train, patients=found.patients)
+        rows = found.rows - found.withdrawn
+        running.facts = JobFacts(rows=rows, train=found.train, patients=found.patients)
         return running.facts
 
     def _ask(
@@ -270,9 +275,20 @@ class JobProcess:
                 self._running = None
         running.end()
 
+    def _opened(self) -> int:
+        try:
+            return os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise LocalError(f"{self._file}: cannot be read ({error.strerror})") from None
+
     def _start(self) -> _Running:
-        if self._check is not None:
-            self._check()
+        table = self._open_table()
+        try:
+            return self._start_with(table)
+        finally:
+            os.close(table)
+
+    def _start_with(self, table: int) -> _Running:
         if not self._confined:
             _log.warning("%s: this job is NOT confined: it can reach the network and this site's keys", self._site)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -281,13 +297,13 @@ class JobProcess:
             root = tempfile.mkdtemp(prefix="job-", dir=self._folder)
             wanted = Launch(
                 python=self._python,
-                arguments=("-I", "-B", "-m", "wardround.client.job", "3"),
+                arguments=("-I", "-B", "-m", "wardround.client.job", "3", "4"),
                 environment=environment_of(root, confined=self._confined),
                 confined=self._confined,
                 root=root,
                 limits=self._limits,
                 channel=theirs.fileno(),
-                data=str(self._file),
+                table=table,
                 hidden=tuple(str(one.absolute()) for one in self._hidden),
             )
             job = LaunchedJob.start(wanted, log=self._log, timeout_s=self._limits.start_s)

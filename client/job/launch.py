@@ -7,19 +7,18 @@ from typing import Any, Self
 from wardround.client.job.limits import JobLimits
 from wardround.errors import RemoteError
 
-__all__ = ["DATA_FOLDER", "SCRATCH", "Launch"]
+__all__ = ["SCRATCH", "Launch"]
 
 SCRATCH = "/job"
 """The working folder of a confined job, as it sees it; the only place where it can write."""
-DATA_FOLDER = "/data"
-"""Where a confined job sees the one table that it reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One start of a job. `channel` is the descriptor that the job inherits; `arguments` follow `python`.
+    """One start of a job. `channel` and `table` are descriptors that the job inherits, as 3 and 4.
 
-    `root` is an empty folder: the job's working folder, or where its file system is put together. `data` is the table.
+    `arguments` follow `python`. `root` is an empty folder: the job's working folder, or where its file system is put
+    together. The table has no name that the job could open: once it closes the descriptor, nothing of it is left.
     `hidden` are folders that it must not see wherever they lie.
     """
 
@@ -30,7 +29,7 @@ class Launch:
     root: str
     limits: JobLimits
     channel: int | None = None
-    data: str | None = None
+    table: int | None = None
     hidden: tuple[str, ...] = ()
 
     def encode(self) -> bytes:

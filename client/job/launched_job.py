@@ -50,12 +50,12 @@ class LaunchedJob:
 
     @classmethod
     def start(cls, wanted: Launch, *, log: Path, timeout_s: float) -> Self:
-        """Start it, with what it prints in the new file `log`. The descriptor `wanted.channel` stays the caller's.
+        """Start it, with what it prints in the new file `log`. The descriptors in `wanted` stay the caller's.
 
         Raises LocalError where it cannot be started as wanted; nothing of it is left then.
         """
         ours, theirs = socket.socketpair()
-        inherited = () if wanted.channel is None else (wanted.channel,)
+        inherited = tuple(one for one in (wanted.channel, wanted.table) if one is not None)
         written = None
         try:
             written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

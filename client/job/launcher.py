@@ -10,6 +10,7 @@ output, a file, as far as there is room. The launcher holds no secret; no code o
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -31,7 +32,8 @@ __all__ = ["launch", "main"]
 
 _FAILED = 97
 _MOST_LINE = 1 << 20
-_CHANNEL, _ERRORS = 3, 4  # descriptors of the job; the second is gone once it runs
+_CHANNEL, _TABLE, _ERRORS = 3, 4, 5  # descriptors of the job; the last is gone once it runs
+_ABOVE = 10
 _NOBODY = 65534
 _ROOM_FOR_A_TRY_S = 0.01
 _CHUNK = 1 << 16
@@ -89,8 +91,9 @@ def launch(wanted: Launch, control: socket.socket) -> int:
     there.close()
     os.close(printed)
     os.close(failed)
-    if wanted.channel is not None:
-        os.close(wanted.channel)
+    for one in (wanted.channel, wanted.table):
+        if one is not None:
+            os.close(one)
     try:
         if wanted.confined and here.recv(1):
             plan.map_ids(child)
@@ -122,16 +125,12 @@ class _Start:
         self._parent = os.getpid()
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._needed: list[Path] = []
-        self._data: tuple[str, int | None] | None = None
         # both names: a link on the way to what lies in a folder that is shown need not be there for the job
         self._hidden = [name for path in wanted.hidden for name in (path, os.path.realpath(path))]
         # root's job is nobody's: the kernel does not count the processes of root, and files of root would be its own
         self._as_nobody = os.geteuid() == 0 and _is_mapped(_NOBODY)
         if wanted.confined:
             self._needed = needed_by(wanted.python, wanted.environment)
-            if wanted.data is not None:
-                opened = os.open(wanted.data, os.O_RDONLY | os.O_CLOEXEC)
-                self._data = (wanted.data, opened if self._as_nobody else None)
 
     def map_ids(self, child: int) -> None:
         """From outside: the agent's user is root in the namespace of `child`, and nobody exists where that is root."""
@@ -193,13 +192,7 @@ class _Start:
         namespaces.make_mounts_private()
         socket.sethostname("job")
         os.umask(0o022)
-        build_view(
-            Path(wanted.root),
-            self._needed,
-            data=self._data,
-            scratch_bytes=wanted.limits.scratch_bytes,
-            owner=self._id,
-        )
+        build_view(Path(wanted.root), self._needed, scratch_bytes=wanted.limits.scratch_bytes, owner=self._id)
         namespaces.enter_root(Path(wanted.root))
         finish_view(self._hidden)
         job = os.fork()
@@ -238,11 +231,13 @@ class _Start:
         wanted = self._wanted
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        channel = None if wanted.channel is None else os.dup(wanted.channel)
-        high = os.dup(failed)
-        if channel is not None:
-            os.dup2(channel, _CHANNEL, inheritable=True)
-        os.dup2(high, _ERRORS, inheritable=False)
+        given = {_CHANNEL: wanted.channel, _TABLE: wanted.table, _ERRORS: failed}
+        high = {to: None if one is None else fcntl.fcntl(one, fcntl.F_DUPFD, _ABOVE) for to, one in given.items()}
+        for to, one in high.items():
+            if one is not None:
+                os.dup2(one, to, inheritable=to != _ERRORS)
+            else:
+                os.closerange(to, to + 1)
         os.closerange(_ERRORS + 1, os.sysconf("SC_OPEN_MAX"))
         os.umask(0o077)
         _limit(wanted)

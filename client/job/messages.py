@@ -14,11 +14,12 @@ honest sizes, no more.
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from wardround.client.data.table_rules import TableRules
 from wardround.errors import RemoteError
 from wardround.local_channel import Shared
 from wardround.plain_text import plain_text
@@ -50,7 +51,10 @@ _MOST_TEXT = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Describe:
-    """Read `table` with the plan (TOML). No file of its code is there yet; `code_files` says what they will be."""
+    """Read the table with the plan (TOML). No file of its code is there yet; `code_files` says what they will be.
+
+    `table` is what messages call the table.
+    """
 
     plan: str
     digest: str
@@ -58,6 +62,7 @@ class Describe:
     site: str
     table: str
     format: str
+    rules: TableRules = field(default_factory=TableRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,8 @@ class Described:
     rows: int
     train: int
     patients: int | None
+    withdrawn: int = 0
+    """How many of the rows are not used any more; they count in the other numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +131,12 @@ def encode_request(request: Request) -> dict[str, Any]:
         case Describe():
             names = ("plan", "digest", "site", "table", "format")
             files = [list(pair) for pair in request.code_files]
-            return {"do": "describe", "code_files": files, **{name: getattr(request, name) for name in names}}
+            rules = {
+                "schema": request.rules.schema,
+                "key": b64encode(request.rules.key).decode(),
+                "withdrawn": list(request.rules.withdrawn),
+            }
+            return {"do": "describe", "code_files": files, **{name: getattr(request, name) for name in names}, **rules}
         case Load():
             return {"do": "load", "files": {path: b64encode(data).decode() for path, data in request.files.items()}}
         case Count():
@@ -143,7 +155,12 @@ def decode_request(header: Mapping[str, Any], pieces: int) -> Request:
             case "describe":
                 files = tuple((_text(path), _text(digest)) for path, digest in header["code_files"])
                 names = ("plan", "digest", "site", "table", "format")
-                return Describe(code_files=files, **{name: _text(header[name]) for name in names})
+                rules = TableRules(
+                    schema=None if header["schema"] is None else _text(header["schema"]),
+                    key=_bytes(header["key"]),
+                    withdrawn=tuple(_text(one) for one in header["withdrawn"]),
+                )
+                return Describe(code_files=files, rules=rules, **{name: _text(header[name]) for name in names})
             case "load":
                 return Load(files={path: _bytes(text) for path, text in header["files"].items()})
             case "count":
@@ -161,7 +178,8 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
     """The header of an answer."""
     match answer:
         case Described():
-            return {"is": "described", "rows": answer.rows, "train": answer.train, "patients": answer.patients}
+            numbers = ("rows", "train", "patients", "withdrawn")
+            return {"is": "described", **{name: getattr(answer, name) for name in numbers}}
         case Loaded():
             return {"is": "loaded"}
         case Counted():
@@ -183,8 +201,9 @@ def decode_answer(header: Mapping[str, Any], pieces: int) -> Answer:
                     rows=_number(header["rows"], _MOST_ROWS),
                     train=_number(header["train"], _MOST_ROWS),
                     patients=None if patients is None else _number(patients, _MOST_ROWS),
+                    withdrawn=_number(header["withdrawn"], _MOST_ROWS),
                 )
-                if not (found.patients or 0) <= found.train <= found.rows:
+                if not (found.patients or 0) <= found.train <= found.rows or found.withdrawn > found.rows:
                     raise ValueError("more patients than rows, or more rows in training than there are")
                 return found
             case "loaded":

@@ -1,16 +1,14 @@
-"""What a job does: read the site's rows once, then train and count as it is asked."""
+"""What a job does: read the site's rows once, close their file, then train and count as it is asked."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.client.data.encoding import encode_table
-from wardround.client.data.files import read_table
 from wardround.client.data.site_data import SiteData
+from wardround.client.data.site_rows import read_site_rows
 from wardround.client.data.splits import split_rows
 from wardround.client.job.messages import (
     Answer,
@@ -42,9 +40,9 @@ __all__ = ["Work", "serve"]
 _BUNDLE = "bundle"
 
 
-def serve(channel: Channel, scratch: Path) -> None:
+def serve(channel: Channel, scratch: Path, table: BinaryIO) -> None:
     """Answer requests until the other end is closed. `scratch` is a folder that the plan's code is written to."""
-    work = Work(scratch)
+    work = Work(scratch, table)
     while True:
         try:
             header, shared = channel.receive()
@@ -66,10 +64,14 @@ def serve(channel: Channel, scratch: Path) -> None:
 
 
 class Work:
-    """The rows of one site under one plan, and their trainer, which is made when the plan's code comes."""
+    """The rows of one site under one plan, and their trainer, which is made when the plan's code comes.
 
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
+    The open file `table` is closed before that, so that no code of a plan finds what was not read of it: identifiers,
+    and columns that the plan does not name. It has no name here by which it could be opened again.
+    """
+
+    def __init__(self, scratch: Path, table: BinaryIO) -> None:
+        self._scratch, self._table = scratch, table
         self._plan: Plan | None = None
         self._data: SiteData | None = None
         self._trainer: Trainer | None = None
@@ -99,19 +101,21 @@ class Work:
         plan = parse_plan(asked.plan, folder=folder, code_files=asked.code_files)
         if plan.digest != asked.digest:
             raise LocalError("expected the plan that was approved, got another; is it another version of wardround?")
-        if asked.format not in FILE_SOURCES:
-            raise RemoteError("expected a table as CSV or Parquet")
+        if asked.format not in (*FILE_SOURCES, "images"):
+            raise RemoteError("expected a table as CSV or Parquet, or images")
         if plan.task.flower_app is not None:
             raise LocalError(
                 "a Flower app reads data by itself, which a job keeps from it; expected a plan with a task"
             )
-        path, site = Path(asked.table), SiteId(asked.site)
-        data = replace(plan.data, source=asked.format, path=path.name)
-        encoded = encode_table(data, read_table(data, path))
+        if self._table.closed:
+            raise RemoteError("expected to be asked what is there before the plan's code is loaded")
+        rows = read_site_rows(plan.data, self._table, asked.table, asked.format, asked.rules)
         self._plan, self._trainer = plan, None
-        self._data = found = split_rows(plan, site, encoded.rows, encoded.patients)
-        patients = None if found.patients is None else int(found.patients.max(initial=-1)) + 1
-        return Described(rows=len(encoded.rows), train=len(found.train), patients=patients)
+        self._data = found = split_rows(plan, SiteId(asked.site), rows.rows, rows.patients, rows.withdrawn)
+        patients = None if found.patients is None else int(found.patients.max(initial=-1)) + 1 + found.gone_patients
+        gone = 0 if rows.withdrawn is None else int(rows.withdrawn.sum())
+        train = len(found.train) + found.gone_rows
+        return Described(rows=len(rows.rows), train=train, patients=patients, withdrawn=gone)
 
     def _load(self, asked: Load) -> Loaded:
         from wardround.client.trainer.bundle import load_task
@@ -119,6 +123,7 @@ class Work:
         from wardround.client.trainer.torch_trainer import TorchTrainer
 
         plan, data = self._described()
+        self._table.close()
         code = plan.folder / (plan.task.code or "")
         for name, content in asked.files.items():
             place = code / name

@@ -17,7 +17,10 @@ __all__ = ["Units"]
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """A site's training rows by unit: unit u has the rows `rows[starts[u]:starts[u + 1]]`, `most` at most."""
+    """A site's training rows by unit: unit u has the rows `rows[starts[u]:starts[u + 1]]`, `most` at most.
+
+    A unit that has withdrawn has none, and is drawn as before.
+    """
 
     rows: I64
     starts: I64
@@ -34,21 +37,22 @@ class Units:
         if count == 0:
             raise LocalError(f"site {data.site}: expected at least one training row, got none")
         if plan.privacy.unit is not Unit.PATIENT:
-            return cls(np.arange(count), np.arange(count + 1), 1)
+            return cls(np.arange(count), _with_empty(np.arange(count + 1), data.gone_rows), 1)
         if data.patients is None:
             raise LocalError(f"site {data.site}: expected a patient of each training row (data.patient), got none")
         sizes = np.bincount(data.patients)
         if (largest := int(sizes.max())) > plan.privacy.max_rows:
             limit = f"at most {plan.privacy.max_rows} training rows of one patient (privacy.max_rows)"
             raise LocalError(f"site {data.site}: expected {limit}, got {largest}")
-        return cls(np.argsort(data.patients, kind="stable"), np.concatenate(([0], np.cumsum(sizes))), largest)
+        starts = _with_empty(np.concatenate(([0], np.cumsum(sizes))), data.gone_patients)
+        return cls(np.argsort(data.patients, kind="stable"), starts, largest)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def rows_of(self, units: I64) -> I64:
         """All rows of the given units, shape (rows,)."""
-        if self.most == 1:
+        if self.most == 1 and len(self) == len(self.rows):
             return self.rows.take(units)
         sizes = np.diff(self.starts)[units]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -64,3 +68,8 @@ class Units:
         if terms.sampling is Sampling.FIXED_SIZE:
             return self.rows_of(random.draw(len(self), int(terms.drawn)))
         raise LocalError(f"privacy.sampling: expected full, poisson or fixed-size, got {terms.sampling.value}")
+
+
+def _with_empty(starts: I64, units: int) -> I64:
+    """With so many units at the end that have no rows."""
+    return np.append(starts, np.full(units, starts[-1])) if units else starts

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from network import Network
 
-__all__ = ["PATIENCE_S", "SERVER", "Stage", "Watched"]
+__all__ = ["AUDITOR", "PATIENCE_S", "SERVER", "Stage", "Watched"]
 
-SERVER = "server"
+SERVER, AUDITOR = "server", "auditor"
 PATIENCE_S = 300.0
 """Whatever takes longer is taken for broken."""
 
@@ -27,6 +27,7 @@ class Stage:
     def __init__(self, folder: Path, network: Network | None) -> None:
         self.folder, self._network = folder, network
         self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._watched: list[Watched] = []
         self._talking = threading.Lock()
         self._login = ""
 
@@ -47,6 +48,11 @@ class Stage:
         if done.returncode:
             raise SystemExit(f"{party}: `wardround {shlex.join(arguments)}` failed with code {done.returncode}")
         return done.stdout
+
+    def tell(self, party: str, *arguments: str) -> None:
+        """Run a command of `party` and show what it says, whatever becomes of it."""
+        self.say(f"{party} $ wardround {shlex.join(arguments)}")
+        self.say("".join(f"    {line}\n" for line in self.try_run(party, *arguments).stdout.splitlines()))
 
     def try_run(self, party: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of `party`, whatever becomes of it."""
@@ -161,6 +167,8 @@ class Stage:
         """Ask every program to end, the last that was started first."""
         for party in reversed(list(self._processes)):
             self.stop(party)
+        for watched in self._watched:
+            watched.end()
 
     def watch(self, party: str, *arguments: str) -> "Watched":
         """A command that goes on, whose lines are shown as they come."""
@@ -172,11 +180,14 @@ class Stage:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        return Watched(process, self.say)
+        self._watched.append(Watched(process, self.say))
+        return self._watched[-1]
 
     def _command(self, party: str, arguments: Sequence[str]) -> list[str]:
         command = [sys.executable, "-m", "wardround.cli", *arguments]
-        return command if self._network is None else self._network.command(party, command)
+        if self._network is None or party == AUDITOR:  # who needs no network
+            return command
+        return self._network.command(party, command)
 
     def _environment(self, party: str) -> dict[str, str]:
         own = self.folder / party
@@ -219,6 +230,11 @@ class Watched:
             if not self._came.wait_for(there, PATIENCE_S) or not any(words in line for line in self._lines):
                 self._process.kill()
                 raise SystemExit(f"expected a line with {words!r} within {PATIENCE_S:.0f} s")
+
+    def end(self) -> None:
+        """End the command, where it still goes on."""
+        self._process.kill()
+        self._process.wait()
 
     def finish(self) -> None:
         code = self._process.wait(PATIENCE_S)

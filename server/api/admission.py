@@ -22,6 +22,7 @@ MOST_PLAN_BYTES = 1 << 20
 MOST_MODEL_BYTES = 4 << 30
 _MOST: Mapping[tuple[str, str], int] = {
     ("POST", "/api/v1/plans"): MOST_PLAN_BYTES,
+    ("POST", "/api/v1/models/release"): MOST_PLAN_BYTES,
     ("PUT", "/api/v1/plans/{digest}/first-model"): MOST_MODEL_BYTES,
 }
 """Bodies that may be larger than `MOST_BODY`, which is so small that strangers may send one."""

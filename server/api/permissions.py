@@ -28,6 +28,7 @@ class Permission(StrEnum):
     START_RUNS = "start-runs"
     SEE_MODELS = "see-models"
     EXPORT_MODELS = "export-models"
+    RELEASE_MODELS = "release-models"
     SCRAPE = "scrape"
     """Read the server's metrics; the one route for which the scrape token is enough."""
     SET_SCRAPE_TOKEN = "set-scrape-token"  # noqa: S105 (a permission)
@@ -65,6 +66,9 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/api/v1/runs/{run}/report"): _P.SEE_RUNS,
     ("GET", "/api/v1/models"): _P.SEE_MODELS,
     ("GET", "/api/v1/models/file"): _P.EXPORT_MODELS,
+    ("POST", "/api/v1/models/release"): _P.RELEASE_MODELS,
+    ("GET", "/api/v1/models/released"): _P.EXPORT_MODELS,
+    ("POST", "/api/v1/models/current"): _P.RELEASE_MODELS,
     ("GET", "/api/v1/metrics"): _P.SCRAPE,
     ("POST", "/api/v1/metrics/token"): _P.SET_SCRAPE_TOKEN,
 }

@@ -115,7 +115,8 @@ def add_plan_routes(app: FastAPI, services: Services) -> None:
             head = await _receive(request, writer, digest)
             blob = await asyncio.to_thread(writer.commit)
         try:
-            added = await asyncio.to_thread(_add, services, digest, blob, head)
+            by = session_of(request.scope).account.name
+            added = await asyncio.to_thread(_add, services, digest, blob, head, by)
         except TakenError:
             await asyncio.to_thread(services.blobs.delete, blob)
             raise Refusal(409, "expected a plan without a first model; it has one, and that is not replaced") from None
@@ -151,8 +152,12 @@ async def _receive(request: Request, writer: BlobWriter, digest: str) -> FirstMo
     return head
 
 
-def _add(services: Services, digest: str, blob: str, head: FirstModelHead) -> FirstModel:
-    return services.first_models.add(digest, blob=blob, size=head.size, layout=head.layout, spec=head.spec)
+def _add(services: Services, digest: str, blob: str, head: FirstModelHead, by: str) -> FirstModel:
+    added = services.first_models.add(digest, blob=blob, size=head.size, layout=head.layout, spec=head.spec)
+    services.events.add(
+        "first_model.added", now=services.clock(), subject=digest, who=by, detail={"parameters": head.size}
+    )
+    return added
 
 
 def _stored(services: Services, digest: str) -> StoredPlan:

@@ -10,21 +10,25 @@ from typing import Protocol, Self
 from wardround.clock import utc_now
 from wardround.orders import SiteId
 from wardround.server.pki.enrolment import Enrolment
+from wardround.server.runs.releasing import Releasing
 from wardround.server.state.accounts import Accounts
 from wardround.server.state.blob_store import BlobStore
 from wardround.server.state.certificates import Certificates
+from wardround.server.state.current_models import CurrentModels
 from wardround.server.state.database import Database
 from wardround.server.state.events import Events
 from wardround.server.state.first_models import FirstModels
 from wardround.server.state.invitations import Invitations
 from wardround.server.state.models import Models
 from wardround.server.state.plans import Plans
+from wardround.server.state.releases import Releases
 from wardround.server.state.run_sites import RunSites
 from wardround.server.state.runs import Runs
 from wardround.server.state.sessions import Sessions
 from wardround.server.state.settings import Settings
 from wardround.server.state.sites import Sites
 from wardround.server.state.vault import Vault
+from wardround.signing_key import SigningKey, fingerprint_of
 
 __all__ = ["Presence", "RunControl", "RunProgress", "Services"]
 
@@ -69,7 +73,7 @@ class Services:
     """Everything that a route may use.
 
     `runs_folder` holds the run directories by run id; `fingerprint` is that of the key that the server signs with,
-    which sites compare by telephone, or empty.
+    which sites compare by telephone.
     """
 
     name: str
@@ -91,6 +95,9 @@ class Services:
     enrolment: Enrolment
     control: RunControl
     presence: Presence
+    current_models: CurrentModels
+    releases: Releases
+    releasing: Releasing
     clock: Callable[[], datetime] = utc_now
     random: Callable[[int], bytes] = os.urandom
 
@@ -101,36 +108,55 @@ class Services:
         vault: Vault,
         *,
         name: str,
-        fingerprint: str = "",
         runs_folder: Path,
         models_folder: Path,
         enrolment: Enrolment,
         control: RunControl,
         presence: Presence,
+        signing: SigningKey,
+        signing_certificate: bytes,
+        identity_authority: bytes,
         clock: Callable[[], datetime] = utc_now,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Self:
-        """With the repositories of `database`."""
+        """With the repositories of `database`.
+
+        `signing` is the key that releases are signed with, `signing_certificate` and `identity_authority` (DER) say
+        that it is the server's.
+        """
+        plans, blobs = Plans(database, vault), BlobStore(models_folder, vault)
         return cls(
             name=name,
-            fingerprint=fingerprint,
+            fingerprint=fingerprint_of(signing.public),
             accounts=Accounts(database),
             sessions=Sessions(database),
             invitations=Invitations(database),
             sites=Sites(database),
             certificates=Certificates(database),
-            plans=Plans(database, vault),
+            plans=plans,
             first_models=FirstModels(database),
             runs=Runs(database),
             run_sites=RunSites(database),
             models=Models(database),
             events=Events(database),
             settings=Settings(database),
-            blobs=BlobStore(models_folder, vault),
+            blobs=blobs,
             runs_folder=runs_folder,
             enrolment=enrolment,
             control=control,
             presence=presence,
+            current_models=CurrentModels(database),
+            releases=Releases(database),
+            releasing=Releasing(
+                database,
+                plans,
+                blobs,
+                key=signing,
+                certificate=signing_certificate,
+                authority=identity_authority,
+                runs_folder=runs_folder,
+                clock=clock,
+            ),
             clock=clock,
             random=random,
         )

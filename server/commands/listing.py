@@ -29,6 +29,8 @@ def shown(value: object) -> str:
     """A value for a person; a time in UTC, to the minute."""
     if value is None or value == "":
         return "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = str(value)

@@ -16,8 +16,9 @@ app = typer.Typer(rich_markup_mode=None)
 model_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The models that a server's runs have made.")
 app.add_typer(model_app, name="model")
 
+Model = Annotated[str, typer.Argument(metavar="NAME@N", help="A version of a model; without @N its current one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line instead of text.")]
-_COLUMNS = ("name", "version", "run", "created", "size_bytes")
+_COLUMNS = ("name", "version", "run", "created", "size_bytes", "current", "parents", "released")
 
 
 @model_app.command("list")
@@ -44,16 +45,16 @@ def show(
 
 @model_app.command()
 def export(
-    model: Annotated[str, typer.Argument(metavar="NAME@N", help="A version of a model; without @N its newest.")],
+    model: Model,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="A new file.  [default: NAME-N.safetensors]")
     ] = None,
 ) -> None:
-    """Fetch a model, as a safetensors file. It is not signed, and its privacy is not checked here."""
+    """Fetch a model, as a safetensors file. It is not signed, and nothing about it is in it; see `model release`."""
     from wardround.server.commands.session import connect
 
     client = connect()
-    found = _versions(client, model)[-1]
+    found = _version(client, model)
     path = out or Path(f"{file_stem(found['name'])}-{found['version']}.safetensors")
     client.download(
         "/models/file",
@@ -66,11 +67,75 @@ def export(
     typer.echo(f"{path}: {found['name']}@{found['version']}, {found['size_bytes']} bytes, sha256 {found['sha256']}")
 
 
+@model_app.command()
+def release(
+    model: Model,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="A new file.  [default: NAME-N.wardmodel]")
+    ] = None,
+    redteam: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            exists=True,
+            dir_okay=False,
+            help="Results of `wardround redteam` that go along (redteam.json).",
+        ),
+    ] = None,
+) -> None:
+    """Let the server sign a model with its plan, approvals, co-signatures and claims, and fetch that file."""
+    from wardround.server.commands.session import connect
+
+    client = connect()
+    found = _version(client, model)
+    body = {"name": found["name"], "version": found["version"]}
+    made = client.ask("POST", "/models/release", body | {"redteam": None if redteam is None else _json(redteam)})
+    path = out or Path(f"{file_stem(found['name'])}-{found['version']}.wardmodel")
+    client.download("/models/released", path, sha256=made["sha256"], size=made["size_bytes"], **body)
+    typer.echo(f"{path}: {made['name']}@{made['version']}, {made['size_bytes']} bytes, sha256 {made['sha256']}")
+    typer.echo(f"co-signed by {', '.join(made['cosigned']) or 'nobody yet'}")
+    if made["missing"]:
+        typer.echo(f"not co-signed by {', '.join(made['missing'])}; release it again once they have")
+    typer.echo(f"check it: wardround verify model {path} --root ca.pem")
+
+
+@model_app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model.")],
+    to: Annotated[
+        int, typer.Option("--to", metavar="N", min=1, help="Its version that is the current one from now on.")
+    ],
+) -> None:
+    """Let another version be the current one: it is meant where no version is named. Nothing is deleted."""
+    from wardround.server.commands.session import connect
+
+    client = connect()
+    before = _version(client, name)
+    client.ask("POST", "/models/current", {"name": name, "version": to})
+    typer.echo(f"{name}@{to} is the current version; before it was {name}@{before['version']}")
+
+
 def file_stem(name: str) -> str:
     """A name as the beginning of a file's name."""
     import re
 
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def _json(path: Path) -> str:
+    """The JSON in a file, without what only a person needs."""
+    import json
+
+    try:
+        return json.dumps(json.loads(path.read_bytes()), separators=(",", ":"))
+    except (OSError, ValueError, RecursionError):
+        raise LocalError(f"{path}: expected a readable file of JSON") from None
+
+
+def _version(client: "ApiClient", text: str) -> dict[str, Any]:
+    """The one version that `NAME@N` means, or the current one of `NAME`."""
+    found = _versions(client, text)
+    return found[0] if len(found) == 1 else next(one for one in found if one["current"])
 
 
 def _versions(client: "ApiClient", text: str) -> list[dict[str, Any]]:

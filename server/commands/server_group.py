@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wardround.errors import LocalError
+from wardround.plain_text import in_groups
 
 if TYPE_CHECKING:
     from wardround.server.state.folder import StateFolder
@@ -87,8 +88,8 @@ def init(
     chosen = "".join(f" {option} {path}" for option, path in options if path is not None)
     typer.echo(
         f"{name}: made in {made.folder.path}\n"
-        f"key        {made.key}\n"
-        f"authority  {made.fingerprint}\n"
+        f"key        {in_groups(made.key)}\n"
+        f"authority  {in_groups(made.fingerprint)}\n"
         f"start      wardround server start{chosen}\n"
         f"log in     wardround login {made.url}#{made.fingerprint}"
     )
@@ -148,6 +149,8 @@ def clients(as_json: Json = False) -> None:
     from wardround.server.commands.session import connect
 
     found = connect().ask("GET", "/clients")
+    if not as_json:
+        found = [{**one, "fingerprint": in_groups(one["fingerprint"])} for one in found]
     columns = ("name", "state", "present", "last_seen", "certificate_ends", "software", "fingerprint")
     show_rows(found, columns, as_json=as_json)
 
@@ -176,7 +179,7 @@ def status(as_json: Json = False) -> None:
     runs = ", ".join(f"{count} {state}" for state, count in sorted(found["runs"].items())) or "none"
     typer.echo(
         f"{found['name']}, wardround {found['version']}\n"
-        f"key    {found['fingerprint']}\n"
+        f"key    {in_groups(found['fingerprint'])}\n"
         f"sites  {found['present']} of {found['sites']} attached\n"
         f"runs   {runs}"
     )
@@ -215,15 +218,18 @@ def backup(
     key_file: KeyFile = None,
 ) -> None:
     """Write everything that the server keeps to one encrypted file, also while it runs."""
+    from wardround.clock import utc_now
     from wardround.server.commands.passphrase import secret_from
     from wardround.server.state.backup import backup as write
     from wardround.server.state.database import Database
+    from wardround.server.state.events import Events
 
     folder = _folder(state)
     secret = secret_from(passphrase_file, key_file)
     database = Database.open(folder.database_url)
     try:
         write(folder, database, out, secret)
+        Events(database).add("server.backed_up", now=utc_now(), subject=folder.settings.name)
     finally:
         database.close()
     typer.echo(f"{out}: {out.stat().st_size} bytes; check it: wardround server restore --verify {out}")

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError
+from wardround.evidence_identity import RESERVED_SERVER_NAME
 from wardround.identity import issue_certificate, site_name
 from wardround.invitation import TOKEN_BYTES, Invitation, canonical_url, check_host, token_hash
 from wardround.join_messages import (
@@ -136,6 +137,8 @@ class Enrolment:
             name = site_name(site)
         except ValueError as error:
             raise LocalError(f"invitation: {error}") from None
+        if name.casefold() == RESERVED_SERVER_NAME:
+            raise LocalError(f"invitation: {name!r} is the server's own name in signatures; invite under another")
         now = self._now()
         made = Invitation(url=self._address.url, token=self._random(TOKEN_BYTES), authority=self._authority.fingerprint)
         with self._lock, self._database.transaction():
@@ -228,6 +231,8 @@ class Enrolment:
             raise JoinRefusedError(refusal or JoinRefusal.UNKNOWN, used_at=None if row is None else row.used_at)
         if given is not None:
             return given
+        if row.site.casefold() == RESERVED_SERVER_NAME:  # of an invitation from before the name was reserved
+            raise JoinRefusedError(JoinRefusal.NAME_TAKEN)
         if not self._invitations.use(row.id, fingerprint=fingerprint, now=now):
             raise JoinRefusedError(JoinRefusal.USED)
         try:

@@ -1,15 +1,19 @@
 """model.safetensors: the released model, its tensors by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from wardround.decoding import PlanError, decode, encode
 from wardround.errors import LocalError
 from wardround.orders import Statistics
-from wardround.server.runs.tensor_file import encode_tensors, read_tensors
+from wardround.server.runs.tensor_file import decode_tensors, encode_tensors, read_tensors
 from wardround.vector import F32, Layout, TensorSpec
 
-__all__ = ["ModelFile", "encode_model", "read_model"]
+__all__ = ["ModelFile", "decode_model", "encode_model", "read_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +44,16 @@ def encode_model(model: ModelFile) -> bytes:
 
 
 def read_model(path: Path) -> ModelFile:
-    """The inverse of `encode_model`. Raises LocalError when the file is missing or something else."""
-    tensors, metadata = read_tensors(path)
+    """The model in a file. Raises LocalError when it is missing or something else."""
+    return _model(*read_tensors(path), str(path))
+
+
+def decode_model(data: bytes, where: str) -> ModelFile:
+    """The inverse of `encode_model`. Raises LocalError, naming `where`, for anything else."""
+    return _model(*decode_tensors(data, where), where)
+
+
+def _model(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any], where: str) -> ModelFile:
     try:
         layout = Layout(tuple(TensorSpec(**entry | {"shape": tuple(entry["shape"])}) for entry in metadata["layout"]))
         statistics = metadata["statistics"]
@@ -54,4 +66,4 @@ def read_model(path: Path) -> ModelFile:
             statistics=None if statistics is None else decode(Statistics, statistics),
         )
     except (KeyError, TypeError, ValueError, PlanError) as error:
-        raise LocalError(f"{path}: expected a model made by wardround ({error!r})") from None
+        raise LocalError(f"{where}: expected a model made by wardround ({error!r})") from None

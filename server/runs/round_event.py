@@ -1,5 +1,6 @@
 """A durable round in the timeline of the server: what a person who watches wants to know of it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -84,4 +85,10 @@ def _event(line: Mapping[str, Any]) -> dict[str, Any]:
         "validation": None if line["validation"] is None else dict(line["validation"]["metrics"]),
         "quarantined": line["quarantined"][:_MOST_ABSENCES],
         "seconds": line["seconds"],
+        "line_sha256": _digest(line),
     }
+
+
+def _digest(line: Mapping[str, Any]) -> str:
+    text = json.dumps(line, separators=(",", ":"), ensure_ascii=False)  # as it stands in the file
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -13,6 +13,8 @@ __all__ = ["Entry", "timeline", "timeline_text"]
 _WORDS = {
     "run.created": "created",
     "model.exported": "its model was exported",
+    "model.released": "its model was released",
+    "model.made_current": "its model was made the current one",
     "run.offered": "offered to its sites",
     "run.approved": "approved by all sites",
     "run.denied": "ends: denied",
@@ -64,6 +66,8 @@ def _text(event: Event) -> str:
         return (
             f"model {event.subject}@{detail['version']}, as after round {detail['round']}{_figures(detail['metrics'])}"
         )
+    if event.kind == "model.cosigned":
+        return f"{event.who} co-signed its model"
     words = _WORDS.get(event.kind, event.kind.replace(".", " ").replace("_", " "))
     if event.kind.startswith("site."):
         units = detail.get("units")

@@ -57,9 +57,12 @@ class ArchiveWriter:
         """Add a member."""
         self._add(name, len(data), io.BytesIO(data))
 
-    def add_file(self, name: str, file: BinaryIO) -> None:
-        """Add what an open file holds now; what is appended meanwhile is left out. LocalError where it gets shorter."""
-        self._add(name, os.fstat(file.fileno()).st_size, file)
+    def add_file(self, name: str, file: BinaryIO, size: int | None = None) -> None:
+        """Add what an open file holds now, or its first `size` bytes; what is appended meanwhile is left out.
+
+        LocalError where it gets shorter.
+        """
+        self._add(name, os.fstat(file.fileno()).st_size if size is None else size, file)
 
     def commit(self, about: Mapping[str, Any]) -> None:
         """Add the manifest, which also holds `about`, and make the file take its place."""

@@ -5,6 +5,8 @@ it and not deleted while a row does, so every file that a row of the backup name
 the other way round a row could name a file that was not copied. Files may be ahead of the rows: a run directory with
 a later round than the row says (its checkpoints are what counts), or a model that no row names.
 
+The audit log comes even before the database: it is made from the events, so it must know of none that the rows do not.
+
 Within a run directory the checkpoints come first, the newest before the others: the log of rounds, which is copied
 after them, has at least their lines, and lines beyond the last checkpoint are cut when a run goes on.
 """
@@ -16,13 +18,14 @@ from datetime import datetime
 from pathlib import Path
 
 from wardround import __version__
+from wardround.audit.log import LOG_FILE, whole_bytes
 from wardround.clock import utc_now
 from wardround.durable_file import TEMPORARY
 from wardround.errors import LocalError
 from wardround.server.state.archive import ArchiveWriter
 from wardround.server.state.database import Database
 from wardround.server.state.dump import dump
-from wardround.server.state.folder import FILES, StateFolder
+from wardround.server.state.folder import FILES, SIGNING_FILE, StateFolder
 
 __all__ = ["CHECKPOINTS", "DATABASE_PART", "backup"]
 
@@ -49,11 +52,13 @@ def backup(
     """
     folder.keyring(secret)
     with ArchiveWriter(out, secret, random) as archive:
+        _copy_audit_log(archive, folder)
         parts = _Parts(archive)
         dump(database, parts.write)
         parts.flush()
         for name in FILES:
             _copy(archive, folder.path, Path(name), needed=True)
+        _copy(archive, folder.path, Path(SIGNING_FILE))
         for path in _in_order(folder.models, folder.path):
             _copy(archive, folder.path, path)
         for run in sorted(os.listdir(folder.runs)):
@@ -80,6 +85,14 @@ class _Parts:
             self._archive.add(DATABASE_PART.format(self._number), bytes(self._lines))
             self._number += 1
             self._lines.clear()
+
+
+def _copy_audit_log(archive: ArchiveWriter, folder: StateFolder) -> None:
+    path = folder.audit / LOG_FILE
+    if path.exists():
+        size = whole_bytes(path)
+        with path.open("rb") as file:
+            archive.add_file(path.relative_to(folder.path).as_posix(), file, size)
 
 
 def _copy_run(archive: ArchiveWriter, folder: StateFolder, run: str) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from cryptography.x509 import load_der_x509_certificate
 
-from wardround.errors import LocalError
+from wardround.audit.log import LOG_FILE
+from wardround.audit.verify import verify_log
+from wardround.errors import LocalError, RemoteError
+from wardround.identity import Authority
 from wardround.server.runs.checkpoint import decode_checkpoint
 from wardround.server.state.blob_store import BlobStore
 from wardround.server.state.database import Database
@@ -28,6 +31,7 @@ def check_contents(folder: StateFolder, keyring: Keyring, database: Database) ->
     """LocalError where an authority is not the keyring's, a file that a row names is missing, or one does not open."""
     vault = Vault(keyring.data_key)
     _check_authorities(folder, keyring)
+    _check_audit_log(folder)
     blobs = BlobStore(folder.models, vault)
     for name in sorted(blobs.names()):
         _digest(blobs.parts(name))
@@ -48,6 +52,16 @@ def check_contents(folder: StateFolder, keyring: Keyring, database: Database) ->
             raise LocalError(
                 f"run {run.number}: expected the checkpoint of round {run.round}, got {newest} as the last"
             )
+
+
+def _check_audit_log(folder: StateFolder) -> None:
+    path = folder.audit / LOG_FILE
+    if path.exists():  # a server that was made before there were any has none
+        try:
+            with path.open("rb") as file:
+                verify_log(file, Authority(folder.identity_authority()))
+        except RemoteError as error:
+            raise LocalError(f"audit log, {error}") from None
 
 
 def _check_authorities(folder: StateFolder, keyring: Keyring) -> None:

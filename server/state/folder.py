@@ -4,6 +4,8 @@ state.json              name, host, ports, and where the database is; its presen
 keyring                 every secret, sealed (keyring.py)
 tls-authority.der       certificate of the authority for connections
 identity-authority.der  certificate of the authority for names and signing keys
+signing.der             certificate of the key that the server signs with; made again where it is missing
+audit/                  the audit log (wardround.audit)
 server.db               the database, unless it is a PostgreSQL
 runs/RUN/               the run directories        models/  sealed models
 lock                    held by the server while it runs
@@ -28,6 +30,7 @@ from wardround.server.state.keyring import Keyring, open_keyring
 __all__ = [
     "DATABASE_FILE",
     "FILES",
+    "SIGNING_FILE",
     "STATE_FILE",
     "StateFolder",
     "StateSettings",
@@ -40,7 +43,8 @@ _FORMAT = 1
 STATE_FILE = "state.json"
 _KEYRING, _LOCK = "keyring", "lock"
 _TLS, _IDENTITY = "tls-authority.der", "identity-authority.der"
-_RUNS, _MODELS = "runs", "models"
+SIGNING_FILE = "signing.der"
+_RUNS, _MODELS, _AUDIT = "runs", "models", "audit"
 DATABASE_FILE = "server.db"
 FILES = (STATE_FILE, _KEYRING, _TLS, _IDENTITY)
 """The files that are written once, when the folder is made."""
@@ -124,7 +128,7 @@ class StateFolder:
             _check_private(path)
             for name in FILES:
                 _check_private(path / name)
-            for name in _DATABASE_FILES:
+            for name in (*_DATABASE_FILES, SIGNING_FILE, _AUDIT):
                 if (path / name).exists():
                     _check_private(path / name)
             data = (path / STATE_FILE).read_bytes()
@@ -156,6 +160,10 @@ class StateFolder:
         """The certificate of the authority for names, DER."""
         return self._read(_IDENTITY)
 
+    def signing_certificate(self) -> bytes | None:
+        """The certificate of the key that the server signs with, DER; None where there is none yet."""
+        return self._read(SIGNING_FILE) if (self.path / SIGNING_FILE).exists() else None
+
     @property
     def database_url(self) -> str:
         """The URL for `Database.open`."""
@@ -170,6 +178,11 @@ class StateFolder:
     def models(self) -> Path:
         """The folder of sealed models."""
         return self.path / _MODELS
+
+    @property
+    def audit(self) -> Path:
+        """The folder of the audit log."""
+        return self.path / _AUDIT
 
     def _read(self, name: str) -> bytes:
         try:

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from wardround.audit.log import LOG_FILE
 from wardround.durable_file import replace_file, sync_folder
 from wardround.errors import LocalError
 from wardround.plain_text import plain_text
@@ -28,7 +29,7 @@ from wardround.server.state.certificates import CertificateKind, Certificates
 from wardround.server.state.database import Database, sqlite_url
 from wardround.server.state.dump import copy_rows, load
 from wardround.server.state.events import Events
-from wardround.server.state.folder import DATABASE_FILE, FILES, STATE_FILE, StateFolder, encode_settings
+from wardround.server.state.folder import DATABASE_FILE, FILES, SIGNING_FILE, STATE_FILE, StateFolder, encode_settings
 from wardround.server.state.invitations import Invitations
 from wardround.server.state.runs import Runs
 from wardround.server.state.sessions import Sessions
@@ -41,6 +42,7 @@ RESTORED = "server.restored"
 """The kind of the event that says so."""
 _MODEL = re.compile(r"models/[0-9a-f]{32}")
 _RUN_FILE = re.compile(r"runs/[0-9a-f]{32}(/[^/\0]+)+")
+_AUDIT_LOG = f"audit/{LOG_FILE}"
 _MOST_NAME = 1024
 
 
@@ -168,7 +170,9 @@ class _Unpacking:
                 self._lines.write(piece)
             return
         self.files += 1
-        if len(name) > _MOST_NAME or not (name in FILES or _MODEL.fullmatch(name) or _RUN_FILE.fullmatch(name)):
+        if len(name) > _MOST_NAME or not (
+            name in (*FILES, SIGNING_FILE, _AUDIT_LOG) or _MODEL.fullmatch(name) or _RUN_FILE.fullmatch(name)
+        ):
             raise LocalError(f"backup: expected files of a server, got {plain_text(name)!r}")
         if {".", ".."} & set(name.split("/")):
             raise LocalError(f"backup: expected a name inside the folder, got {plain_text(name)!r}")

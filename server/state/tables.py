@@ -24,12 +24,15 @@ __all__ = [
     "METADATA",
     "accounts",
     "certificates",
+    "cosignatures",
     "events",
     "first_models",
     "invitations",
     "models",
+    "participations",
     "plan_files",
     "plans",
+    "releases",
     "run_sites",
     "runs",
     "sessions",
@@ -197,6 +200,46 @@ models = Table(
     ForeignKeyConstraint(["plan_digest"], ["plans.digest"]),
     UniqueConstraint("run_id"),
     CheckConstraint("version > 0", name="version"),
+)
+
+participations = Table(
+    "participations",
+    METADATA,
+    Column("run_id", Words, primary_key=True),
+    Column("site", Words, primary_key=True),
+    Column("model_sha256", LargeBinary, nullable=False),
+    Column("rounds", Integer),
+    Column("at", UtcTime, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["run_id", "site"], ["run_sites.run_id", "run_sites.site"]),
+    CheckConstraint("rounds >= 0", name="rounds"),
+)
+
+releases = Table(
+    "releases",
+    METADATA,
+    Column("name", Words, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcTime, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("plan", LargeBinary, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["name", "version"], ["models.name", "models.version"]),
+    CheckConstraint("number > 0", name="number"),
+)
+
+cosignatures = Table(
+    "cosignatures",
+    METADATA,
+    Column("site", Words, ForeignKey("sites.name"), primary_key=True),
+    Column("log", Words, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("cosigned", Words, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    CheckConstraint("seq > 0", name="seq"),
 )
 
 events = Table(

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from tests.client.agent.site_world import NOW, RUN, World, plan_text, write_table
 from tests.client.agent.test_site_run import PRIVATE
+from wardround.audit.bundle import verify_bundle
+from wardround.cli import app
 from wardround.client.agent.data_registry import DataRegistry
 from wardround.client.agent.plan_store import Outcome, PlanStore, RunState, Verdict
-from wardround.client.commands import app
 from wardround.client.job.limits import JobLimits
+from wardround.identity import Authority
 from wardround.signing_key import fingerprint_of
 
 MASKED = (
@@ -39,7 +41,8 @@ def three(tmp_path: Path) -> World:
 
 def run(world: World, *arguments: str, fails: str = "") -> str:
     """What a command prints; with `fails`, the error that it must end with."""
-    result = CliRunner().invoke(app, ["client", *arguments], env={"WARDROUND_CLIENT_STATE": str(world.folder.path)})
+    told = {"WARDROUND_CLIENT_STATE": str(world.folder.path)}
+    result = CliRunner().invoke(app, ["--debug", "client", *arguments], env=told)
     if fails:
         assert result.exception is not None and re.search(fails, str(result.exception)), result.exception
         return str(result.exception)
@@ -64,7 +67,7 @@ def test_show_says_what_the_server_learns_and_who_takes_part(world: World) -> No
     plan = world.offer()
     shown = run(world, "plan", "show", RUN[:6])
     assert "sees every update of every site in the clear" in shown and plan.digest in shown
-    assert "Hospital B" in shown and "not accepted" in shown and "this site" in shown
+    assert "Hospital B  NEW, not accepted" in shown and "Hospital A, this site" in shown
     assert "rounds             * 3" in shown
 
 
@@ -99,7 +102,7 @@ def test_a_key_that_was_exchanged_is_shown_and_blocks_the_approval(three: World)
     three.data()
     run(three, "members", "accept", "Hospital B", "ab" * 32, "--by", "IT")
     run(three, "members", "accept", "Hospital C", fingerprint_of(three.others["Hospital C"].public), "--by", "IT")
-    assert "ANOTHER KEY" in run(three, "members")
+    assert "Hospital B  KEY CHANGED since 2026-11-30: another is accepted, by IT" in run(three, "members")
     run(three, "plan", "approve", RUN, "--data", "ehr", fails="Hospital B")
     run(three, "members", "accept", "--all", "--by", "IT", fails="expected to replace")
     key = fingerprint_of(three.others["Hospital B"].public)
@@ -159,7 +162,10 @@ def test_leaving_erases_keys_and_keeps_what_was_spent(world: World) -> None:
         run(world, "leave", "--yes", "--offline", fails="an agent runs here already")
     assert "has left" in run(world, "leave", "--yes", "--offline")
     left = {path.name for path in world.folder.path.rglob("*") if path.is_file()}
-    assert left == {"lock", "ehr.json", "ehr.ledger"}
+    (bundle,) = (name for name in left if name.startswith("audit-"))
+    assert left == {"lock", "ehr.json", "ehr.ledger", bundle}
+    with (world.folder.path / bundle).open("rb") as file:
+        assert verify_bundle(file, Authority(world.authority)).log.name == world.folder.name
     run(world, "status", fails="expected a site that has joined")
 
 

@@ -207,7 +207,10 @@ def test_pause_resume_and_stop(field: Field) -> None:
 
 
 def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
-    """The sites have gone on since, and do not do again what they have done: this run ends, and another can begin."""
+    """Every site finds that the server forgot what it has signed, and takes no part until that is accepted.
+
+    Then they do not do again what they have done: this run ends, and another can begin.
+    """
     stage = field.stage
     passphrase = ("--passphrase-file", str(stage.folder / SERVER / "passphrase"))
     backup = stage.folder / SERVER / "yesterday"
@@ -222,6 +225,17 @@ def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
     stage.start_server()
     stage.log_in()
     assert "restored from a backup" in field.show(run)["reason"]
+    differs = "the server's history differs from what this site has seen"
+    until(
+        lambda: all(differs in field.log(hospital) for hospital in HOSPITALS),
+        lambda: "the old backup was not noticed",
+        every_s=0.5,
+    )
+    for hospital in HOSPITALS:
+        said = stage.try_run(hospital, "client", "audit", "verify")
+        assert said.returncode == 1 and differs in said.stdout
+        assert "this site takes part again" in stage.run(hospital, "client", "audit", "accept-restore")
+        assert stage.try_run(hospital, "client", "audit", "verify").returncode == 0
     stage.run(SERVER, "run", "resume", str(run.number))
 
     found = field.wait_ended(run, "failed")
@@ -231,6 +245,24 @@ def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
         assert "it was done here and is not done again" in field.log(hospital)
     again = field.begin(rounds=2)
     field.check_numbers(again, field.wait_ended(again), 2)
+    _check_evidence(field)
+
+
+def _check_evidence(field: Field) -> None:
+    """An auditor verifies all bundles with the authority alone, the server's against those of the sites."""
+    stage = field.stage
+    root, bundles = stage.folder / "ca.pem", {party: stage.folder / f"{party}.zip" for party in (SERVER, *HOSPITALS)}
+    stage.run(SERVER, "server", "authority", "--out", str(root))
+    stage.run(SERVER, "server", "audit", "verify")
+    stage.run(SERVER, "server", "audit", "export", str(bundles[SERVER]))
+    for hospital in HOSPITALS:
+        stage.run(hospital, "client", "audit", "export", str(bundles[hospital]))
+        assert "verified" in stage.run(A, "verify", "audit", str(bundles[hospital]), "--root", str(root))
+    against = [part for hospital in HOSPITALS for part in ("--against", str(bundles[hospital]))]
+    said = stage.run(A, "verify", "audit", str(bundles[SERVER]), "--root", str(root), *against)
+    for hospital in HOSPITALS:
+        assert f"co-signed   by {hospital}: the first " in said
+        assert f"'{hospital}' accepted on " in said
 
 
 def test_a_revocation_takes_effect_in_the_middle_of_a_run(field: Field) -> None:

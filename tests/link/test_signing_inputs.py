@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.link.messages import Fault
-from wardround.link.signing_inputs import approval_bytes, call_bytes, call_digest, reply_bytes
+from wardround.link.signing_inputs import (
+    approval_bytes,
+    call_bytes,
+    call_digest,
+    participation_bytes,
+    release_bytes,
+    reply_bytes,
+)
 
 DIGEST = bytes(range(32))
 
@@ -42,6 +49,12 @@ def test_every_field_changes_what_is_signed() -> None:
     inputs += [reply_bytes(DIGEST, fault, DIGEST) for fault in Fault]
     inputs += [reply_bytes(DIGEST, Fault.NONE, bytes(32)), reply_bytes(bytes(32), Fault.NONE, DIGEST)]
     inputs += [approval_bytes("r1", "d", "approved"), approval_bytes("r1", "d", "denied")]
+    about = [("r1", "d", DIGEST, 3, "t"), ("r2", "d", DIGEST, 3, "t"), ("r1", "e", DIGEST, 3, "t")]
+    about += [("r1", "d", bytes(32), 3, "t"), ("r1", "d", DIGEST, 0, "t"), ("r1", "d", DIGEST, 3, "u")]
+    inputs += [participation_bytes(*one) for one in about]
+    inputs += [participation_bytes("r1", "d", DIGEST, None, "t")]
+    inputs += [release_bytes(DIGEST, DIGEST, "t"), release_bytes(DIGEST, DIGEST, "u")]
+    inputs += [release_bytes(bytes(32), DIGEST, "t"), release_bytes(DIGEST, bytes(32), "t")]
     assert all(one != other for one, other in combinations(inputs, 2))
 
 
@@ -56,3 +69,7 @@ def test_a_digest_has_its_size(wrong: bytes) -> None:
         reply_bytes(wrong, Fault.NONE, DIGEST)
     with pytest.raises(ValueError, match="SHA-256"):
         reply_bytes(DIGEST, Fault.NONE, wrong)
+    with pytest.raises(ValueError, match="SHA-256"):
+        participation_bytes("r1", "d", wrong, 3, "t")
+    with pytest.raises(ValueError, match="SHA-256"):
+        release_bytes(DIGEST, wrong, "t")

@@ -9,12 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from wardround.errors import LocalError
+from tests.released_models import MODEL, Signers
+from tests.released_models import PLAN as RELEASED_PLAN
+from wardround.errors import LocalError, RemoteError
 from wardround.orders import Statistics
 from wardround.plan import Plan, parse_plan
 from wardround.server.runs.run_directory import RunDirectory
-from wardround.simulations.prediction import Prediction, predict
+from wardround.simulations.commands import app
+from wardround.simulations.prediction import Prediction, predict, predict_released
 from wardround.vector import F32, F64, Layout, TensorSpec
 
 PLAN = """
@@ -182,3 +187,81 @@ def test_a_flower_apps_run_is_refused(tmp_path: Path) -> None:
     text = 'name = "f"\nrounds = 1\n[task]\nflower_app = "m:app"\nflower_initial = "m:i"\n[data]\nsource = "app"\n'
     with pytest.raises(LocalError, match="a Flower app's model needs that app to predict"):
         predict(make_run(tmp_path / "run", parse_plan(text)), array())
+
+
+# -- released models ------------------------------------------------------------------------------
+
+SIGNERS = Signers()
+NET = """
+from dataclasses import replace
+
+from wardround.client.trainer.tasks.tabular import TabularClassifier
+
+def make(plan):
+    return TabularClassifier(replace(plan, task=replace(plan.task, model="logistic")))
+"""
+
+
+def test_a_released_model_predicts_once_it_is_verified(tmp_path: Path) -> None:
+    path = SIGNERS.write(tmp_path / "hearts-2.wardmodel")
+    (tmp_path / "new.csv").write_text("smoker,pressure\nnow,140\nnever,100\n")
+    found = predict_released(path, tmp_path / "new.csv", authority=SIGNERS.authority)
+    run = RunDirectory.create(tmp_path / "run", parse_plan(RELEASED_PLAN), {})
+    with run:
+        run.write_model(LAYOUT, MODEL, round=3, statistics=None)
+    expected = predict(tmp_path / "run", tmp_path / "new.csv")
+    assert np.array_equal(found.outputs, expected.outputs)
+    assert found.classes == expected.classes
+    unsigned = predict_released(path, tmp_path / "new.csv", authority=None)
+    assert np.array_equal(unsigned.outputs, expected.outputs)
+
+
+def test_a_released_model_that_does_not_verify_predicts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("smoker,pressure\nnow,140\n")
+    path = SIGNERS.write(tmp_path / "m.wardmodel")
+    with pytest.raises(RemoteError, match=r"m\.wardmodel: .*wardround server"):
+        predict_released(path, tmp_path / "new.csv", authority=Signers().authority)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for authority in (SIGNERS.authority, None):  # whoever made it: these are not its bytes
+        with pytest.raises(RemoteError, match=r"model\.safetensors"):
+            predict_released(path, tmp_path / "new.csv", authority=authority)
+
+
+def test_a_released_model_of_third_party_code_needs_that_code(tmp_path: Path) -> None:
+    code = tmp_path / "there" / "code"
+    code.mkdir(parents=True)
+    (code / "net.py").write_text(NET)
+    toml = RELEASED_PLAN.replace('name = "tabular-classifier"\nmodel = "logistic"', 'entry = "net:make"\ncode = "code"')
+    path = SIGNERS.write(tmp_path / "m.wardmodel", toml=toml, folder=tmp_path / "there")
+    (tmp_path / "new.csv").write_text("smoker,pressure\nnow,140\n")
+    with pytest.raises(LocalError, match="--code"):
+        predict_released(path, tmp_path / "new.csv", authority=SIGNERS.authority)
+    found = predict_released(path, tmp_path / "new.csv", authority=SIGNERS.authority, code=tmp_path / "there")
+    assert found.outputs.shape == (1, 2)
+    (code / "net.py").write_text(NET + "# changed\n")
+    with pytest.raises(LocalError):
+        predict_released(path, tmp_path / "new.csv", authority=SIGNERS.authority, code=tmp_path / "there")
+
+
+def test_the_command_wants_a_root_or_says_that_there_is_none(tmp_path: Path) -> None:
+    path = SIGNERS.write(tmp_path / "m.wardmodel")
+    (tmp_path / "new.csv").write_text("smoker,pressure\nnow,140\n")
+    (tmp_path / "ca.pem").write_bytes(SIGNERS.pem)
+    (tmp_path / "other.pem").write_bytes(Signers().pem)
+
+    def command(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["predict", str(path), str(tmp_path / "new.csv"), *arguments])
+
+    assert command().exit_code == 2
+    assert command("--root", str(tmp_path / "ca.pem"), "--unverified").exit_code == 2
+    good = command("--root", str(tmp_path / "ca.pem"))
+    assert good.exit_code == 0, good.output
+    loud = command("--unverified")
+    assert loud.exit_code == 0
+    assert "NOT VERIFIED" in loud.stderr
+    assert loud.stdout == good.stdout
+    bad = command("--root", str(tmp_path / "other.pem"))
+    assert isinstance(bad.exception, RemoteError)
+    assert bad.stdout == ""

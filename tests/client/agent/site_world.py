@@ -214,7 +214,7 @@ class World:
             by="IT",
             at=NOW.isoformat(),
             data=data.name,
-            data_digest=data.digest,
+            data_digest=data.binding,
             unprotected=unprotected,
         )
         plans.decide(run, decision)

@@ -3,6 +3,8 @@
 import base64
 import json
 import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +46,25 @@ class Renewing:
 class Site:
     """An agent with fake jobs, and the notices that it sends; `wait` until one of a kind came."""
 
-    def __init__(self, world: World, job: FakeJob | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        job: FakeJob | None = None,
+        *,
+        jobs: Iterator[FakeJob] | None = None,
+        now: Callable[[], datetime] = lambda: NOW,
+    ) -> None:
         self.world, self.job, self.sent = world, job or FakeJob(), list[Notice]()
         self.renewal = Renewing()
         self._came = threading.Condition()
         self.agent = Agent(
             world.folder,
-            run_of=lambda run: SiteRun(world.folder, run, lambda *about: self.job, now=lambda: NOW),
-            finish=lambda run, reason: finish_run(world.folder, run, reason),
+            run_of=lambda run: SiteRun(
+                world.folder, run, lambda *about: self.job if jobs is None else next(jobs), now=now
+            ),
+            finish=lambda run, reason: finish_run(world.folder, run, reason, now=now),
             renewal=self.renewal,
-            now=lambda: NOW,
+            now=now,
         )
         self.agent.attach(self._send)
 
@@ -61,6 +72,12 @@ class Site:
         with self._came:
             self.sent.append(notice)
             self._came.notify_all()
+
+    def look_and_wait(self) -> None:
+        """Look, and wait until what that began is over."""
+        self.agent.look()
+        for thread in list(self.agent._threads):
+            thread.join(60)
 
     def offer(self, *settings: str, run: str = RUN) -> None:
         table = self.world.offer_table(plan_text(*settings), run=run)

@@ -220,6 +220,9 @@ class _Failing:
     def tick(self) -> None:
         pass
 
+    def seal(self) -> None:
+        pass
+
 
 def test_a_look_that_fails_does_not_end_the_agent(world: World, caplog: pytest.LogCaptureFixture) -> None:
     stop = threading.Event()

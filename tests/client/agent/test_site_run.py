@@ -224,7 +224,7 @@ def test_a_crash_between_a_reply_and_its_note_gives_no_second_reply_for_the_char
     about = (call.run, call.kind, call.order, call.protocol, b"{}", hashlib.sha256(call.model or b"").digest())
     other, other_digest = dataclasses.replace(call, spec=b"{}"), call_digest(*about)
 
-    def killed(admission: Admission) -> None:
+    def killed(admission: Admission, round: int | None = None) -> None:
         raise LocalError("killed")
 
     with monkeypatch.context() as patched:

@@ -184,9 +184,16 @@ def write_anywhere(options: Any) -> object:
     return found
 
 
-def chown_data(options: Any) -> object:
-    os.chmod(options["path"], 0o777)  # noqa: S103
-    return "changed"
+def read_the_table(options: Any) -> object:
+    """What the plan does not name, an identifier for one: by its path, or where it may still be open."""
+    for descriptor in range(4096):
+        try:
+            if options["holds"].encode() in os.pread(descriptor, 1 << 16, 0):
+                return "open"
+        except OSError:
+            continue
+    with open(options["path"]) as file:
+        return file.read()
 
 
 def fork_bomb(options: Any) -> object:
@@ -299,7 +306,7 @@ def send_huge_pages(options: Any) -> object:
 
 
 def send_file(options: Any) -> None:
-    descriptor = os.open("/data/" + os.listdir("/data")[0], os.O_RDONLY)
+    descriptor = os.open(__file__, os.O_RDONLY)
     socket.send_fds(_channel(), [_message({"is": "loaded"}, 1)], [descriptor])
     time.sleep(600)
 

@@ -113,17 +113,15 @@ def attacks_on(place: Place, services: dict[str, Any], pid: int) -> dict[str, di
         "trace its parent": {"pid": 1},
         "read_memory": {"pid": pid},
         "read_memory of its parent": {"pid": 1},
+        "read_the_table": {"path": str(place.table), "holds": "age,dose,sick"},
         "take_off_cover": {"path": state},
         "take_off_cover of all": {"path": "/"},
         "take_off_cover_as_root": {"path": state},
         "take_off_cover_in_child": {},
         "make_writable": {"path": "/"},
-        "make_writable data": {"path": "/data/patients.csv"},
         "write": {"path": str(place.table)},
-        "write to the data": {"path": "/data/patients.csv"},
         "write to its Python": {"path": os.path.realpath(sys.executable)},
         "write to the key": {"path": key},
-        "chown_data": {"path": "/data/patients.csv"},
         "fill_disk": {"size": 32 << 20},
         "fill_memory_files": {"size": 128 << 20},
         "kill": {"pid": pid},
@@ -190,7 +188,7 @@ def test_mounts_are_locked_in_namespaces_of_its_own(place: Place, monkeypatch: p
         "l._Start._forbid_more_namespaces = lambda self: None; l.main()"
     )
     monkeypatch.setattr(launched_job, "_LAUNCHER", ("-I", "-B", "-c", program))
-    for path in ("/data/patients.csv", "/job", "/usr"):
+    for path in ("/job", "/usr"):
         found = place.attack("take_off_cover_as_root", {"path": path})
         assert (found["at"], found["errno"]) == ("umount", errno.EINVAL), found
 
@@ -275,7 +273,8 @@ def _until(holds: Any) -> None:
 def run(place: Place, program: str, **changes: Any) -> tuple[int | None, str]:
     """What a Python program prints as a job, and its exit code."""
     root = place.jobs / "here"
-    root.mkdir()
+    root.mkdir(exist_ok=True)
+    table = os.open(place.table, os.O_RDONLY)
     wanted = Launch(
         **{
             "python": sys.executable,
@@ -284,12 +283,15 @@ def run(place: Place, program: str, **changes: Any) -> tuple[int | None, str]:
             "confined": True,
             "root": str(root),
             "limits": LIMITS,
-            "data": str(place.table),
+            "table": table,
             "hidden": (str(place.state),),
             **changes,
         }
     )
-    job = LaunchedJob.start(wanted, log=place.log, timeout_s=60.0)
+    try:
+        job = LaunchedJob.start(wanted, log=place.log, timeout_s=60.0)
+    finally:
+        os.close(table)
     try:
         return job.wait(60.0), place.log.read_text()
     finally:
@@ -312,7 +314,7 @@ print(json.dumps({
     "no_new_privs": libc.prctl(39, 0, 0, 0, 0), "seccomp": libc.prctl(21, 0, 0, 0, 0),
     "bounding": [one for one in range(41) if libc.prctl(23, one, 0, 0, 0) != 0],
     "folder": os.getcwd(), "in_it": sorted(os.listdir()), "root": sorted(os.listdir("/")),
-    "data": [open("/data/" + name).readline() for name in os.listdir("/data")],
+    "table": os.pread(4, 100, 0).decode().splitlines()[0],
     "host": socket.gethostname(), "processes": resource.getrlimit(resource.RLIMIT_NPROC),
     "proc": sorted(os.listdir("/proc")), "etc": sorted(os.listdir("/etc")), "dev": sorted(os.listdir("/dev")),
 }))
@@ -323,12 +325,12 @@ def test_what_a_job_finds(place: Place) -> None:
     code, printed = run(place, STATUS)
     assert code == 0, printed
     found = json.loads(printed)
-    assert found["descriptors"] == [0, 1, 2]
+    assert found["descriptors"] == [0, 1, 2, 4]
     assert (found["user"], found["group"]) == (1000, 1000)
     assert 0 not in found["groups"]
     assert found["no_new_privs"] == 1 and found["seccomp"] == 2 and found["bounding"] == []
     assert found["folder"] == "/job" and found["in_it"] == ["shm", "tmp"]
-    assert found["data"] == ["age,dose,sick\n"]
+    assert found["table"] == "age,dose,sick"
     assert found["host"] == "job"
     assert found["processes"] == [LIMITS.processes, LIMITS.processes]
     assert found["proc"] == ["cpuinfo", "meminfo"]
@@ -357,7 +359,7 @@ def test_a_folder_that_is_covered_may_be_named_by_a_link(place: Place, tmp_path:
     assert "PermissionError" in run(place, f"import os; print(os.listdir({str(seen)!r}))", hidden=(str(link),))[1]
 
 
-def test_the_data_are_the_only_ones(place: Place) -> None:
+def test_no_table_has_a_name_that_could_be_opened(place: Place) -> None:
     other = place.folder / "other.csv"
     other.write_text("another patient")
     assert "FileNotFoundError" in run(place, f"open({str(other)!r})")[1]
@@ -371,8 +373,8 @@ def test_a_set_user_id_program_gives_it_nothing(place: Place) -> None:
 
 
 def test_what_cannot_be_started_is_said(place: Place) -> None:
-    with pytest.raises(LocalError, match="no-such-file"):
-        run(place, "pass", data=str(place.folder / "no-such-file"))
+    with pytest.raises(LocalError, match="no-such-python"):
+        run(place, "pass", python="/no-such-python")
     (place.jobs / "here").rmdir() if (place.jobs / "here").exists() else None
     with pytest.raises(LocalError, match="a job cannot be started"):
         run(place, "pass", root="/no/such/root")

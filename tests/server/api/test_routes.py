@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 
 from tests.server.api.worlds import PLAN, World, first_model
@@ -15,6 +17,7 @@ from wardround.join_messages import JoinRequest, LeaveRequest, join_statement, l
 from wardround.orders import SiteId
 from wardround.plan import load_plan
 from wardround.server.runs.supervisor import Progress
+from wardround.server.runs.tensor_file import encode_tensors
 from wardround.server.state.run_sites import Verdict
 from wardround.signing_key import SigningKey
 from wardround.tls_identity import TlsKey
@@ -338,6 +341,50 @@ def test_a_model_is_listed_and_fetched(world: World) -> None:
     assert world.ask("GET", "/models/file?name=cardio&version=2").status_code == 404
     assert world.services.events.list()[-1].kind == "model.exported"
     assert world.ask("GET", "/runs/1").json()["model"] == {"name": "cardio", "version": 1}
+
+
+def test_a_version_is_set_to_be_the_current_one(world: World) -> None:
+    first = world.start_run()
+    runs = [first["id"], world.ask("POST", "/runs", {"plan": first["plan"]}).json()["id"]]
+    for run in runs:
+        world.services.models.add(
+            name="cardio",
+            run_id=run,
+            plan_digest=first["plan"],
+            blob=world.services.blobs.put(b"x"),
+            sha256=bytes(32),
+            now=world.clock[0],
+        )
+
+    def told(answer: httpx.Response) -> list[tuple[int, bool, list[str]]]:
+        return [(one["version"], one["current"], one["parents"]) for one in answer.json()]
+
+    assert told(world.ask("GET", "/models")) == [(1, False, []), (2, True, ["cardio@1"])]
+    set_back = world.ask("POST", "/models/current", {"name": "cardio", "version": 1})
+    assert told(set_back) == told(world.ask("GET", "/models")) == [(1, True, []), (2, False, ["cardio@1"])]
+    event = world.services.events.list()[-1]
+    assert (event.kind, event.subject, event.who) == ("model.made_current", "cardio@1", "ada")
+    assert world.ask("POST", "/models/current", {"name": "cardio", "version": 3}).status_code == 404
+
+
+def test_what_cannot_be_released_is_refused_in_one_line(world: World) -> None:
+    run = world.start_run()
+    body = {"name": "cardio", "version": 1}
+    assert world.ask("POST", "/models/release", body).status_code == 404
+    facts = {"run_id": run["id"], "plan_digest": run["plan"], "round": 0}
+    data = encode_tensors({"weight": np.zeros(2, np.float32)}, facts)
+    world.services.models.add(
+        name="cardio",
+        run_id=run["id"],
+        plan_digest=run["plan"],
+        blob=world.services.blobs.put(data),
+        sha256=hashlib.sha256(data).digest(),
+        now=world.clock[0],
+    )
+    answer = world.ask("POST", "/models/release", body)
+    assert (answer.status_code, error_of(answer)) == (409, "cardio@1: expected the approval of A, got none")
+    assert "is not released" in error_of(world.ask("GET", "/models/released?name=cardio&version=1"))
+    assert world.services.releases.list() == []
 
 
 def test_the_status_counts(world: World) -> None:

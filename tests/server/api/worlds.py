@@ -17,6 +17,7 @@ import numpy as np
 from starlette.types import ASGIApp
 
 from tests.server.state.state_folders import keyring
+from wardround.evidence_identity import issue_server_certificate
 from wardround.identity import make_authority
 from wardround.orders import SiteId
 from wardround.plan import parse_plan
@@ -205,14 +206,13 @@ def make_world(
 
     keys = keyring()
     first, last = start - timedelta(days=1), start + timedelta(days=3650)
+    identity = make_authority(keys.identity_authority, "cardio", not_before=first, not_after=last, random=random)
     enrolment = Enrolment(
         database,
         keys,
         address or ServerAddress.at("fl.example.org", https_port=8443, grpc_port=8444),
         authority=make_tls_authority(keys.tls_authority, "cardio", now=start, random=random),
-        identity_authority=make_authority(
-            keys.identity_authority, "cardio", not_before=first, not_after=last, random=random
-        ),
+        identity_authority=identity,
         now=lambda: clock[0],
     )
     runs, presence, log = FakeRuns(), FakePresence(), StringIO()
@@ -225,6 +225,11 @@ def make_world(
         enrolment=enrolment,
         control=runs,
         presence=presence,
+        signing=keys.signing,
+        signing_certificate=issue_server_certificate(
+            identity, keys.identity_authority, keys.signing.public, random=random
+        ),
+        identity_authority=identity,
         clock=lambda: clock[0],
     )
     app = make_api(services, log=json_log(log), roles=roles)

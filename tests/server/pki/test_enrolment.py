@@ -12,6 +12,7 @@ import pytest
 from tests.postgresql import Cluster, running
 from tests.server.pki.federation import NOW, Asker, Clock, Federation
 from wardround.errors import LocalError, RemoteError
+from wardround.evidence_identity import RESERVED_SERVER_NAME
 from wardround.identity import Authority, Revocations
 from wardround.invitation import Invitation, read_invitation, token_hash
 from wardround.join_messages import JoinAnswer, JoinRefusal, JoinRequest, LeaveRequest, join_statement
@@ -164,6 +165,18 @@ def test_a_used_invitation_is_not_withdrawn_by_a_new_one(federation: Federation)
     federation.enrolment.revoke(A, by="anna")
     federation.enrolment.invite(A, by="anna")
     assert refusal_of(federation, Asker().request(first)) is JoinRefusal.USED
+
+
+def test_no_site_gets_the_servers_own_name_in_signatures(federation: Federation) -> None:
+    for name in (RESERVED_SERVER_NAME, "Wardround Server"):
+        with pytest.raises(LocalError, match="is the server's own name"):
+            federation.enrolment.invite(name, by="ada")
+    invited = federation.enrolment.invite(A, by="ada")
+    with federation.database.transaction() as connection:  # from before the name was reserved
+        connection.exec_driver_sql(f"UPDATE invitations SET site = '{RESERVED_SERVER_NAME}'")  # noqa: S608
+    asked = Asker().request(invited)
+    assert refusal_of(federation, asked) is JoinRefusal.NAME_TAKEN
+    assert Sites(federation.database).list() == []
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "a\nb", " a"])

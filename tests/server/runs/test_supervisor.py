@@ -1,6 +1,7 @@
 """Runs at a server: real worker processes, real guards and trainers; only the network is left out."""
 
 import asyncio
+import hashlib
 import inspect
 import json
 import os
@@ -1021,6 +1022,9 @@ def test_nobody_is_told_who_takes_part_where_the_claim_rests_on_it(tmp_path: Pat
     assert all(line["cohort"] == line["absences"] == [] for line in lines(hospitals))
     rounds = [one for one in hospitals.state.events(hospitals.run_id) if one.kind == "round.done"]
     assert all((one.detail["asked"], one.detail["seconds"]) == (0, 0) for one in rounds)
+    log = hospitals.state.folder.runs / hospitals.run_id / "metrics.jsonl"
+    digests = [hashlib.sha256(line).hexdigest() for line in log.read_bytes().splitlines()]
+    assert [one.detail["line_sha256"] for one in rounds] == digests
 
 
 def test_a_masked_model_is_that_of_clear_updates_up_to_their_encoding(tmp_path: Path) -> None:

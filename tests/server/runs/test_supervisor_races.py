@@ -130,4 +130,4 @@ def test_a_site_that_approves_a_run_which_has_ended_is_told_so_again(tmp_path: P
         await supervisor.close()
 
     play(scenario())
-    assert ends() == [{"run": hospitals.run_id, "state": "stopped"}] * 2
+    assert ends() == [{"run": hospitals.run_id, "state": "stopped", "model": None}] * 2

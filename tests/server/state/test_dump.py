@@ -19,12 +19,12 @@ from wardround.server.state.settings import Settings
 
 Opened = Callable[[str], Database]
 
-SECOND = """
+NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "BEFORE"
 
 
 def upgrade() -> None:
@@ -68,14 +68,14 @@ def test_rows_of_an_older_program_are_brought_to_the_newest_tables(
     lines = filled(database)
     scripts = tmp_path / "migrations"
     shutil.copytree(schema._SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "m0002_second.py").write_text(SECOND)
+    (scripts / "versions" / "m9999_next.py").write_text(NEXT.replace("BEFORE", schema.newest()))
     monkeypatch.setattr(schema, "_SCRIPTS", scripts)
     target = opened(sqlite_url(tmp_path / "target.db"))
     load(target, lines)
-    assert target.revision() == "0002"
+    assert target.revision() == "9999"
     with target.reading() as connection:
         assert connection.execute(sa.text("SELECT key, note FROM settings")).all() == [("key", "new")]
         assert connection.scalar(sa.text("SELECT count(*) FROM extra")) == 0
     database.migrate()
-    assert database.revision() == "0002", "and so is the database itself at the next start"
+    assert database.revision() == "9999", "and so is the database itself at the next start"
     assert Settings(database).get("key") == "a \\ line\nand another"
