@@ -531,7 +531,7 @@ def test_a_run_whose_sites_all_refuse_its_statistics_ends_with_their_reason(tmp_
 
 def test_a_masked_run_on_many_columns(tmp_path: Path) -> None:
     """Their names do not travel, and their means go through every channel with each order."""
-    names = [f"g{number}" for number in range(2500)]
+    names = [f"gene {number:06}" for number in range(2500)]
     rows = [
         f"{number % 2},{','.join('0.25' if (number + at) % 3 else '0.5' for at in range(2500))}" for number in range(60)
     ]
