@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from wardround.asked import models_of_evaluation
+from wardround.asked import TRIES
 from wardround.plan import Plan
 from wardround.plan_privacy import Disclosure, Mechanism
 from wardround.plan_robust import AUTO, OFF
@@ -113,7 +113,7 @@ def _evaluations(plan: Plan) -> str:
         return ""
     of, summed = ("each group", "sums of ") if plan.protection.on else ("each site", "")
     return (
-        f"{' and '.join(asked)}, and each time for up to {models_of_evaluation(plan)} models, since a server that was "
+        f"{' and '.join(asked)}, and each time for up to {TRIES} models, since a server that was "
         "restarted asks again. It can make models up that read single columns: where the held-out rows of "
         f"{of} are few, {summed}their counts and scores tell about single rows"
     )

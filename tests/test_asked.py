@@ -119,22 +119,22 @@ def test_one_evaluation_is_of_few_models_and_the_same_again_is_none_more(
     """Who standardises rows otherwise, or sends other records to an app, asks about another model in effect."""
     store, asked = MemoryStore(), evaluation(PLAN, 4, split)
     answers = [admitted(SiteGuard(PLAN, SITE, store), other(asked, number)) for number in range(50) for _ in range(2)]
-    assert answers == [*8 * [True], *92 * [False]]
-    assert admitted(SiteGuard(PLAN, SITE, store), other(asked, 3))  # the last one still is what it was
+    assert answers == [*32 * [True], *68 * [False]]
+    assert admitted(SiteGuard(PLAN, SITE, store), other(asked, 15))  # the last one still is what it was
 
 
 def test_each_evaluation_of_the_plan_has_its_own_models_and_none_comes_back() -> None:
     here, count = SiteGuard(PLAN, SITE, MemoryStore()), 0
     for number in (2, 4, 5):
-        count += sum(admitted(here, evaluation(PLAN, number, model_digest=str(model))) for model in range(9))
+        count += sum(admitted(here, evaluation(PLAN, number, model_digest=str(model))) for model in range(20))
         assert not admitted(here, evaluation(PLAN, number - 2, model_digest="another"))
-    assert count == 3 * 4
+    assert count == 3 * 16
 
 
 def test_the_test_is_one_of_the_run_whatever_round_it_is_said_to_follow() -> None:
     here = SiteGuard(PLAN, SITE, MemoryStore())
-    orders = [evaluation(PLAN, number, Split.TEST, model_digest=str(number)) for number in range(6)]
-    assert [admitted(here, asked) for asked in orders] == [True, True, True, True, False, False]
+    orders = [evaluation(PLAN, number % 6, Split.TEST, model_digest=str(number)) for number in range(18)]
+    assert [admitted(here, asked) for asked in orders] == [*16 * [True], False, False]
 
 
 def test_an_evaluation_too_many_is_not_charged() -> None:
@@ -145,9 +145,9 @@ def test_an_evaluation_too_many_is_not_charged() -> None:
             begun.append((round, attempt))
 
     here = SiteGuard(PLAN, SITE, MemoryStore(), budget=Counting())
-    for number in range(9):
+    for number in range(20):
         admitted(here, evaluation(PLAN, 2, model_digest=str(number)))
-    assert len(begun) == 4
+    assert len(begun) == 16
 
 
 def test_under_masks_no_round_is_entered_for_what_is_beyond_the_plan() -> None:

@@ -166,7 +166,7 @@ def test_a_header_may_be_larger_than_the_sockets_buffer(ends: tuple[Channel, Cha
     threading.Thread(target=near.send, args=({"text": text},)).start()
     assert far.receive(30)[0]["text"] == text
     with pytest.raises(ValueError, match="at most"):
-        near.send({"text": "x" * (1 << 22)})
+        near.send({"text": "x" * (1 << 23)})
 
 
 def test_messages_of_several_threads_do_not_mix(ends: tuple[Channel, Channel]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import RemoteError
-from wardround.orders import Order, OrderKind, Split, Statistics, derive_seed, digest
+from wardround.link.limits import Limits
+from wardround.orders import MAX_ORDER_BYTES, Order, OrderKind, Split, Statistics, derive_seed, digest
 
 ORDER = Order(run_id="r", plan_digest="p", kind=OrderKind.FIT, round=2)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -89,8 +91,22 @@ def test_other_bytes_are_a_remote_error(data: bytes) -> None:
 
 
 def test_a_huge_order_is_refused_unread() -> None:
-    with pytest.raises(RemoteError, match="at most 1048576 bytes"):
-        Order.decode(b" " * (1 << 20) + ORDER.encode())
+    with pytest.raises(RemoteError, match="at most 4194304 bytes"):
+        Order.decode(b" " * (4 << 20) + ORDER.encode())
+
+
+def test_an_order_has_room_for_the_statistics_of_many_columns_and_few_of_them_are_remembered() -> None:
+    assert Limits().most_order_bytes == MAX_ORDER_BYTES  # a link carries what its ends read
+    values = tuple(-1.2345678901234567e-300 - number * 1e-303 for number in range(30_000))
+    orders = [
+        replace(ORDER, round=number, statistics=Statistics(mean=values, std=tuple(-value for value in values)))
+        for number in range(1, 4)
+    ]
+    assert len(orders[0].encode()) > 1 << 20
+    found = [Order.decode(one.encode()) for one in orders]
+    assert found == orders
+    again = [Order.decode(one.encode()) for one in reversed(orders)]
+    assert [new is old for new, old in zip(again, reversed(found), strict=True)] == [True, False, False]
 
 
 @given(

@@ -196,7 +196,11 @@ REFUSED = [
     ("evaluation.every=0 & evaluation.patience=3", "plan.evaluation.every: expected at least 1"),
     ("data.validation=0 & evaluation.select=best", "plan.data.validation: expected more than 0"),
     ("task.flower_app=a:b", "plan.task.name: expected either"),
-    ("task.code=.. & task.entry=a:b & task.name=", "plan.task.code: expected a folder below the plan's, got '..'"),
+    ("task.code=.. & task.entry=a:b & task.name=", "plan.task.code: expected a folder below the plan's, in its plain"),
+    *(
+        (f"task.code={code} & task.entry=a:b & task.name=", "plan.task.code: expected a folder below the plan's")
+        for code in ("./app", "/app", "app//", "a/./b", "a/../b", "a\u00a0b", "a\\b", "/".join("a" * 17))
+    ),
     ("task.options.depth=[1]", "plan.task.options.depth: expected text or true or false or a whole number or a number"),
 ]
 
@@ -249,9 +253,24 @@ def test_a_key_that_would_take_minutes_to_read_is_refused_before(text: str) -> N
         parse_plan(text)
 
 
+@pytest.mark.parametrize(
+    "heading", ["[t{}.a.b.c.d.e.f.g.h.i.j.k.l.m.n.o]", " \t[[t{}.a.b.c.d.e.f.g.h.i.j.k.l.m.n.o]]  # many"]
+)
+def test_nor_are_many_tables_that_each_make_others(heading: str) -> None:
+    text = "".join(f"{heading.format(number)}\r\n" for number in range(5000))
+    with pytest.raises(PlanError, match=r"^plan: expected at most 65536 dots in the headings of tables, got 75000"):
+        parse_plan(text)
+
+
+def test_thirty_thousand_columns_are_no_matter() -> None:
+    columns = "".join(f'[[data.columns]]\nname = "{number}"\n' for number in range(30_000))
+    made = parse_plan(TEXT[: TEXT.index("columns")] + columns)
+    assert made.data.num_inputs == 30_000
+
+
 def test_nor_is_a_plan_without_end_read() -> None:
-    with pytest.raises(PlanError, match="at most 1048576 letters, got 1048577"):
-        parse_plan("#" * ((1 << 20) + 1))
+    with pytest.raises(PlanError, match="at most 4194304 letters, got 4194305"):
+        parse_plan("#" * ((4 << 20) + 1))
 
 
 def test_dots_that_are_in_no_key_are_no_matter() -> None:
@@ -347,6 +366,15 @@ def test_a_link_in_the_code_bundle_is_refused(tmp_path: Path) -> None:
     path = bundle(tmp_path)
     os.symlink("/", tmp_path / "mine" / "elsewhere")
     with pytest.raises(PlanError, match=r"plan\.task\.code: expected plain files, but .*elsewhere is a link"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize("name", ["no\u00a0break.txt", "back\\slash.txt", "/".join("a" * 17)])
+def test_a_name_in_the_code_bundle_that_no_site_takes_is_refused(tmp_path: Path, name: str) -> None:
+    path = bundle(tmp_path)
+    (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "mine" / name).write_text("")
+    with pytest.raises(PlanError, match=r"plan\.task\.code: expected names of printable letters"):
         load_plan(path)
 
 

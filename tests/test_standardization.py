@@ -17,7 +17,7 @@ from wardround.standardization import (
     statistics_spec,
     statistics_tally,
 )
-from wardround.tally import Tally
+from wardround.tally import Tally, decode_spec, encode_spec
 from wardround.vector import F32, F64
 
 TARGET = Target(name="y", classes=("0", "1"))
@@ -37,6 +37,14 @@ def inputs(numbers: F64) -> F32:
 
 
 RANGES = ((0.0, 50.0), (-1e4, 3e4), (0.0, 1e-3))
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_what_is_summed_of_many_columns_is_said_in_few_bytes(noisy: bool) -> None:
+    spec = statistics_spec(data(*30_000 * [(0.0, 1.0)]), noisy=noisy)
+    assert spec.size == 60_001 and len(encode_spec(spec)) < 100
+    assert decode_spec(encode_spec(spec)) == spec != statistics_spec(data(*RANGES), noisy=noisy)
+    assert Tally(spec, np.ones(spec.size, dtype=np.int64)).metrics() == {}  # figures of a model: none
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 2**32))

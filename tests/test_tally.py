@@ -17,6 +17,7 @@ from wardround.tally import (
     LOGIT_LIMIT,
     ClassificationSpec,
     MeansSpec,
+    MomentsSpec,
     RegressionSpec,
     Tally,
     TallySpec,
@@ -207,6 +208,7 @@ SPECS: st.SearchStrategy[TallySpec] = st.one_of(
     st.builds(ClassificationSpec, classes=st.integers(2, 20), bins=st.integers(2, 600)),
     st.builds(lambda low, width: RegressionSpec(low=low, high=low + width), st.floats(-9, 9), st.floats(0.1, 1e9)),
     st.builds(MeansSpec, names=st.lists(st.text(max_size=9), max_size=9).map(tuple)),
+    st.builds(MomentsSpec, columns=st.integers(0, 1 << 20), noisy=st.booleans()),
 )
 
 
@@ -229,6 +231,10 @@ def test_a_spec_survives_the_wire(spec: TallySpec) -> None:
         b'{"kind": "means", "names": 3}',
         b'{"kind": "means", "names": ["\\ud800"]}',
         b'{"kind": "means", "surplus": 3}',
+        b'{"kind": "moments"}',
+        b'{"kind": "moments", "columns": -1}',
+        b'{"kind": "moments", "columns": 2097152}',
+        b'{"kind": "moments", "columns": 3, "noisy": 1}',
         b'{"kind": "classification", "classes": 1}',
         b'{"kind": "classification", "classes": -5, "bins": 100}',
         b'{"kind": "classification", "classes": 2.0}',

@@ -13,19 +13,12 @@ from wardround.plan import Plan
 from wardround.plan_sections import Standardize
 from wardround.state_store import StateStore
 
-__all__ = ["ATTEMPTS", "asked_fault", "evaluation_fault", "models_of_evaluation"]
+__all__ = ["ATTEMPTS", "TRIES", "asked_fault", "evaluation_fault"]
 
 ATTEMPTS = 1 << 16
 """More than any round has."""
-_TRIES = 16
-"""At one round, where each begins anew after a crash: masks are not used twice."""
-_MODELS = 4
-"""Of one evaluation in clear, where a round that is done again mostly gives the same model."""
-
-
-def models_of_evaluation(plan: Plan) -> int:
-    """How many models may be asked about in one evaluation of `plan`."""
-    return _TRIES if plan.protection.on else _MODELS
+TRIES = 16
+"""At one round, each of which may give another model to evaluate: masks are not used twice, sites miss deadlines."""
 
 
 def asked_fault(plan: Plan, order: Order) -> str:
@@ -35,7 +28,7 @@ def asked_fault(plan: Plan, order: Order) -> str:
         # under privacy every try counts as a round, since each is charged
         if not 1 <= order.round <= order.round + (order.attempt if plan.privacy.on else 0) <= last:
             return f"expected a round of 1 to {last}, got {at}"
-        most = ATTEMPTS if plan.privacy.on else _TRIES if plan.protection.on else 1
+        most = ATTEMPTS if plan.privacy.on else TRIES if plan.protection.on else 1
         return "" if order.attempt < most else f"expected an attempt below {most}, got {at}; begin a new run"
     if order.kind is OrderKind.STATISTICS:
         if plan.data.standardize is not Standardize.FEDERATED:
@@ -56,7 +49,7 @@ def evaluation_fault(store: StateStore, plan: Plan, order: Order) -> str:
 
     Else why it is not answered. On test rows a run has one.
     """
-    key, name, most = f"{order.run_id}/evaluated/{order.split}", _name(order), models_of_evaluation(plan)
+    key, name = f"{order.run_id}/evaluated/{order.split}", _name(order)
     stored = store.get(key)
     at, models, last = (0, 0, "") if stored is None else json.loads(stored)
     if name == last:
@@ -65,8 +58,8 @@ def evaluation_fault(store: StateStore, plan: Plan, order: Order) -> str:
         if order.round < at:
             return f"expected an evaluation after round {at} or later, got one after {order.round}"
         models = models if order.round == at else 0
-    if models >= most:
-        return f"expected at most {most} models in one evaluation of {order.split} rows, got another; begin a new run"
+    if models >= TRIES:
+        return f"expected at most {TRIES} models in one evaluation of {order.split} rows, got another; begin a new run"
     store.put(key, json.dumps([order.round, models + 1, name]).encode())
     return ""
 

@@ -129,7 +129,7 @@ class Channel:
 
     __slots__ = ("_most_bytes", "_most_shared_bytes", "_sending", "_socket")
 
-    def __init__(self, sock: socket.socket, *, most_bytes: int = 1 << 22, most_shared_bytes: int = 1 << 40) -> None:
+    def __init__(self, sock: socket.socket, *, most_bytes: int = 1 << 23, most_shared_bytes: int = 1 << 40) -> None:
         self._socket, self._most_bytes, self._most_shared_bytes = sock, most_bytes, most_shared_bytes
         self._socket.setblocking(True)
         self._sending = threading.Lock()

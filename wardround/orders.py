@@ -13,6 +13,7 @@ from wardround.tally import Tally
 from wardround.vector import F32
 
 __all__ = [
+    "MAX_ORDER_BYTES",
     "EvalJob",
     "FitJob",
     "LocalResult",
@@ -25,7 +26,9 @@ __all__ = [
     "digest",
 ]
 
-_MAX_ORDER_BYTES = 1 << 20
+MAX_ORDER_BYTES = 4 << 20
+"""Every order has the means and deviations of all number columns in it."""
+_SMALL_BYTES = 1 << 16
 
 
 class OrderKind(StrEnum):
@@ -80,18 +83,26 @@ class Order:
         return json.dumps({"v": 1, **encode(self)}, sort_keys=True, separators=(",", ":")).encode()
 
     @staticmethod
-    @lru_cache(maxsize=16)
     def decode(data: bytes) -> "Order":
         """The inverse of `encode`. Raises RemoteError for anything else."""
-        if len(data) > _MAX_ORDER_BYTES:
-            raise RemoteError(f"order: expected at most {_MAX_ORDER_BYTES} bytes, got {len(data)}")
-        try:
-            table = json.loads(data)
-            if table.pop("v") != 1:
-                raise RemoteError("order: expected version 1")
-            return decode(Order, table)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PlanError) as error:
-            raise RemoteError(f"order: expected a valid order ({error})") from None
+        if len(data) > MAX_ORDER_BYTES:
+            raise RemoteError(f"order: expected at most {MAX_ORDER_BYTES} bytes, got {len(data)}")
+        return _decoded(data) if len(data) <= _SMALL_BYTES else _decoded_large(data)
+
+
+def _decode_new(data: bytes) -> Order:
+    try:
+        table = json.loads(data)
+        if table.pop("v") != 1:
+            raise RemoteError("order: expected version 1")
+        return decode(Order, table)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PlanError) as error:
+        raise RemoteError(f"order: expected a valid order ({error})") from None
+
+
+# a whole cohort of a simulation has the same order; of large ones no more than the last is kept
+_decoded = lru_cache(maxsize=16)(_decode_new)
+_decoded_large = lru_cache(maxsize=1)(_decode_new)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

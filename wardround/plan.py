@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from wardround.decoding import PlanError, check_bounds, decode, encode, fields_of, key
+from wardround.path_below import is_below
 from wardround.plan_privacy import Privacy
 from wardround.plan_protection import Protection
 from wardround.plan_robust import OFF, Robust
@@ -33,7 +34,7 @@ from wardround.plan_sections import (
 from wardround.plan_simulation import Simulation
 from wardround.registry import load, names, nearest
 
-__all__ = ["CHECKS", "Plan", "PlanError", "load_plan", "parse_plan"]
+__all__ = ["CHECKS", "MOST_LETTERS", "Plan", "PlanError", "load_plan", "parse_plan"]
 
 CHECKS = "wardround.plan_checks"
 """Group of what is checked beyond single sections, registered since it lies in packages that this one does not import.
@@ -214,16 +215,24 @@ def parse_plan(
     return plan
 
 
-_MOST_BYTES = 1 << 20
+MOST_LETTERS = 4 << 20
+"""Of a plan with every value spelled out. Peers may send 1 MiB: link and API see to that."""
 _LONG_KEY = re.compile(r"""(?:\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){17}""")
+
+_HEADING = re.compile(r"^[ \t]*\[.*", re.MULTILINE)
+_MOST_DOTS = 1 << 16
+"""In all headings: as many as `[[data.columns]]` that fit into the bytes, and more."""
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """The table in `text`, whose author need not be trusted: Python's reader takes quadratic time for a long key."""
-    if len(text) > _MOST_BYTES:
-        raise PlanError("", f"at most {_MOST_BYTES} letters", len(text))
+    """The table in `text`, whose author need not be trusted: Python's reader takes quadratic time for a long key, and
+    about as much for many tables that each make others."""
+    if len(text) > MOST_LETTERS:
+        raise PlanError("", f"at most {MOST_LETTERS} letters", len(text))
     if (found := _LONG_KEY.search(text)) is not None:
         raise PlanError("", "keys of at most 16 dots", found[0])
+    if (dots := sum(one.count(".") for one in _HEADING.findall(text))) > _MOST_DOTS:
+        raise PlanError("", f"at most {_MOST_DOTS} dots in the headings of tables", dots)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of thousands of digits
@@ -248,8 +257,6 @@ def _code_files(code: str | None, folder: Path) -> tuple[tuple[str, str], ...]:
     if code is None:
         return ()
     root = folder / code
-    if Path(code).is_absolute() or ".." in Path(code).parts:
-        raise PlanError("task.code", "a folder below the plan's", code)
     if not root.is_dir():
         raise PlanError("task.code", f"a folder at {root}")
     found: list[tuple[str, str]] = []
@@ -258,6 +265,8 @@ def _code_files(code: str | None, folder: Path) -> tuple[tuple[str, str], ...]:
         if path.is_symlink():  # what it points to could change, or grow, without changing the digest
             raise PlanError("task.code", f"plain files, but {path} is a link")
         if path.is_file() and "__pycache__" not in name.parts:
+            if not is_below(name.as_posix()):  # no site would take it
+                raise PlanError("task.code", "names of printable letters without backslashes", name.as_posix())
             try:
                 found.append((name.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()))
             except OSError as error:

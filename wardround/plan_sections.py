@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wardround.decoding import PlanError, check_bounds, key
+from wardround.path_below import is_below
 from wardround.registry import names
 
 __all__ = [
@@ -112,6 +113,8 @@ class TaskSection:
             raise PlanError(
                 "flower_initial", "a function that returns the initial ArrayRecord, since `flower_app` is set"
             )
+        if self.code is not None and not is_below(self.code, allow_itself=True):  # no site would take it
+            raise PlanError("code", "a folder below the plan's, in its plain spelling, as in code or a/b", self.code)
         if self.entry and not self.code:
             raise PlanError("code", "the folder that holds `entry`")
         if any(width < 1 for width in self.hidden):

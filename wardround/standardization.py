@@ -7,7 +7,7 @@ import numpy as np
 from wardround.errors import RemoteError
 from wardround.orders import Statistics
 from wardround.plan_sections import ColumnType, Data, Standardize
-from wardround.tally import MeansSpec, Tally
+from wardround.tally import MomentsSpec, Tally
 from wardround.vector import F32, F64, I64
 
 __all__ = [
@@ -49,13 +49,9 @@ def _ranges(data: Data) -> tuple[F64, F64]:
     return bounds[:, 0], bounds[:, 1]
 
 
-def statistics_spec(data: Data, *, noisy: bool = False) -> MeansSpec:
-    """What is summed: x and x² of each number column. Sums with noise have names of their own, so that a sum that
-    lacks the noise is never taken for one that has it.
-    """
-    numbers = [column.name for column in data.columns if column.type is ColumnType.NUMBER]
-    ending = " with noise" if noisy else ""
-    return MeansSpec(names=tuple(f"{name}:{power}{ending}" for power in ("x", "xx") for name in numbers))
+def statistics_spec(data: Data, *, noisy: bool = False) -> MomentsSpec:
+    """What is summed: x and x² of each number column, in plan order; the order's plan says which columns these are."""
+    return MomentsSpec(columns=sum(column.type is ColumnType.NUMBER for column in data.columns), noisy=noisy)
 
 
 def scaled_numbers(data: Data, x: F32) -> F64:

@@ -21,6 +21,7 @@ __all__ = [
     "LOGIT_LIMIT",
     "ClassificationSpec",
     "MeansSpec",
+    "MomentsSpec",
     "RegressionSpec",
     "Tally",
     "TallySpec",
@@ -35,6 +36,7 @@ LOGIT_LIMIT = 12.0
 
 _MAX_CELLS = 1 << 22
 _MOST_SPEC_BYTES = 1 << 16
+"""Of classes, of a range, of a number of columns or of the names of a few metrics."""
 _LARGEST = 1 << 52
 _LARGEST_SUM = 1 << 56
 """Of a site: several batches, each of which may have saturated."""
@@ -100,11 +102,30 @@ class MeansSpec:
         return 1 + len(self.names)
 
 
-TallySpec = ClassificationSpec | RegressionSpec | MeansSpec
-_KINDS: dict[str, type[ClassificationSpec] | type[RegressionSpec] | type[MeansSpec]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentsSpec:
+    """Cells: n, then Σx of each of the plan's number columns, then Σx² of each; as long as a number, however many.
+
+    `noisy` is part of it, so that sums that lack their noise are never taken for some that have it.
+    """
+
+    columns: int = key(doc="number columns of the plan", ge=0, le=_MAX_CELLS // 2)
+    noisy: bool = key(False, doc="whether each sum has noise in it")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    @property
+    def size(self) -> int:
+        return 1 + 2 * self.columns
+
+
+TallySpec = ClassificationSpec | RegressionSpec | MeansSpec | MomentsSpec
+_KINDS: dict[str, type[ClassificationSpec] | type[RegressionSpec] | type[MeansSpec] | type[MomentsSpec]] = {
     "classification": ClassificationSpec,
     "regression": RegressionSpec,
     "means": MeansSpec,
+    "moments": MomentsSpec,
 }
 
 
@@ -200,6 +221,8 @@ class Tally:
             return _classification(self.spec, self.counts)
         if isinstance(self.spec, RegressionSpec):
             return _regression(self.spec, self.counts)
+        if isinstance(self.spec, MomentsSpec):
+            return {}  # of columns, not of a model
         return {name: _real(self.counts[1 + i]) / self.n for i, name in enumerate(self.spec.names)}
 
     @property

@@ -319,7 +319,10 @@ class Agent:
             left, self._left = self._left, []
         for run, open_run, reason in left:
             self._finish_run(run, open_run, reason)
-        for run in self._plans.names():
+        with self._lock:
+            names = self._plans.names()
+            self._ended.intersection_update(names)  # what the store has deleted is to fill no memory
+        for run in names:
             with self._lock:
                 known = run in self._ended or run in self._preparing
             if not known:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from wardround.errors import RemoteError
+from wardround.path_below import is_below
 from wardround.plain_text import plain_text
 
 __all__ = ["MemberFacts", "Offer", "check_run_name", "decode_offer"]
@@ -21,7 +22,6 @@ _MOST_FILES = 1000
 _MOST_SITES = 10_000
 _MOST_PARAMETERS = 1 << 32
 _MOST_TENSORS = 100_000
-_MOST_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def _member(table: Any) -> MemberFacts:
 
 def _code_folder(path: object) -> str | None:
     """`task.code` of the plan, as the server says, if it lies below the plan's folder."""
-    if path is not None and (not isinstance(path, str) or not _is_below(path, allow_itself=True)):
+    if path is not None and (not isinstance(path, str) or not is_below(path, allow_itself=True)):
         raise ValueError("task.code is a folder below the plan's")
     return path
 
@@ -126,7 +126,7 @@ def _code(table: Any) -> dict[str, bytes]:
         raise ValueError(f"code is at most {_MOST_FILES} files")
     found: dict[str, bytes] = {}
     for path, text in table.items():
-        if not _is_below(path) or not isinstance(text, str):
+        if not is_below(path) or not isinstance(text, str):
             raise ValueError("code is files by their path below the bundle")
         try:
             found[path] = base64.b64decode(text, validate=True)
@@ -136,18 +136,3 @@ def _code(table: Any) -> dict[str, bytes]:
     if folders & found.keys():
         raise ValueError("a file is no folder")
     return found
-
-
-def _is_below(path: str, *, allow_itself: bool = False) -> bool:
-    """Whether it names something below a folder, in one spelling; nothing of it could be read as another place."""
-    parts = PurePosixPath(path).parts
-    if allow_itself and path in (".", "./"):
-        return True
-    return (
-        0 < len(parts) <= _MOST_DEPTH
-        and path.removesuffix("/" if allow_itself else "\0") == "/".join(parts)
-        and all(0 < len(part.encode()) <= 255 and part not in (".", "..") for part in parts)
-        and path.isprintable()
-        and not path.startswith("/")
-        and "\\" not in path
-    )

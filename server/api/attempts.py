@@ -55,7 +55,7 @@ class Attempts:
 
     def _count(self, key: str, limit: Limit, now: datetime) -> tuple[datetime, int]:
         since, count = self._counts.get(key, (now, 0))
-        if now - since < limit.window:
+        if timedelta(0) <= now - since < limit.window:  # a clock that was set back begins a new window
             return since, count
         self._counts.pop(key)
         return now, 0

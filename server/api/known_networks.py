@@ -24,9 +24,10 @@ class KnownNetworks:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._lock = settings, threading.Lock()
 
-    def has(self, account_id: str, network: str, now: datetime) -> bool:
-        """Whether the account has logged in from there; the server's own machine always counts as such."""
-        return network in self._read(account_id, now) or network == THIS_MACHINE
+    def accounts(self, network: str, now: datetime) -> frozenset[str]:
+        """The ids of the accounts that have logged in from there: one query, whatever name is tried."""
+        texts = self._settings.having(f"{LOGIN_NETWORKS}.", json.dumps(network))
+        return frozenset(key.partition(".")[2] for key, text in texts.items() if network in _times(text, now))
 
     def note(self, account_id: str, network: str, now: datetime) -> None:
         """The account has logged in from there."""
@@ -41,9 +42,12 @@ class KnownNetworks:
 
     def _read(self, account_id: str, now: datetime) -> dict[str, datetime]:
         text = self._settings.get(_key(account_id))
-        found = {} if text is None else json.loads(text)
-        times = {name: datetime.fromisoformat(at) for name, at in found.items()}
-        return {name: at for name, at in times.items() if now - at < _REMEMBERED}
+        return {} if text is None else _times(text, now)
+
+
+def _times(text: str, now: datetime) -> dict[str, datetime]:
+    times = {name: datetime.fromisoformat(at) for name, at in json.loads(text).items()}
+    return {name: at for name, at in times.items() if now - at < _REMEMBERED}
 
 
 def _key(account_id: str) -> str:

@@ -5,12 +5,13 @@ A session ends 12 hours after the login, or after an hour without use.
 Failed logins are counted so that passwords are not guessed and yet nobody keeps an account's owner out by failing:
 
 - from a network, 10 in 15 minutes, for whatever names;
-- for a name, 100 in 15 minutes, but only those from networks where this account has not logged in for 30 days. Whoever
-  uses these hundred up keeps out other strangers alone.
+- for a name, 100 in 15 minutes from strangers' networks, and 100 from known ones, where some account has logged in
+  within 30 days. Where this very account has, they do not count: whoever uses them up does not keep its owner out.
 
-So for an account there are at most 100 guesses in 15 minutes, and 10 from each of the 20 networks at most that it is
-known in, and from the server's own machine. What one password costs to verify is spent for strangers one at a time, and
-apart from that for those from known networks, so that the former do not make the latter wait.
+So for an account there are at most 410 guesses in 15 minutes: 200, and 10 from each of the 20 networks at most that it
+is known in, and from the server's own machine. Whether an attempt counts as a stranger's goes by its network alone, so
+that this does not tell which names somebody has. What one password costs to verify is spent for strangers one at a
+time, and apart from that for those from known networks, so that the former do not make the latter wait.
 """
 
 import base64
@@ -21,12 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Self
 
 from wardround.server.api.answers import Refusal, retry_after
 from wardround.server.api.attempts import Attempts, Limit
 from wardround.server.api.known_networks import KnownNetworks
-from wardround.server.api.network import network_of
+from wardround.server.api.network import THIS_MACHINE, network_of
 from wardround.server.api.passwords import Passwords, account_name
 from wardround.server.api.services import Services
 from wardround.server.state.accounts import Account
@@ -61,10 +61,7 @@ class Login:
     def __init__(self, services: Services, passwords: Passwords | None = None) -> None:
         self._services, self._passwords = services, passwords or Passwords()
         self._networks = KnownNetworks(services.settings)
-        self._of_known, self._of_strangers, self._of_names = Attempts(), Attempts(), Attempts()
-        # strangers make up names that nobody has, and those that somebody has are not to be forgotten for them
-        self._of_nobodies, self._noted = Attempts(), Attempts()
-        self._known, self._strangers = _Queue(), _Queue()
+        self._known, self._strangers, self._noted = _Origin(), _Origin(), Attempts()
 
     def begin(self, name: str, password: str, address: str) -> LoggedIn:
         """A session for who knows the password.
@@ -79,19 +76,22 @@ class Login:
             name = ""
         network = network_of(address)
         account = services.accounts.named(name) if name else None
-        known = self._networks.has(account.id if account is not None else "", network, now) and account is not None
-        with (self._known if known else self._strangers).place() as queue:
-            self._count(name, account, network, known, now)
+        known_to = self._networks.accounts(network, now)
+        at_home = network == THIS_MACHINE or (account is not None and account.id in known_to)
+        origin = self._known if known_to or network == THIS_MACHINE else self._strangers
+        names = None if at_home else origin.names if account is not None else origin.nobodies
+        with origin.place():
+            self._count(origin.networks, network, names, name, now)
             usable = account is not None and account.disabled is None
-            with queue.turn:
+            with origin.turn:
                 right = self._passwords.matches(account.password_hash if account and usable else None, password)
         if account is None or not right:
             if account is not None and self._noted.begin([(account.id, _NOTED)], now) is None:
                 services.events.add("account.login_failed", now=now, subject=name, detail={"from": address})
             raise Refusal(401, "expected a name and its password, got others")
-        (self._of_known if known else self._of_strangers).take_back(network)
-        if not known:
-            self._of_names.take_back(name)
+        origin.networks.take_back(network)
+        if names is not None:
+            names.take_back(name)
         self._networks.note(account.id, network, now)
         token = services.random(_TOKEN_BYTES)
         text = base64.urlsafe_b64encode(token).decode().rstrip("=")
@@ -100,11 +100,12 @@ class Login:
         services.events.add("account.login", now=now, subject=account.name, who=account.name, detail={"from": address})
         return LoggedIn(token=text, expires=now + LIFETIME, account=account)
 
-    def _count(self, name: str, account: Account | None, network: str, known: bool, now: datetime) -> None:
+    @staticmethod
+    def _count(networks: Attempts, network: str, names: Attempts | None, name: str, now: datetime) -> None:
         """Count an attempt as a failure. Refusal 429 where it is one too many."""
-        wait = (self._of_known if known else self._of_strangers).begin([(network, _FROM_NETWORK)], now)
-        if wait is None and not known:
-            wait = (self._of_names if account is not None else self._of_nobodies).begin([(name, _FOR_NAME)], now)
+        wait = networks.begin([(network, _FROM_NETWORK)], now)
+        if wait is None and names is not None:
+            wait = names.begin([(name, _FOR_NAME)], now)
         if wait is not None:
             minutes = math.ceil(wait / timedelta(minutes=1))
             raise Refusal(429, f"too many failed logins; try again in {minutes} minutes", retry_after(wait))
@@ -126,20 +127,23 @@ class Login:
         services.events.add("account.logout", now=services.clock(), subject=name, who=name)
 
 
-class _Queue:
-    """Logins that wait for each other: `turn` is one's at a time."""
+class _Origin:
+    """Logins from strangers' networks, or from known ones: what was counted, and whose `turn` it is, one at a time."""
 
     def __init__(self) -> None:
+        self.networks, self.names = Attempts(), Attempts()
+        # strangers make up names that nobody has, and those that somebody has are not to be forgotten for them
+        self.nobodies = Attempts()
         self._places = threading.BoundedSemaphore(_WAITING)
         self.turn = threading.Lock()
 
     @contextmanager
-    def place(self) -> Iterator[Self]:
-        """A place in it. Refusal 503 where there is none."""
+    def place(self) -> Iterator[None]:
+        """A place in the queue. Refusal 503 where there is none."""
         if not self._places.acquire(blocking=False):
             raise Refusal(503, "too many are logging in; try again")
         try:
-            yield self
+            yield
         finally:
             self._places.release()
 

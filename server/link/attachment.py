@@ -133,6 +133,10 @@ class Attachment:
         """Send `notice` until the site has it. Raises LocalError where too many wait."""
         self._outbox.tell(id, notice)
 
+    def take_back(self, id: int) -> None:
+        """The notice is not to be sent any more; one that is under way is."""
+        self._outbox.take_back(id)
+
     def noted(self, id: int) -> None:
         """The site's notice `id` is kept."""
         if self._noticing == id:

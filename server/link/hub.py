@@ -208,7 +208,7 @@ class Hub:
     async def notify(self, site: SiteId, notice: Notice) -> None:
         """Tell the site; returns when it has kept it. Raises LocalError where too many notices wait already.
 
-        Whoever stops waiting does not take the notice back.
+        Whoever stops waiting (is cancelled) takes the notice back, unless it is under way.
         """
         found = self._site(site)
         id = secrets.randbits(64)
@@ -218,6 +218,9 @@ class Hub:
         found.wake()
         try:
             await told
+        except asyncio.CancelledError:
+            found.attachment.take_back(id)
+            raise
         finally:
             del found.told[id]
 

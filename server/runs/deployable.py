@@ -3,13 +3,29 @@
 from collections.abc import Callable
 
 from wardround.errors import LocalError
-from wardround.plan import Plan, PlanError
+from wardround.link.limits import Limits
+from wardround.plan import MOST_LETTERS, Plan, PlanError
 from wardround.plan_robust import AUTO
+from wardround.plan_sections import ColumnType, Standardize
 from wardround.plan_simulation import Cryptography
 from wardround.strategies.composition import check
 from wardround.strategies.secagg.parameters import MAX_COMMITTEE
 
 __all__ = ["check_deployable", "check_sites"]
+
+_LONGEST_NUMBER_BYTES = 25
+"""Of a float in JSON, with its comma."""
+_REST_OF_AN_ORDER_BYTES = 1 << 12
+_MOST_COLUMNS = (Limits().most_order_bytes - _REST_OF_AN_ORDER_BYTES) // (2 * _LONGEST_NUMBER_BYTES)
+"""Number columns whose means and deviations any order has room for."""
+
+
+def _standardized(plan: Plan) -> int:
+    """How many means are in each order."""
+    if plan.data.standardize is not Standardize.FEDERATED:
+        return 0
+    return sum(column.type is ColumnType.NUMBER for column in plan.data.columns)
+
 
 _REFUSED: tuple[tuple[str, Callable[[Plan], bool], str], ...] = (
     (
@@ -21,6 +37,16 @@ _REFUSED: tuple[tuple[str, Callable[[Plan], bool], str], ...] = (
         "data.source",
         lambda plan: plan.data.source == "arrays",
         "a source of rows with columns or images, since every site brings a file of its own",
+    ),
+    (
+        "data.columns",
+        lambda plan: _standardized(plan) > _MOST_COLUMNS,
+        f'at most {_MOST_COLUMNS} numbers with standardize = "federated", since each order has their means in it',
+    ),
+    (
+        "data.columns",
+        lambda plan: len(plan.to_toml()) > MOST_LETTERS,  # jobs and the run's folder have it so
+        f"fewer or shorter ones: with every value spelled out, a plan of at most {MOST_LETTERS} letters",
     ),
     (
         "robust.rule",

@@ -293,7 +293,7 @@ class LinkGrid(BlockingGrid):
 
     def _ask_later(self, one: _Pending, deadline: float, later: list[tuple[float, int]]) -> bool:
         """Whether there is time to ask a site again that is not ready."""
-        due = self._clock() + min(_MOST_RETRY_S, _FIRST_RETRY_S * 2.0**one.tries)
+        due = self._clock() + min(_MOST_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(one.tries, 10))
         if due >= deadline:
             return False
         one.tries += 1
@@ -317,7 +317,8 @@ class LinkGrid(BlockingGrid):
         if reply.fault is Fault.NOT_READY:  # a site that does not know the run signs nothing for it
             return _flower.gone_reply(one.request, reply.reason or "was not ready for this run by the deadline")
         if reply.fault is Fault.REFUSED and not reply.signature:  # of a call that was too large to be received, say
-            return _flower.gone_reply(one.request, f"refused, unsigned: {plain_text(reply.reason) or 'no reason'}")
+            said = f"refused, unsigned: {plain_text(reply.reason) or 'no reason'}"  # and it would be again
+            return _flower.error_reply(one.request, LocalError(said))
         frame = memoryview(b"") if shared is None else shared.view()
         try:
             signed = reply_bytes(one.digest, reply.fault, hashlib.sha256(frame).digest())

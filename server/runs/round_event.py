@@ -14,17 +14,20 @@ __all__ = ["round_event"]
 _MOST_ABSENCES = 50
 _MOST_ROUNDS = 1 << 31
 _MOST_BYTES = 1 << 16
+_MOST_METRICS = (200, 20, 0)
+"""Of a long line: as many as there is room for."""
 _WORDS = "local channel: expected the line of a round"
 
 
 def round_event(line: Any) -> dict[str, Any]:
     """From a round's line in metrics.jsonl: counts, figures and reasons, of bounded size; no value and no update.
 
+    A long one is cut, which the run's folder has whole: reasons of absences, then absences, then metrics beyond 200.
     Raises RemoteError for what is none, or holds numbers or text that JSON cannot.
     """
     try:
         found = _event(line)
-        size = len(json.dumps(found, allow_nan=False, ensure_ascii=False).encode())
+        _size(found)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         raise RemoteError(_WORDS) from None
     figures = [
@@ -33,11 +36,35 @@ def round_event(line: Any) -> dict[str, Any]:
         *(found["train"] or {}).values(),
         *(found["validation"] or {}).values(),
     ]
-    if type(found["round"]) is not int or not 0 < found["round"] < _MOST_ROUNDS or size > _MOST_BYTES:
+    if type(found["round"]) is not int or not 0 < found["round"] < _MOST_ROUNDS:
         raise RemoteError(f"{_WORDS}, of bounded size")
     if not all(one is None or (type(one) in (int, float) and is_plain(one)) for one in figures):
         raise RemoteError(f"{_WORDS}, with numbers as figures")
-    return found
+    return _cut(found)
+
+
+def _cut(event: dict[str, Any]) -> dict[str, Any]:
+    """`event` without what is too much. Raises RemoteError where it is still too long."""
+    if _size(event) <= _MOST_BYTES:
+        return event
+    sites = [one["site"] for one in event["absences"]]
+    shorter = event | {"absences": [{"site": site, "reason": ""} for site in sites]}
+    if _size(shorter) <= _MOST_BYTES:
+        return shorter
+    shorter["absences"] = []
+    for most in _MOST_METRICS:
+        if _size(shorter) <= _MOST_BYTES:
+            return shorter
+        for part in ("train", "validation"):
+            if shorter[part] is not None:
+                shorter[part] = dict(list(shorter[part].items())[:most])
+    if _size(shorter) > _MOST_BYTES:
+        raise RemoteError(f"{_WORDS}, of bounded size")
+    return shorter
+
+
+def _size(event: dict[str, Any]) -> int:
+    return len(json.dumps(event, allow_nan=False, ensure_ascii=False).encode())
 
 
 def _event(line: Mapping[str, Any]) -> dict[str, Any]:

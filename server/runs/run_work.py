@@ -58,7 +58,7 @@ __all__ = ["RunWork", "how_it_ends"]
 
 _STATE, _TEST, _RELEASED = "server-state", "test.json", "released.json"
 _TEST_BEGUN = "test/begun"
-_FIRST_WAIT_S, _MOST_WAIT_S = 0.1, 5.0
+_FIRST_WAIT_S, _MOST_WAIT_S, _MOST_DOUBLINGS = 0.1, 5.0, 10
 """Before all sites are asked again for their first statistics, on top of the deadline for them."""
 _log = logging.getLogger("wardround")
 
@@ -243,7 +243,7 @@ class RunWork:
                 return agreed(self.directory, self._strategy, grid, state)
             except SitesAwayError as error:
                 _log.warning("run %s has not begun: %s; its sites are asked again", self._start.run_id, error)
-                self._wait(min(_MOST_WAIT_S, _FIRST_WAIT_S * 2.0**tries))
+                self._wait(min(_MOST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(tries, _MOST_DOUBLINGS)))
         return None
 
     def _first_model(self) -> F32:

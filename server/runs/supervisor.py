@@ -107,7 +107,8 @@ class Supervisor:
 
     `revocations` gives the newest revocation list of the identity authority, DER. `python` runs the workers. One
     that neither waits for sites nor computes for `stuck_s` is killed, which is as a crash. A site that has not been
-    attached for `away_s` is not waited for once enough others have answered.
+    attached for `away_s` is not waited for once enough others have answered: a cable that was cut for ten minutes is no
+    such case, with what both ends need to see that it is cut (50 s) and the agent to try again (60 s).
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Supervisor:
         python: str = sys.executable,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         stuck_s: float = 300.0,
-        away_s: float = 600.0,
+        away_s: float = 720.0,
     ) -> None:
         self._hub, self._database = hub, database
         self._clock, self._python, self._sleep, self._stuck_s = clock, python, sleep, stuck_s

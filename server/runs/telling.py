@@ -46,7 +46,7 @@ class Telling:
         return True
 
     def withdraw(self, *key: str) -> None:
-        """End the tasks whose key begins so. A notice that was handed over is not taken back by that."""
+        """End the tasks whose key begins so. `Hub.notify` takes back what is not under way."""
         for one, task in list(self._tasks.items()):
             if one[: len(key)] == key:
                 del self._tasks[one]

@@ -6,10 +6,10 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from wardround.errors import LocalError, RemoteError, WardroundError
 from wardround.link.messages import Call, Fault, Reply
@@ -28,6 +28,7 @@ _START_S = 300.0
 """Until the first word of a worker, which loads its libraries."""
 _LOOKS = 10
 """Within the time after which a worker counts as stuck: a server that was itself asleep has to look so often first."""
+_T = TypeVar("_T")
 _log = logging.getLogger("wardround")
 
 _DOING = {
@@ -116,10 +117,9 @@ class WorkerProcess:
         reader = threading.Thread(target=self._read, args=(channel, incoming, asyncio.get_running_loop()), daemon=True)
         reader.start()
         try:
-            await self._tell(self._start.to_header())
-            while self._early:
-                await self._tell(self._early.pop(0))
-            self._early = None
+            await self._in_time(self._give_start())
+            if self.was_stuck:
+                return None
             watching = asyncio.create_task(self._watch_sites())
             try:
                 return await self._serve(incoming)
@@ -218,12 +218,27 @@ class WorkerProcess:
 
     async def _heard(self, incoming: _Incoming) -> tuple[Mapping[str, Any], list[Shared]] | None:
         """The next message; None where the worker is gone, and of one that is stuck, which is killed."""
+        found = await self._in_time(incoming.get())
+        self._has_spoken = True
+        return found
+
+    async def _give_start(self) -> None:
+        """More than fits into the channel is given only while the worker reads."""
+        await self._tell(self._start.to_header())
+        while self._early:
+            await self._tell(self._early.pop(0))
+        self._early = None
+
+    async def _in_time(self, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """What `work` gives, which a worker that lives lets end; None for one that is stuck, which is killed."""
         longest_s = self._stuck_s if self._has_spoken else max(_START_S, self._stuck_s)
-        for _ in range(_LOOKS):
-            with contextlib.suppress(TimeoutError):
-                found = await asyncio.wait_for(incoming.get(), longest_s / _LOOKS)
-                self._has_spoken = True
-                return found
+        task = asyncio.ensure_future(work)
+        try:
+            for _ in range(_LOOKS):
+                if (await asyncio.wait({task}, timeout=longest_s / _LOOKS))[0]:
+                    return task.result()
+        finally:
+            task.cancel()
         self.was_stuck = True
         if self._process is not None:
             _log.warning(

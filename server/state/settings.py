@@ -35,6 +35,13 @@ class Settings:
         with self._database.reading() as connection:
             return connection.scalar(sa.select(one.c.value).where(one.c.key == key))
 
+    def having(self, beginning: str, part: str) -> dict[str, str]:
+        """The values that contain `part`, of the keys that begin so."""
+        one = tables.settings
+        wanted = one.c.key.startswith(beginning, autoescape=True) & one.c.value.contains(part, autoescape=True)
+        with self._database.reading() as connection:
+            return {key: value for key, value in connection.execute(sa.select(one.c.key, one.c.value).where(wanted))}
+
     def put(self, key: str, value: str) -> None:
         """Set `key` to `value`."""
         with self._database.transaction() as connection:

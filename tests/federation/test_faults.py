@@ -16,7 +16,8 @@ from tests.federation.field import HOSPITALS, SERVER, Field, StartedRun, build_f
 pytestmark = pytest.mark.slow
 A, B, C = HOSPITALS
 ROUNDS = 6
-K_OF_N = ("cohort.min_replies=2", "cohort.deadline_s=6")
+K_OF_N = ("cohort.min_replies=2", "cohort.deadline_s=20")
+"""Within that, on a loaded machine, the two who are there answer, a command sees that they have, and one is thawed."""
 PRIVATE = (
     'privacy.unit="row"',
     "privacy.epsilon=3.0",
@@ -119,14 +120,14 @@ def test_a_cable_that_is_cut_for_longer_than_a_round_and_mended(field: Field) ->
     field.network.cut(C)
     try:
         field.stage.thaw(B)
-        field.wait_rounds(run, 2)
+        until(lambda: C in _absent(field, run), lambda: f"no round without {C}: {field.rounds(run)}", every_s=0.02)
     finally:
         field.network.mend(C)
     found = field.wait_ended(run)
     field.check_numbers(run, found, ROUNDS)
     lines = field.rounds(run)
-    assert lines[0]["absences"] == []  # it had sent its update before
-    assert [one["site"] for one in lines[1]["absences"]] == [C]
+    assert C not in [one["site"] for one in lines[0]["absences"]]  # it had sent its update before
+    assert [C] in [[one["site"] for one in line["absences"]] for line in lines]
     assert not any(line["void"] for line in lines)
     field.wait_present(C)
 
@@ -277,6 +278,11 @@ def test_a_revocation_takes_effect_in_the_middle_of_a_run(field: Field) -> None:
         assert [one["site"] for one in line["absences"]] == [C], line
     until(lambda: "revoked" in field.log(C), lambda: field.log(C), every_s=0.2)
     assert {one["site"]: one["present"] for one in found["sites"]}[C] is False
+
+
+def _absent(field: Field, run: StartedRun) -> set[str]:
+    """Who has missed a round."""
+    return {one["site"] for line in field.rounds(run) for one in line["absences"]}
 
 
 def _complete(field: Field, run: StartedRun) -> bool:

@@ -111,7 +111,9 @@ def test_besides_the_sums_it_says_what_is_counted_and_no_more() -> None:
 
 def test_it_says_how_often_a_server_can_ask_for_an_evaluation() -> None:
     found = facts(run("evaluation.every=7"))
-    assert found["evaluation"].startswith("5 times on validation rows and once on test rows, and each time for up to 4")
+    assert found["evaluation"].startswith(
+        "5 times on validation rows and once on test rows, and each time for up to 16 "
+    )
     assert "the held-out rows of each site are few, their counts" in found["evaluation"]
     found = facts(run("evaluation.every=0"))
     assert found["evaluation"].startswith("once on test rows") and "held-out rows of each site" in found["besides"]

@@ -20,7 +20,8 @@ class Limits:
     """Calls of a site that are not answered yet."""
     most_call_bytes: int = 1 << 32
     """Of all open calls of a site together."""
-    most_order_bytes: int = 1 << 20
+    most_order_bytes: int = 4 << 20
+    """Every order has the means and deviations of all number columns in it."""
     most_spec_bytes: int = 1 << 16
     most_small_bytes: int = 1 << 26
     """Of all open calls of a site together, without their models: what no approval of a model's size bounds."""

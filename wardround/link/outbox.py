@@ -77,6 +77,19 @@ class Outbox:
         self._send_notice()
         return True
 
+    def take_back(self, id: int) -> None:
+        """Do not send a notice. Does nothing where it was sent on this stream: the peer may have it, and says so."""
+        if id not in self._notices:
+            return
+        if next(iter(self._notices)) != id:
+            del self._notices[id]
+            return
+        for index, waiting in enumerate(self._messages):
+            if isinstance(waiting, pb.Notice) and waiting.id == id:
+                del self._messages[index], self._notices[id]
+                self._send_notice()
+                return
+
     def notices(self) -> Iterable[int]:
         return tuple(self._notices)
 

@@ -418,6 +418,21 @@ def test_what_an_ended_run_has_left_behind_is_taken_away_when_that_is_possible(w
     site.agent.close()
 
 
+def test_runs_whose_folder_is_gone_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wardround.client.agent.plan_store._ENDED_KEPT", 2)
+    site = Site(world)
+    for number in range(6):
+        run = f"{number:032x}"
+        site.offer(run=run)
+        site.agent.notice(Notice(kind="ended", body=json.dumps({"run": run, "state": "stopped"}).encode()))
+    site.agent.look()
+    left = set(PlanStore(world.folder).names())
+    assert len(left) == 3 and site.agent._ended == left
+    site.offer(run=max(left))
+    assert site.agent._plans.outcome(max(left)) is not None, "those that are here are not begun again"
+    site.agent.close()
+
+
 @pytest.mark.parametrize("kind", ["offer", "ended", "revocations", "unheard-of"])
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"run": "../x", "state": "y", "crl": "!"}', b"[" * 9000])
 def test_a_notice_of_any_form_is_done_with(world: World, kind: str, body: bytes) -> None:

@@ -94,10 +94,17 @@ def test_calls_that_are_too_large_together_take_no_memory() -> None:
     assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault) == (2, Fault.NOT_READY)  # later, it may fit
 
 
+def test_an_order_with_the_statistics_of_many_columns_is_received() -> None:
+    session = Session(Limits(), lambda run, size: memoryview(bytearray(size)), counted())
+    session.attach([])
+    assert session.receive(heading(size=0, order_bytes=4 << 20, spec_bytes=1 << 16)) == []
+    assert isinstance(session.next(), pb.Grant)
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"order_bytes": (1 << 20) + 1},
+        {"order_bytes": (4 << 20) + 1},
         {"spec_bytes": (1 << 16) + 1},
         {"protocol_bytes": 1 << 26, "order_bytes": 1},
         {"protocol_bytes": (1 << 64) - 1},

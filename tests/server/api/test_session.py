@@ -183,13 +183,41 @@ class TestFailures:
         assert found[0] == found[1]
         assert found[0][-1][0] == 429
 
+    @pytest.mark.parametrize("address", [OFFICE, "127.0.0.1"])
+    def test_names_cannot_be_told_apart_where_some_account_is_known(self, world: World, address: str) -> None:
+        world.add_account("bo")
+        assert log_in(world, "ada", PASSWORD, address)[0] == 200
+        nobodies = [log_in(world, f"nobody {number}", "wrong password", address)[0] for number in range(11)]
+        assert nobodies == [401] * 10 + [429]
+        assert {log_in(world, name, PASSWORD, address)[0] for name in ("ada", "bo", "carol")} == {429}
+        found = []
+        for name in ("ada", "bo", "nobody"):
+            world.pass_time(QUARTER)
+            found.append([log_in(world, name, "wrong password", address) for _ in range(11)])
+        assert found[0] == found[1] == found[2]
+
+    def test_guesses_are_bounded_where_only_others_are_known(self, world: World) -> None:
+        """An account of one's own is no way to more guesses: known in ever more networks, it tries another's name."""
+        world.add_account("bo")
+        assert log_in(world, "ada", PASSWORD)[0] == 200
+        for name in ("ada", "nobody"):
+            world.pass_time(QUARTER)
+            tried = 0
+            for number in range(30):
+                address = f"203.0.113.{number}"
+                assert log_in(world, "bo", PASSWORD, address)[0] == 200
+                tried += [log_in(world, name, "wrong password", address)[0] for _ in range(11)].count(401)
+            assert tried == 100
+            assert log_in(world, "ada", PASSWORD)[0] == 200, "nor is the owner kept out"
+
     def test_success_is_not_counted_and_forgets_nothing(self, world: World) -> None:
         assert guesses(world, OFFICE, 9) == [401] * 9
         assert [log_in(world, "ada", PASSWORD)[0] for _ in range(20)] == [200] * 20
         world.add_account("bo")  # one's own account is no way to more guesses
-        assert guesses(world, OFFICE, 10) == [401] * 10, "known now"
+        assert guesses(world, OFFICE, 9) == [401] * 9, "known now"
         assert log_in(world, "bo", PASSWORD)[0] == 200
-        assert guesses(world, OFFICE, 1) == [429]
+        assert guesses(world, OFFICE, 2) == [401, 429]
+        assert log_in(world, "bo", PASSWORD)[0] == 429
 
     def test_they_fill_no_disk(self, world: World) -> None:
         before = world.services.events.newest()
@@ -238,6 +266,13 @@ def test_attempts_at_once_all_count_and_memory_is_bounded(world: World) -> None:
     for number in range(20_000):
         attempts.begin([(str(number), limit)], now)
     assert len(attempts._counts) == 10_000
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_out(world: World) -> None:
+    attempts, limit, now = Attempts(), Limit(most=3), world.clock[0]
+    assert [attempts.begin([("a", limit)], now) for _ in range(4)][-1] == limit.window
+    before = now - timedelta(hours=2)
+    assert [attempts.begin([("a", limit)], before) for _ in range(4)] == [None] * 3 + [limit.window]
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer x y", "Basic abc", "Bearer \u00fc", "bearer " + "x" * 5000])

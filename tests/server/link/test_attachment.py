@@ -216,6 +216,23 @@ def test_notices_arrive_in_order() -> None:
     assert [one.kind for one in machines.at_server] == list("0123")
 
 
+def test_a_notice_is_taken_back_unless_it_is_under_way() -> None:
+    machines = Machines(echo, SMALL)
+    for id in range(4):
+        machines.server.tell(id, Notice(kind=str(id), body=b"{}"))
+    machines.server.take_back(0)  # the first, to a site that is away
+    machines.server.take_back(2)
+    machines.server.take_back(99)
+    assert machines.server.notices == (1, 3)
+    machines.attach()
+    machines.run(1)
+    machines.server.take_back(1)  # the site has it
+    assert machines.server.notices == (1, 3)
+    machines.run()
+    assert not machines.server.notices and machines.told == [1, 3]
+    assert [one.kind for one in machines.at_agent] == ["1", "3"]
+
+
 def test_a_notice_that_could_not_be_kept_comes_again() -> None:
     server = Attachment(SMALL, counted())
     server.attach()

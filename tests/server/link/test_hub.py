@@ -26,6 +26,7 @@ from wardround.link.tls import client_credentials
 from wardround.link.wire import METHOD, SERVICE, Message, decode, encode
 from wardround.orders import SiteId
 from wardround.server.link.hub import Hub
+from wardround.server.runs.telling import Telling
 
 SITE = SiteId("Hospital A")
 
@@ -211,6 +212,23 @@ def test_a_transfer_that_is_cut_again_and_again_is_resumed_not_repeated(world: W
             assert wire.cuts >= 2
             # what was on its way when the wire was cut is sent again, and no more than that
             assert wire.up < size + (wire.cuts + 1) * (LIMITS.window_bytes + (2 << 20))
+
+    world.play(scene)
+
+
+def test_offers_that_are_withdrawn_leave_room_for_what_a_site_that_is_away_has_to_know(world: World) -> None:
+    async def scene(hub: Hub, port: int) -> None:
+        telling = Telling()
+        for number in range(LIMITS.most_notices + 10):
+            telling.begin(("offer", str(number), SITE), hub.notify(SITE, Notice(kind="offer", body=b"{}")))
+            await asyncio.sleep(0)
+            telling.withdraw("offer", str(number))
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(hub.notify(SITE, Notice(kind="ended", body=b"{}")))
+        with world.agent(port) as agent:
+            await asyncio.wait_for(ending, 60)
+            assert [notice.kind for notice in agent.notices.queue] == ["ended"]
+        await telling.close()
 
     world.play(scene)
 

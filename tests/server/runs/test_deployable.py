@@ -1,10 +1,14 @@
 """What hospitals are not asked to run, each with its reason."""
 
+import tomllib
+
 import pytest
 
 from tests.server.runs.test_supervisor import MASKED, small_plan
 from wardround.errors import LocalError
-from wardround.plan import PlanError
+from wardround.link.limits import Limits
+from wardround.orders import Order, OrderKind, Split, Statistics
+from wardround.plan import Plan, PlanError, parse_plan
 from wardround.server.runs.deployable import check_deployable, check_sites
 
 
@@ -40,6 +44,34 @@ def test_plans_that_are_for_simulations_alone(settings: tuple[str, ...], key: st
         check_deployable(small_plan(*settings))
     assert refused.value.path == key
     assert reason in str(refused.value) and "for a run of hospitals" in str(refused.value)
+
+
+def with_columns(count: int, standardize: str) -> Plan:
+    columns = [{"name": f"c{number}", "range": [0.0, 1.0]} for number in range(count)]
+    table = tomllib.loads(small_plan().to_toml())
+    return parse_plan(table | {"data": table["data"] | {"columns": columns, "standardize": standardize}})
+
+
+def test_columns_are_as_many_as_an_order_has_room_for() -> None:
+    most = 83_804  # more than a plan has room for, on this computer and at the sites
+    numbers = tuple(-1.2345678901234567e-300 for _ in range(most))
+    order = Order(
+        run_id="f" * 32,
+        plan_digest="f" * 64,
+        kind=OrderKind.EVALUATE,
+        round=10**9,
+        attempt=10**9,
+        split=Split.VALIDATION,
+        model_digest="f" * 64,
+        statistics=Statistics(mean=numbers, std=tuple(-number for number in numbers)),
+        clip_norm=1.2345678901234567e-300,
+    )
+    assert len(order.encode()) <= Limits().most_order_bytes
+    check_deployable(with_columns(30_000, "federated"))
+    with pytest.raises(PlanError, match=r"data\.columns: expected for a run of hospitals, fewer or shorter ones"):
+        check_deployable(with_columns(most, "federated"))
+    with pytest.raises(PlanError, match=r"data\.columns: expected for a run of hospitals, at most 83804 numbers"):
+        check_deployable(with_columns(most + 1, "federated"))
 
 
 def test_the_number_of_sites_is_the_plans() -> None:

@@ -1,9 +1,11 @@
 """The grid of a run: what it sends over the channel, and what it makes of what comes back."""
 
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,7 +208,14 @@ def test_an_unsigned_refusal_is_an_absence_with_its_reason() -> None:
     )
     replies = list(server.grid.send_and_receive(orders(server)))
     assert [one.error.reason for one in replies] == ["refused, unsigned: expected a model of 8 bytes\ufffd[2J"] * 3
-    assert all(map(_flower.is_gone, replies))
+    assert not any(map(_flower.is_gone, replies))  # it is not away, and asking again helps nobody
+
+
+def test_a_site_that_is_not_ready_is_asked_again_however_often() -> None:
+    one: Any = SimpleNamespace(tries=2000, call=SimpleNamespace(id=7))
+    later: list[tuple[float, int]] = []
+    assert made(honest).grid._ask_later(one, math.inf, later)
+    assert later == [(30.0, 7)]
 
 
 def test_a_reply_without_a_call_behind_it_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -17,11 +18,14 @@ import numpy as np
 import pytest
 
 from tests.server.runs.hospitals import Hospitals
+from wardround.client.link.retry import retry_delay_s
 from wardround.errors import LocalError, RemoteError
+from wardround.link.limits import Limits
 from wardround.link.messages import Call, Fault, Notice, Reply
 from wardround.link.signing_inputs import call_digest
 from wardround.orders import SiteId
 from wardround.plan import Plan, parse_plan
+from wardround.server.runs.supervisor import Supervisor
 from wardround.server.runs.tensor_file import decode_tensors
 from wardround.server.state.runs import Runs
 from wardround.server.state.sites import Sites
@@ -414,10 +418,18 @@ def test_no_round_waits_for_a_site_that_is_long_away_if_the_others_are_enough(
     tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     plan = small_plan(*settings, "cohort.deadline_s=86400")
-    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=unattached, away={ONE: 600.0})
+    hospitals = Hospitals.of(tmp_path / "state", plan, tamper=unattached, away={ONE: 720.0})
     play(to_the_end(hospitals))
     assert [line["absences"] for line in lines(hospitals)] == [[{"site": "site-01", "reason": "is away"}]] * 3
     assert hospitals.calls[ONE, "train"] == 3
+
+
+def test_a_cable_that_is_cut_for_ten_minutes_makes_no_site_long_away() -> None:
+    """The server sees a cut at once at the earliest, the agent as late as it can, and then waits as long as it can."""
+    limits = Limits()
+    delay_s = max(retry_delay_s(failures, lambda: 1.0, limits) for failures in range(1, 100))
+    back_s = 600 + limits.keepalive_s + limits.keepalive_answer_s + delay_s
+    assert back_s < inspect.signature(Supervisor).parameters["away_s"].default
 
 
 def test_a_site_that_comes_back_is_in_the_next_round(tmp_path: Path) -> None:
@@ -482,7 +494,7 @@ def test_a_run_that_waits_for_its_sites_can_be_paused_and_stopped(tmp_path: Path
     play(scenario())
 
 
-@pytest.mark.parametrize("reason", ["refused", "revoked"])
+@pytest.mark.parametrize("reason", ["refused", "refused, unsigned", "revoked"])
 def test_a_run_does_not_wait_for_a_site_that_will_never_give_what_it_needs(tmp_path: Path, reason: str) -> None:
     hospitals = Hospitals.of(tmp_path / "state", small_plan())
 
@@ -492,13 +504,47 @@ def test_a_run_does_not_wait_for_a_site_that_will_never_give_what_it_needs(tmp_p
         if reason == "revoked":
             Sites(hospitals.state.database).revoke(ONE, datetime.now(UTC))
             raise TimeoutError
+        if reason == "refused, unsigned":  # as the link does with a call that is too large
+            return Reply(fault=Fault.REFUSED, reason="not our columns")
         digest = call_digest(call.run, call.kind, call.order, call.protocol, call.spec, call.model_digest)
         return hospitals.signed(site, digest, Fault.REFUSED, "not our columns", b"")
 
     hospitals.tamper = refuse
     play(to_the_end(hospitals, "failed"))
-    why = "is revoked" if reason == "revoked" else "not our columns"
+    why = {"revoked": "is revoked", "refused": "not our columns"}.get(reason, "refused, unsigned: not our columns")
     assert hospitals.state.run(hospitals.run_id).reason == f"standardisation needs every site; site-01: {why}"
+
+
+def test_a_run_whose_sites_all_refuse_its_statistics_ends_with_their_reason(tmp_path: Path) -> None:
+    """Under secure aggregation too, where nobody knows a sum yet: they are not asked again and again."""
+    hospitals = Hospitals.of(tmp_path / "state", small_plan(*MASKED, "rounds=1"))
+
+    async def refuse(site: SiteId, call: Call) -> Reply | None:
+        return Reply(fault=Fault.REFUSED, reason="too large") if call.kind == "query.statistics" else None
+
+    hospitals.tamper = refuse
+    play(to_the_end(hospitals, "failed"))
+    assert "standardisation needs every site" in (reason := hospitals.state.run(hospitals.run_id).reason)
+    assert "refused, unsigned: too large" in reason
+    assert {hospitals.calls[site, "query.statistics"] for site in hospitals.state.keys} == {1}
+
+
+def test_a_masked_run_on_many_columns(tmp_path: Path) -> None:
+    """Their names do not travel, and their means go through every channel with each order."""
+    names = [f"gene {number:06}" for number in range(2500)]
+    rows = [
+        f"{number % 2},{','.join('0.25' if (number + at) % 3 else '0.5' for at in range(2500))}" for number in range(60)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join([f"d,{','.join(names)}", *rows]), encoding="utf-8")
+    columns = "\n".join(f'  {{ name = "{name}", range = [0, 1] }},' for name in names)
+    before, after = PLAN.split("columns = [")[0], PLAN.split("\n]\n", 1)[1]
+    target = '"diagnosis", classes = ["benign", "malignant"]'
+    text = f"{before}columns = [\n{columns}\n]\n{after}".replace(target, '"d", classes = ["0", "1"]')
+    text = text.replace('source = "breast-cancer"', 'source = "csv"\npath = "rows.csv"')
+    plan = parse_plan(text, folder=tmp_path).override((*MASKED, "rounds=1", "evaluation.every=0", "data.test=0"))
+    hospitals = Hospitals.of(tmp_path / "state", plan)
+    play(to_the_end(hospitals))
+    assert lines(hospitals)[0]["absences"] == []
 
 
 def test_too_few_replies_are_void_rounds_and_in_the_end_a_failed_run(tmp_path: Path) -> None:
