@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SAMPLE = ROOT / "docs" / "samples" / "audit"
+SAMPLES = ROOT / "docs" / "samples"
 NOT_IN_THE_BASE_WHEEL = (
     "torch flwr opacus safetensors pyarrow sqlalchemy alembic fastapi pydantic uvicorn starlette argon2 "
     "prometheus_client sklearn plotly tenseal dp_accounting scipy"
@@ -32,11 +32,11 @@ main()
 """
 
 
-def auditor(*arguments: str) -> tuple[str, int]:
+def auditor(*arguments: str, sample: str = "audit") -> tuple[str, int]:
     """What a command prints, both kinds, and its exit code."""
     done = subprocess.run(
         [sys.executable, "-c", _MAIN, *arguments],
-        cwd=SAMPLE,
+        cwd=SAMPLES / sample,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -46,11 +46,13 @@ def auditor(*arguments: str) -> tuple[str, int]:
     return done.stdout, done.returncode
 
 
-def test_the_samples_say_what_the_documents_say() -> None:
-    parts = re.findall(r"^\$ wardround (.*)\n((?:.*\n)*?)exit code (\d+)$", (SAMPLE / "verified.txt").read_text(), re.M)
-    assert len(parts) == 3
+@pytest.mark.parametrize(("sample", "commands"), [("audit", 3), ("ledger", 2)])
+def test_the_samples_say_what_the_documents_say(sample: str, commands: int) -> None:
+    expected = (SAMPLES / sample / "verified.txt").read_text()
+    parts = re.findall(r"^\$ wardround (.*)\n((?:.*\n)*?)exit code (\d+)$", expected, re.M)
+    assert len(parts) == commands
     for command, output, code in parts:
-        assert auditor(*command.split()) == (output, int(code)), command
+        assert auditor(*command.split(), sample=sample) == (output, int(code)), command
 
 
 @pytest.mark.parametrize(
