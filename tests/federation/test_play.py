@@ -62,7 +62,10 @@ def plays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Play]:
 
 
 def check(play: Play) -> None:
-    """It ended well, and left a model, a report, and a timeline that tells of the hospital that was away."""
+    """It ended well, and left a model, a report, and a timeline that tells of the hospital that was away.
+
+    The auditor found nothing.
+    """
     from safetensors.numpy import load_file
 
     assert play.code == 0, play.said[-4000:]
@@ -71,9 +74,11 @@ def check(play: Play) -> None:
     assert "<html" in (play.folder / "report.html").read_text(encoding="utf-8")
     told = (play.folder / "timeline.txt").read_text(encoding="utf-8")
     assert "no reply by the deadline" in told and " void" in told
-    assert told.splitlines()[-2].endswith("finished")
+    assert "  finished\n" in told
     for hospital in HOSPITALS:
-        assert f"{hospital} approved" in told
+        assert f"{hospital} approved" in told and f"{hospital} co-signed its model" in told
+    assert "breast-cancer-1.wardmodel: breast-cancer@1, whole and signed" in play.said
+    assert play.said.count("    verified\n") == len(HOSPITALS) + 1
 
 
 def test_the_play_ends_with_a_model_a_report_and_a_timeline(plays: dict[str, Play]) -> None:
