@@ -371,11 +371,24 @@ def wire_bytes(port: int) -> int:
     return total
 
 
+def _joined(invitation: str, folder: Path) -> bool:
+    """Join; False where the server lets nobody join for a while."""
+    from wardround.client.enrolment.exit_codes import JoinError
+    from wardround.client.enrolment.join import join
+
+    try:
+        join(invitation, folder)
+    except JoinError as error:
+        if "HTTP 429" in str(error):
+            return False
+        raise
+    return True
+
+
 def clients(findings: Findings, args: argparse.Namespace) -> None:
     """Many sites at once, whose updates are ready."""
     import numpy as np
 
-    from wardround.client.enrolment.join import join
     from wardround.plan import load_plan
 
     with playing("clients") as stage:
@@ -392,7 +405,9 @@ def clients(findings: Findings, args: argparse.Namespace) -> None:
         for index in range(args.sites):
             name = f"site {index:03}"
             folder = stage.folder / name / "state"
-            join(client.ask("POST", "/invitations", {"site": name})["invitation"], folder)
+            invitation = client.ask("POST", "/invitations", {"site": name})["invitation"]
+            while not _joined(invitation, folder):
+                time.sleep(60)  # a server lets so many join in a minute from one network
             senders.append(Sender(folder, update, ended))
         progress(f"{args.sites} sites have joined")
         unattached_mib = status_mib(server, "VmRSS")
