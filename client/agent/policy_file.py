@@ -1,9 +1,7 @@
 """The site's policy as it lies in its folder: read whenever it may have changed, replaced as a whole."""
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wardround.client.agent.site_folder import SiteFolder
@@ -54,7 +52,7 @@ class PolicyFile:
             policy = self._there()
             # who only looks, as root, leaves no file of its own here: the agent could not read it
             if policy != self._noted() and os.geteuid() == os.stat(self._folder.path).st_uid:
-                with self._locked():
+                with self._folder.alone(_LOCK):
                     policy = self._there_and_noted()
             self._known = stamp, policy
         return self._known[1]
@@ -97,7 +95,7 @@ class PolicyFile:
         It is in the audit log, with who decided it (`by`), before it takes effect. Two administrators at once come one
         after another. What raises changes nothing.
         """
-        with self._locked():
+        with self._folder.alone(_LOCK):
             old = self._there_and_noted() if self.stamp() else self._noted()
             new = change(old)
             if old != new:
@@ -106,19 +104,6 @@ class PolicyFile:
             self._folder.write(_NOTED, new.to_toml())
             self._folder.touch()
         return old, new
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self._folder.path / _LOCK
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LocalError(f"{path}: cannot be opened ({error.strerror})") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _changes(old: "SitePolicy", new: "SitePolicy") -> dict[str, list[str | None]]:

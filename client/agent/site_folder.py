@@ -14,11 +14,13 @@
     data/NAME.json             a registered data set
     ledgers/POPULATION.ledger  what may be spent on the people in one or more data sets, and what was
     withdrawn/                 keyed hashes of the patients who have withdrawn, the key, and which files are theirs
+    audit/                     the audit log, and the newest head of the server's, see docs/audit.md
     plans/RUN/                 what was offered, and what was decided
     runs/RUN/                  what is kept of a run that goes on: never restore it from a copy, see docs/client.md
     jobs/                      working folders of jobs
     changed                    touched by commands, so that the agent looks
     lock                       held by the agent
+    policy.lock withdrawn.lock held while what they are named after is changed
 
 Files are for their owner only to read. Whoever can read the folder is this site.
 """
@@ -204,6 +206,16 @@ class SiteFolder:
         finally:
             os.close(descriptor)
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Held through a change of several steps, in the file `name`: whoever comes second waits."""
+        descriptor = self._open_lock(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def agent_runs(self) -> bool:
         """Whether an agent holds the lock now."""
         descriptor = self._open_lock()
@@ -212,11 +224,12 @@ class SiteFolder:
         finally:
             os.close(descriptor)
 
-    def _open_lock(self) -> int:
+    def _open_lock(self, name: str = "lock") -> int:
+        path = self.path / name
         try:
-            return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LocalError(f"{self.path / 'lock'}: cannot be opened ({error.strerror})") from None
+            raise LocalError(f"{path}: cannot be opened ({error.strerror})") from None
 
     @classmethod
     def make(

@@ -4,11 +4,10 @@ The key is made here when it is needed first, and stays with the site, also when
 stay equal for as long as the hashes are kept. Whoever has the key and an id can tell whether that patient withdrew.
 """
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from wardround.client.agent.site_folder import SiteFolder
@@ -71,7 +70,7 @@ class Withdrawals:
 
     def add(self, population: str, hashes: Iterable[str]) -> int:
         """Keep more hashes, durably, and tell the agent; how many are new. Two at once come one after another."""
-        with self._locked():
+        with self._folder.alone(_LOCK):
             known = self.hashes(population)
             together = sorted({*known, *hashes})
             if len(together) > _MOST:
@@ -87,7 +86,7 @@ class Withdrawals:
 
         Both outlive the data set: under another name or read in another way, the same ids would not be found.
         """
-        with self._locked():
+        with self._folder.alone(_LOCK):
             digests, patients = self._files(population)
             if digest in digests and patients.get(name) == patient:
                 return
@@ -109,7 +108,7 @@ class Withdrawals:
 
     def forget(self, population: str) -> None:
         """Delete the hashes of a population. Twice is once."""
-        with self._locked():
+        with self._folder.alone(_LOCK):
             (self._folder.path / self._name(population)).unlink(missing_ok=True)
             (self._folder.path / self._files_name(population)).unlink(missing_ok=True)
 
@@ -135,19 +134,6 @@ class Withdrawals:
             raise LocalError(
                 f"{self._folder.path / name}: expected files of a population ({error}); restore it"
             ) from None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self._folder.path / _LOCK
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LocalError(f"{path}: cannot be opened ({error.strerror})") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     @staticmethod
     def _name(population: str) -> str:
