@@ -256,14 +256,14 @@ class RunWork:
             raise LocalError(f"{where}: expected the tensors of its layout ({error})") from None
 
     def _finish(self, grid: Grid, state: RunState) -> Ended:
-        tested = self._tested(grid, state)
+        tested, untested = self._tested(grid, state)
         released = self._strategy.released(state)
         number = state.best_round if released is state.best_model else state.round
         blob, sha256 = self._release(state, released, number)
         self._write_report(self.directory.lines(), number, state.stopped, tested)
         return Ended(
             state="finished",
-            reason=state.stopped,
+            reason="; ".join(filter(None, (state.stopped, untested))),
             round=state.round,
             blob=blob,
             sha256=sha256,
@@ -271,26 +271,33 @@ class RunWork:
             metrics={} if tested is None else _numbers(tested["metrics"]),
         )
 
-    def _tested(self, grid: Grid, state: RunState) -> Json | None:
-        """What the sites counted on their test rows; asked for once."""
+    def _tested(self, grid: Grid, state: RunState) -> tuple[Json | None, str]:
+        """What the sites counted on their test rows, asked for once; else why the model is untested, if it should be.
+
+        A run that has its model does not fail for want of a test.
+        """
         plan, path = self._plan, self.directory.path / _TEST
         if not plan.data.test or (plan.privacy.on and plan.privacy.evaluation is Disclosure.OFF):
-            return None
+            return None, ""
         if path.exists():
-            return _read_json(path)
+            return _read_json(path), ""
         if plan.protection.on:
             if self._store.get(_TEST_BEGUN) is not None:  # two sums over one model may tell single sites
-                _log.warning("the test was broken off, and is not asked for again under secure aggregation")
-                return None
+                return None, "untested: the test was broken off, and is not asked for again under secure aggregation"
             self._store.put(_TEST_BEGUN, b"1")
-        found = self._strategy.evaluate(grid, state, Split.TEST)
+        try:
+            found = self._strategy.evaluate(grid, state, Split.TEST)
+        except LocalError as error:
+            if _is_of_the_machine(error):
+                raise
+            return None, f"untested: {error}"
         tested = {
             "n": found.total.n,
             "metrics": _numbers(found.total.metrics()),
             "untested": [f"{one.site}: {one.reason}" for one in found.absences],
         }
         self.directory.write_text(_TEST, json.dumps(tested, ensure_ascii=False) + "\n")
-        return tested
+        return tested, ""
 
     def _release(self, state: RunState, model: F32, number: int) -> tuple[str, bytes]:
         """The released model's name in the folder of models, and the SHA-256 of its file; made once."""
