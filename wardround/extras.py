@@ -7,7 +7,7 @@ from wardround.errors import MissingExtraError
 __all__ = ["EXTRAS", "require"]
 
 _JOB = ("torch", "flwr", "opacus", "safetensors", "pyarrow")
-EXTRAS = {"job": _JOB, "simulation": (*_JOB, "sklearn", "plotly")}
+EXTRAS = {"job": _JOB, "simulation": (*_JOB, "sklearn", "plotly"), "he": ("tenseal",)}
 """What each extra of pyproject.toml installs, by the name under which it is imported."""
 
 
