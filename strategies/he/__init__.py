@@ -1,0 +1,1 @@
+"""Homomorphic aggregation and private inference with TenSEAL."""

@@ -1,0 +1,247 @@
+"""The BFV scheme by TenSEAL: keys, ciphertexts and sums, each as bytes in TenSEAL's own format.
+
+TenSEAL's interface encrypts whole vectors and writes both polynomials of a ciphertext. SEAL beneath it, which the same
+wheel exposes as `tenseal.sealapi`, writes a symmetric ciphertext with a seed in the place of one of them: half the
+bytes. It only writes to paths, for which a file without a name in memory is used. Such a ciphertext, wrapped as a
+vector of TenSEAL, loads wherever that does; a server that has no key adds it up there.
+
+What this rests on is not TenSEAL's documented interface, so `self_test` tries it all before the first key is made.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wardround.errors import LocalError, RemoteError
+from wardround.extras import require
+from wardround.strategies.he.he_plan import COEFF_BITS, DEGREE, Form, HEPlan, Q
+from wardround.strategies.secagg.keystream import U64
+from wardround.strategies.secagg.wire import Buffer
+
+if TYPE_CHECKING:
+    import tenseal as ts
+
+__all__ = ["MAX_CHUNK_BYTES", "MAX_CONTEXT_BYTES", "MAX_KEY_BYTES", "KeyHolder", "KeylessSum", "check_form", "new_key"]
+
+MAX_CHUNK_BYTES = 1 << 17
+"""Above what a chunk takes: two polynomials of 4096 coefficients of 54 bits in words of 64, and headers."""
+MAX_KEY_BYTES, MAX_CONTEXT_BYTES = 1 << 19, 1 << 18
+
+
+def new_key(plan: HEPlan, form: Form) -> bytes:
+    """A new context with its secret key, in TenSEAL's format; drawn by SEAL from the operating system."""
+    check_form(plan, form)
+    return _serialized(_new_context(plan, form), form, secret=True)
+
+
+def _new_context(plan: HEPlan, form: Form) -> "ts.Context":
+    import tenseal as ts
+
+    kind = ts.ENCRYPTION_TYPE.SYMMETRIC if form is Form.SEEDED else ts.ENCRYPTION_TYPE.ASYMMETRIC
+    return ts.context(
+        ts.SCHEME_TYPE.BFV,
+        DEGREE,
+        plan.plain_modulus,
+        coeff_mod_bit_sizes=list(COEFF_BITS),
+        encryption_type=kind,
+    )
+
+
+def _serialized(context: "ts.Context", form: Form, *, secret: bool) -> bytes:
+    saves = {"save_public_key": form is Form.PUBLIC, "save_secret_key": secret}
+    return bytes(context.serialize(**saves, save_galois_keys=False, save_relin_keys=False))
+
+
+class KeyHolder:
+    """A member's side: encrypts its own plaintexts, opens sums. `key`: of `new_key`.
+
+    Raises RemoteError for a key of other parameters than the plan's.
+    """
+
+    def __init__(self, plan: HEPlan, form: Form, key: bytes) -> None:
+        self._plan, self._form = plan, form
+        self._context = _loaded(plan, key)
+        if not self._context.has_secret_key():
+            raise RemoteError("key: expected one with its secret part, got public parameters alone")
+        if form is Form.SEEDED:
+            import tenseal.sealapi as seal
+
+            context = self._context.seal_context().data
+            self._encoder, self._plaintext = seal.BatchEncoder(context), seal.Plaintext()
+            self._encryptor = seal.Encryptor(context, self._context.secret_key().data)
+
+    @property
+    def public(self) -> bytes:
+        """The public parameters, and the public key where members encrypt by it: what a server may have."""
+        return _serialized(self._context, self._form, secret=False)
+
+    def encrypt(self, slots: U64) -> bytes:
+        """The ciphertext of a plaintext, shape (4096,), values below t."""
+        if slots.shape != (DEGREE,) or int(slots.max()) >= self._plan.plain_modulus:
+            raise ValueError(f"expected {DEGREE} slots below {self._plan.plain_modulus}")
+        if self._form is Form.PUBLIC:
+            import tenseal as ts
+
+            return bytes(ts.bfv_vector(self._context, slots.tolist()).serialize())
+        self._encoder.encode(slots.tolist(), self._plaintext)
+        return _wrapped(_saved(self._encryptor.encrypt_symmetric(self._plaintext).save))
+
+    def decrypt(self, chunk: Buffer) -> U64:
+        """The slots of a sum, shape (4096,), values below t. Raises RemoteError for what is no ciphertext of ours."""
+        signed = np.array(_vector(self._context, chunk).decrypt(), dtype=np.int64)
+        return np.where(signed < 0, signed + self._plan.plain_modulus, signed).view(np.uint64)
+
+
+class KeylessSum:
+    """A server's side: the running sum of members' chunks, of which it can read nothing. `context` is a member's word.
+
+    Raises RemoteError for a context of other parameters, and for one that holds a secret key, which nobody may send.
+    """
+
+    def __init__(self, plan: HEPlan, context: bytes, chunks: int) -> None:
+        self._context = _loaded(plan, context)
+        if self._context.has_secret_key():
+            raise RemoteError(
+                "context: expected public parameters, got a secret key with them; it is not used, and its owner "
+                "makes another"
+            )
+        self._sums: list[Any] = [None] * chunks
+
+    def add(self, chunk: int, ciphertext: Buffer) -> None:
+        """Add a member's ciphertext to the sum of this chunk. Raises RemoteError, and adds nothing, for a bad one."""
+        vector = _vector(self._context, ciphertext)
+        if self._sums[chunk] is None:
+            self._sums[chunk] = vector
+            return
+        try:
+            self._sums[chunk].add_(vector)
+        except (RuntimeError, ValueError) as error:
+            raise RemoteError(f"ciphertext: expected one that can be added ({error})") from None
+
+    def serialized(self) -> Iterator[bytes]:
+        """The sums, chunk by chunk. Raises LocalError where nothing was added."""
+        for one in self._sums:
+            if one is None:
+                raise LocalError("expected a ciphertext of every chunk before the sum is taken")
+            yield bytes(one.serialize())
+
+
+def check_form(plan: HEPlan, form: Form) -> None:
+    """Raises LocalError unless this machine's TenSEAL does what `form` needs, and the proof holds for it."""
+    if form not in plan.forms:
+        raise LocalError(
+            f"expected the form {plan.forms[0].name.lower()} for {plan.members} members, got {form.name.lower()}: its "
+            "noise leaves no proof that sums are exact"
+        )
+    if reason := _self_test(form):
+        raise LocalError(reason)
+
+
+@cache
+def _self_test(form: Form) -> str:
+    """Why this TenSEAL cannot be used in this form; empty where it can."""
+    require("he")
+    import tenseal as ts
+
+    plan = HEPlan(members=2)
+    try:
+        key = _serialized(_new_context(plan, form), form, secret=True)
+        member = KeyHolder(plan, form, key)
+        total = KeylessSum(plan, member.public, 1)
+        slots = np.arange(DEGREE, dtype=np.uint64) * np.uint64(plan.plain_modulus // (2 * DEGREE))
+        chunks = [member.encrypt(slots), member.encrypt(slots[::-1].copy())]
+        for chunk in chunks:
+            total.add(0, chunk)
+        (opened,) = (member.decrypt(one) for one in total.serialized())
+        if not np.array_equal(opened, slots + slots[::-1]):
+            return _drifted(ts.__version__, form, "a sum that is not exact")
+        most = DEGREE * Q.bit_length() // 8 * (1.25 if form is Form.SEEDED else 2.5)
+        if len(chunks[0]) > most or chunks[0] == member.encrypt(slots):
+            return _drifted(ts.__version__, form, "ciphertexts that are too large, or twice the same")
+        try:
+            KeylessSum(plan, key, 1)
+        except RemoteError:
+            return ""
+        return _drifted(ts.__version__, form, "a context that hides its secret key from the server")
+    except (AttributeError, ImportError, TypeError, ValueError, RuntimeError, LocalError, RemoteError) as error:
+        return _drifted(ts.__version__, form, f"{type(error).__name__}: {error}")
+
+
+def _drifted(version: str, form: Form, got: str) -> str:
+    return (
+        f"tenseal {version}: expected what the {form.name.lower()} form of BFV needs, got {got}; install tenseal 0.3.18"
+    )
+
+
+def _loaded(plan: HEPlan, data: bytes) -> "ts.Context":
+    require("he")
+    import tenseal as ts
+    import tenseal.sealapi  # noqa: F401  which registers the types of parameters
+
+    try:
+        context = ts.context_from(data)
+        found = context.seal_context().data.key_context_data().parms()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise RemoteError(f"context: expected one of TenSEAL ({error})") from None
+    moduli = [one.value() for one in found.coeff_modulus()]
+    ours = ("BFV", DEGREE, plan.plain_modulus, Q, len(COEFF_BITS))
+    if (found.scheme().name, found.poly_modulus_degree(), found.plain_modulus().value(), moduli[0], len(moduli)) != ours:
+        raise RemoteError("context: expected the parameters that follow from the plan, got others")
+    return context
+
+
+def _vector(context: "ts.Context", chunk: Buffer) -> Any:
+    """One ciphertext of one plaintext. TenSEAL takes anything that parses, so what it found is looked at."""
+    import tenseal as ts
+
+    if not 0 < len(chunk) <= MAX_CHUNK_BYTES:
+        raise RemoteError(f"ciphertext: expected 1 to {MAX_CHUNK_BYTES} bytes, got {len(chunk)}")
+    try:
+        vector = ts.bfv_vector_from(context, bytes(chunk))
+        if vector.size() != DEGREE or len(found := vector.ciphertext()) != 1 or found[0].size() != 2:
+            raise ValueError("another number of slots, ciphertexts or polynomials")
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise RemoteError(f"ciphertext: expected one of this epoch's parameters ({error})") from None
+    return vector
+
+
+def _wrapped(ciphertext: bytes) -> bytes:
+    """A ciphertext of SEAL as a vector of TenSEAL: tenseal/proto/tensors.proto, BFVVectorProto."""
+    slots = _varint(DEGREE)
+    return b"\x0a" + _varint(len(slots)) + slots + b"\x12" + _varint(len(ciphertext)) + ciphertext
+
+
+def _varint(number: int) -> bytes:
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*parts, number))
+
+
+def _saved(save: Callable[[str], None]) -> bytes:
+    """What SEAL writes to a path."""
+    with _memory_file() as (descriptor, path):
+        save(path)
+        return os.pread(descriptor, MAX_CHUNK_BYTES, 0)
+
+
+@contextmanager
+def _memory_file() -> Iterator[tuple[int, str]]:
+    """A file in memory where the system has them, else one on disk; of ciphertexts alone."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("wardround-he")
+        try:
+            yield descriptor, f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        yield file.fileno(), file.name
+
+
