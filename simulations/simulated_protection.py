@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from wardround.client.guard.encrypting_member import member_of
 from wardround.client.guard.member import Member
 from wardround.errors import LocalError
 from wardround.orders import OrderKind, SiteId
@@ -16,6 +17,7 @@ from wardround.simulations.accounted_sums import AccountedSums, in_clear
 from wardround.simulations.identities import make_identities
 from wardround.simulations.participants import Participants
 from wardround.simulations.shared_masking import SharedMasking
+from wardround.strategies.he.homomorphic import Homomorphic
 from wardround.strategies.plain import Plain
 from wardround.strategies.protection import Protection
 from wardround.strategies.records import RoundRecord, RunState
@@ -73,11 +75,16 @@ def simulated_protection(
     identities = make_identities(
         plan, sites, run=run_id, now=datetime.now(UTC), table=table, epoch=max(epochs, default=None)
     )
-    members = {site: Member(plan, membership) for site, membership in identities.members.items()}
+    members = {site: member_of(plan, membership) for site, membership in identities.members.items()}
+    server: Protection
+    if plan.protection.homomorphic:
+        server = Homomorphic(plan, identities.federation, identities.server, specs=specs)
+    elif plan.cohort_size <= MAX_COMMITTEE:
+        server = Masking(plan, identities.federation, identities.server, specs=specs)
+    else:
+        server = SharedMasking(plan, identities, members, specs=specs, table=table)
     return SimulatedProtection(
-        server=Masking(plan, identities.federation, identities.server, specs=specs)
-        if plan.cohort_size <= MAX_COMMITTEE
-        else SharedMasking(plan, identities, members, specs=specs, table=table),
+        server=server,
         guarded=plan,
         members=members,
         directory=directory,

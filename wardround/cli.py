@@ -17,6 +17,7 @@ _PLANS, _SIMULATIONS = "wardround.plan_commands", "wardround.simulations.command
 _PRIVACY, _AUDIT = "wardround.simulations.privacy_commands", "wardround.simulations.audit_commands"
 _LEDGER = "wardround.client.guard.ledger_commands"
 _ROBUSTNESS, _RULES = "wardround.simulations.robustness_commands", "wardround.strategies.rules.commands"
+_INFERENCE = "wardround.simulations.inference_commands"
 _FOLDERS = "wardround.client.secagg_commands"
 _SERVER, _SESSION = "wardround.server.commands.server_group", "wardround.server.commands.session"
 _RUNS, _MODELS = "wardround.server.commands.runs", "wardround.server.commands.models"
@@ -48,6 +49,7 @@ COMMANDS = {
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
     "predict": (_SIMULATIONS, "Apply a model, a released one or a run's, to the rows of a file."),
+    "infer": (_INFERENCE, "Ask a model about encrypted rows; its owner sees neither rows nor answers."),
     "report": (_SIMULATIONS, "Write a run's report again."),
     "export-flower": (_SIMULATIONS, "Write a plan as an app that `flwr run` runs."),
 }

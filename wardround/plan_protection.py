@@ -11,6 +11,7 @@ __all__ = ["Protection", "ProtectionMode", "TableChoice"]
 class ProtectionMode(StrEnum):
     OFF = "off"
     MASKING = "masking"
+    BFV = "bfv"
 
 
 class TableChoice(StrEnum):
@@ -26,10 +27,15 @@ class Protection:
 
     mode: ProtectionMode = key(
         ProtectionMode.OFF,
-        doc="`off`: the server sees every update; `masking`: secure aggregation, the server learns sums of groups only",
+        doc="`off`: the server sees every update; `masking`: secure aggregation, the server learns sums of groups "
+        "only; `bfv`: homomorphic encryption, the server adds what it cannot read and members open the sum",
     )
     groups: int = key(1, doc="groups of sites; the server learns the sum of each, and robust rules see these", ge=1)
-    colluding: int = key(1, doc="sites, of all, that may help the server to spy without learning more", ge=0)
+    colluding: int | None = key(
+        None,
+        doc="sites, of all, that may help the server to spy without learning more; absent: 1 with masking, 0 with bfv",
+        ge=0,
+    )
     dropout: float = key(0.0, doc="share of each group and committee that may be lost in a round", ge=0, lt=1)
     min_roster: int | None = key(None, doc="fewest sites that keys are agreed on with; absent: all", ge=1)
     min_survivors: int | None = key(
@@ -49,10 +55,14 @@ class Protection:
         if self.mode is ProtectionMode.OFF:
             for field in fields(self):
                 if getattr(self, field.name) != field.default:
-                    raise PlanError("mode", f'"masking", since {field.name} is set', self.mode.value)
+                    raise PlanError("mode", f'"masking" or "bfv", since {field.name} is set', self.mode.value)
         if len(set(self.metrics)) != len(self.metrics) or not all(self.metrics):
             raise PlanError("metrics", "every name once, none of them empty", self.metrics)
 
     @property
     def on(self) -> bool:
         return self.mode is not ProtectionMode.OFF
+
+    @property
+    def homomorphic(self) -> bool:
+        return self.mode is ProtectionMode.BFV

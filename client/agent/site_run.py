@@ -24,6 +24,7 @@ from wardround.client.agent.signed_call import error_reply, signed_reply
 from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import JobMaker, SiteJob
 from wardround.client.guard.answering import answer_order
+from wardround.client.guard.encrypting_member import member_of
 from wardround.client.guard.guard import SiteGuard
 from wardround.client.guard.member import Member
 from wardround.client.guard.violation import NotNowError, PolicyError
@@ -202,7 +203,7 @@ class SiteRun:
             random=os.urandom,
             noised=plan.privacy.on,
         )
-        return Member(plan, membership, now=self._now)
+        return member_of(plan, membership, now=self._now, note=self._note_key)
 
     # -- orders ---------------------------------------------------------------------------------------
 
@@ -224,6 +225,10 @@ class SiteRun:
     def _note_charge(self, round: int, attempt: int) -> None:
         if self._audit is not None:
             self._audit.add("budget.charged", self._run, round=round, attempt=attempt)
+
+    def _note_key(self, kind: str, **detail: object) -> None:
+        if self._audit is not None:
+            self._audit.add(kind, self._run, **detail)
 
     def _note(self, text: str) -> None:
         JobErrors(self._folder.folder("jobs") / f"{self._run}.errors").note(text, self._now())

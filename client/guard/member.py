@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -10,10 +11,11 @@ from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Order, OrderKind
 from wardround.plan import Plan
+from wardround.strategies.he.messages import EncryptedOffer
 from wardround.strategies.privacy.secure_random import SecureRandom
 from wardround.strategies.secagg.client_epoch import Agreement, ClientEpoch
 from wardround.strategies.secagg.client_round import ClientRound
-from wardround.strategies.secagg.keystream import U32
+from wardround.strategies.secagg.keystream import U32, U64
 from wardround.strategies.secagg.lane import lane_of, model_digest, order_digest, projected, rotation_seed
 from wardround.strategies.secagg.membership import Membership
 from wardround.strategies.secagg.messages import (
@@ -42,11 +44,27 @@ _log = logging.getLogger("wardround")
 _NO_WORDS: U32 = np.empty(0, dtype=np.uint32)
 
 
+class MemberRound(Protocol):
+    """The machine of a member's rounds: `ClientRound`, or that of homomorphic aggregation."""
+
+    notes: tuple[str, ...]
+
+    @property
+    def descriptor(self) -> Descriptor: ...
+
+    def receive(self, message: Record, now: datetime) -> list[Outgoing]: ...
+
+    def mask(self, vector: U32, scalars: U64, *, model: bytes) -> list[Outgoing]: ...
+
+
 class Member:
     """The member of `membership` in a run of `plan`; after a restart it goes on from what its state holds.
 
     One message at a time. What it does and when it refuses is up to the machines of `strategies/secagg`.
     """
+
+    messages: ClassVar[tuple[type[Record], ...]] = (SurvivorOffer, UnmaskRequest, Published)
+    """What the machine of rounds is sent after a round's start."""
 
     def __init__(
         self,
@@ -59,9 +77,17 @@ class Member:
         self._plan, self._membership, self._now = plan, membership, now
         self._random = random or SecureRandom()
         self._epoch = ClientEpoch.resume(membership)
-        self._round: ClientRound | None = None
-        if self._epoch is not None and self._epoch.phase is MemberEpochPhase.READY:
-            self._round = ClientRound(membership, self._epoch.agreement)
+        self._round: MemberRound | None = None
+        self._ready()
+
+    def _ready(self) -> None:
+        """Be ready for rounds, where the epoch is and no round's machine is there yet."""
+        if self._round is None and self._epoch is not None and self._epoch.phase is MemberEpochPhase.READY:
+            self._round = self.rounds(self._epoch.agreement)
+
+    def rounds(self, agreement: Agreement) -> "MemberRound | None":
+        """The machine for the rounds of an epoch that is agreed on; None where something is missing for it yet."""
+        return ClientRound(self._membership, agreement)
 
     def join(self, agreement: Agreement) -> None:
         """Take part in rounds of an epoch that was agreed on elsewhere: in simulations of very many members."""
@@ -90,7 +116,7 @@ class Member:
         try:
             outgoing = self._receive(message)
             for note in () if self._round is None else self._round.notes:
-                if isinstance(message, SurvivorOffer):
+                if isinstance(message, SurvivorOffer | EncryptedOffer):
                     _log.warning("%s: %s", self._membership.name, note)
             return _encoded(outgoing)
         except RefusedError as error:
@@ -103,10 +129,9 @@ class Member:
             if self._epoch is None:
                 raise RemoteError(f"expected an epoch to begin, got {type(message).__name__}")
             outgoing = self._epoch.receive(message, self._now())
-            if self._round is None and self._epoch.phase is MemberEpochPhase.READY:
-                self._round = ClientRound(self._membership, self._epoch.agreement)
+            self._ready()
             return outgoing
-        if not isinstance(message, SurvivorOffer | UnmaskRequest | Published) or self._round is None:
+        if not isinstance(message, self.messages) or self._round is None:
             raise RemoteError(f"expected a message of an epoch or round that has begun, got {type(message).__name__}")
         return self._round.receive(message, self._now())
 

@@ -132,6 +132,7 @@ def _protection(record: ProtectionRecord) -> dict[str, Any]:
         "aborts": [{"cause": one.cause, "parties": list(one.parties), "reason": one.reason} for one in record.aborts],
         "costs": {stage.value: asdict(cost) for stage, cost in record.costs.items()},
         "accounted": record.accounted,
+        "scheme": record.scheme,
     }
 
 

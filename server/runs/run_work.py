@@ -43,6 +43,7 @@ from wardround.server.state.vault import Vault
 from wardround.signing_key import SigningKey
 from wardround.state_store import StateStore
 from wardround.strategies.federated import FederatedStrategy, PrivacyMeter, SitesAwayError
+from wardround.strategies.he.homomorphic import Homomorphic
 from wardround.strategies.plain import Plain
 from wardround.strategies.privacy.build import build_central
 from wardround.strategies.protection import Protection
@@ -188,7 +189,8 @@ class RunWork:
             random=os.urandom,
         )
         specs = counted_specs(plan, decode_spec(start.spec.encode()))
-        return Masking(plan, federation, SigningKey(start.signing_secret), specs=specs, now=self._clock)
+        kind = Homomorphic if plan.protection.homomorphic else Masking
+        return kind(plan, federation, SigningKey(start.signing_secret), specs=specs, now=self._clock)
 
     def _build_strategy(self) -> FederatedStrategy:
         plan, tensors = self._plan, [tensor.size for tensor in self._layout.tensors]

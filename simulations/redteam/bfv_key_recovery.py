@@ -1,14 +1,15 @@
 """The key recovery of `ckks_key_recovery`, tried on BFV sums; and what a lying server gets from BFV.
 
-A member that opens a BFV sum publishes m = round(t/q · (c0 + c1·s)) mod t. While the noise stays below q / (2t), this is
-the sum of the plaintexts and nothing else: whoever knows the plaintexts can write it down without the key. So it
-tells the server nothing that it would not learn from the plaintexts' sum alone, and ciphertexts are as safe as before
-(for schemes that always decrypt right, IND-CPA gives IND-CPA^D: Li and Micciancio 2021, section 3). All that is left to
-try is to solve (q/t)·m = c0 + c1·s for s, as if there were no noise: a sample of ring-LWE without its error.
+A member that opens a BFV sum publishes m = round(t/q · (c0 + c1·s)) mod t. While the noise stays below q / (2t), this
+is the sum of the plaintexts and nothing else: whoever knows that sum can write it down without the key. So it tells the
+server nothing else, and ciphertexts are as safe as before it (where decryption is always right, IND-CPA security gives
+IND-CPA^D security: Li and Micciancio, eprint 2020/1533). What is left to try is to solve (q/t)·m = c0 + c1·s for s, as
+if there were no noise: a sample of ring-LWE with its error left out.
 
 Two limits. Where decryption can fail, a failure tells of the noise, and the key follows (Cheon et al., eprint 2024/127;
 Checri et al., eprint 2024/116). And a server that does not follow the protocol needs no failure: it may pass off a
-ciphertext of its own as the sum, and what is opened then is the key itself (`crafted_sum`).
+ciphertext of its own as the sum, and what is opened then is the key itself (`crafted_sum`). The tags of
+`wardround.strategies.he.tags` are there for that: members tell nothing of what is not the sum of their updates.
 """
 
 import struct
@@ -21,7 +22,17 @@ from numpy.typing import NDArray
 
 from wardround.simulations.redteam.negacyclic import Integers, Ring, residues
 
-__all__ = ["OpenedInteger", "Parameters", "crafted_sum", "guess_key", "key_of_opened", "nearest_key", "vote"]
+__all__ = [
+    "OpenedPolynomial",
+    "Parameters",
+    "coefficients",
+    "crafted_sum",
+    "guess_key",
+    "key_of_opened",
+    "nearest_key",
+    "scaled",
+    "vote",
+]
 
 I8 = NDArray[np.int8]
 
@@ -43,7 +54,7 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedInteger:
+class OpenedPolynomial:
     """A ciphertext that the server holds, and the polynomial modulo t that a member decrypted and published."""
 
     c0: Integers = field(repr=False)
@@ -52,7 +63,7 @@ class OpenedInteger:
 
     @classmethod
     def read(cls, ciphertext: Any, plaintext: Any, degree: int) -> Self:
-        """From SEAL's ciphertext and plaintext, both in coefficients. Published slots are encoded first: that is exact."""
+        """From SEAL's ciphertext and plaintext, both in coefficients. Published slots are encoded first, exactly."""
         return cls(c0=residues(ciphertext, 0), c1=residues(ciphertext, 1), opened=coefficients(plaintext, degree))
 
 
@@ -65,10 +76,11 @@ def coefficients(plaintext: Any, degree: int) -> Integers:
 def scaled(parameters: Parameters, opened: Integers) -> Integers:
     """round(q/t · m): what c0 + c1·s is, but for the noise."""
     prime, plain = parameters.ring.prime, parameters.plain_modulus
-    return (2 * prime * opened + plain) // (2 * plain)
+    found: Integers = (2 * prime * opened + plain) // (2 * plain)
+    return found
 
 
-def guess_key(ring: Ring, opened: OpenedInteger, phase: Integers) -> Integers:
+def guess_key(ring: Ring, opened: OpenedPolynomial, phase: Integers) -> Integers:
     """s of c0 + c1·s = `phase`, in (-q/2, q/2): the key where `phase` has the noise in it, as CKKS would show it.
 
     Raises ValueError where c1 has no inverse (about once in q/N).
@@ -94,8 +106,8 @@ _MAGIC, _HEADER_BYTES, _UNCOMPRESSED = 0xA15E, 16, 0
 def crafted_sum(context: Any, like: bytes) -> bytes:
     """A "sum" (0, round(q/t)) in SEAL's format, made without any key: it decrypts to the key's polynomial.
 
-    `like` is any ciphertext of the context (for the version of the format). Members cannot tell it from a sum by its noise
-    budget, which is that of a fresh ciphertext, nor by a count in other slots or ciphertexts.
+    `like` is any ciphertext of the context, for the version of the format. The noise budget is more than a sum's, so
+    that a check for enough of it finds nothing; and a count in another ciphertext is as it was.
     """
     parameters = Parameters.read(context)
     degree, prime, plain = parameters.ring.degree, parameters.ring.prime, parameters.plain_modulus

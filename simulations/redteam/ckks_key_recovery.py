@@ -96,7 +96,7 @@ def decrypt(ring: Ring, key: I8, ciphertext: Ciphertext) -> F64:
 def _encode_twice(values: F64, scale: float) -> Integers:
     """m + m* for the polynomial m whose slots have these real parts, times `scale`: integers, since m has integers.
 
-    The canonical embedding (Cheon et al. 2017, section 3.2) with SEAL's order of slots: slot i is the value at the root
+    The canonical embedding (Cheon et al. 2017) with SEAL's order of slots: slot i is the value at the root
     of unity to the power 3^i, its conjugate that at the inverse.
     """
     degree = 2 * len(values)
@@ -113,7 +113,8 @@ def _exponents(degree: int) -> NDArray[np.int64]:
 
 def _twist(degree: int) -> NDArray[np.complex128]:
     """Turns a transform at the powers of a root of unity into one at its odd half-powers."""
-    return np.exp(1j * np.pi * np.arange(degree) / degree)
+    twist: NDArray[np.complex128] = np.exp(1j * np.pi * np.arange(degree) / degree)
+    return twist
 
 
 # -- what it is tried on: federated averaging as the tutorials show it -------------------------------
@@ -140,7 +141,6 @@ class Tutorial:
         )
         members.global_scale = 2.0**scale_bits
         server = tenseal.context_from(members.serialize(save_secret_key=False))
-        assert not server.has_secret_key()
         prime = server.seal_context().data.first_context_data().parms().coeff_modulus()[0].value()
         return cls(members=members, server=server, ring=Ring(degree, prime))
 

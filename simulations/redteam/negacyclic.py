@@ -25,8 +25,8 @@ def _tables(degree: int, prime: int) -> Any:
 class Ring:
     """Z_prime[X] / (X^degree + 1).
 
-    An element is an array of its `degree` coefficients or of its values at the odd powers of a root of unity, in bit-
-    reversed order (Longa and Naehrig 2016, section 3.1), which makes a product a product of values.
+    An element is an array of its `degree` coefficients, or of its values at the odd powers of a root of unity in bit-
+    reversed order (Longa and Naehrig 2016, algorithm 1). A product is the product of values, point by point.
     """
 
     degree: int
@@ -45,12 +45,14 @@ class Ring:
 
         found = util.inverse_ntt_negacyclic_harvey(points.tolist(), _tables(self.degree, self.prime))
         array = np.array(found, dtype=object)
-        return np.where(array > self.prime // 2, array - self.prime, array)
+        centred: Integers = np.where(array > self.prime // 2, array - self.prime, array)
+        return centred
 
     def quotient(self, numerator: Integers, denominator: Integers) -> Integers:
         """The quotient at every point. Raises ValueError where the denominator is 0 at one of them."""
         inverses = [pow(int(one), -1, self.prime) for one in denominator]
-        return numerator * np.array(inverses, dtype=object) % self.prime
+        found: Integers = numerator * np.array(inverses, dtype=object) % self.prime
+        return found
 
     @staticmethod
     def conjugate(points: Integers) -> Integers:

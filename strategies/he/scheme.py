@@ -10,7 +10,7 @@ What this rests on is not TenSEAL's documented interface, so `self_test` tries i
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -111,17 +111,33 @@ class KeylessSum:
                 "makes another"
             )
         self._sums: list[Any] = [None] * chunks
+        self._members = 0
 
-    def add(self, chunk: int, ciphertext: Buffer) -> None:
-        """Add a member's ciphertext to the sum of this chunk. Raises RemoteError, and adds nothing, for a bad one."""
-        vector = _vector(self._context, ciphertext)
-        if self._sums[chunk] is None:
-            self._sums[chunk] = vector
-            return
+    def add(self, ciphertexts: Iterable[Buffer]) -> None:
+        """Add a member's ciphertexts, one of each chunk, one after another.
+
+        Raises RemoteError where one is bad, and takes back what was added of them.
+        """
+        added: list[Any] = []
         try:
-            self._sums[chunk].add_(vector)
-        except (RuntimeError, ValueError) as error:
-            raise RemoteError(f"ciphertext: expected one that can be added ({error})") from None
+            for chunk, ciphertext in enumerate(ciphertexts):
+                vector = _vector(self._context, ciphertext)
+                if self._sums[chunk] is not None:
+                    self._sums[chunk].add_(vector)
+                else:
+                    self._sums[chunk] = vector
+                added.append(ciphertext)
+        except (RuntimeError, ValueError, RemoteError) as error:
+            for chunk, ciphertext in enumerate(added):
+                self._take_back(chunk, ciphertext)
+            raise RemoteError(f"{error}") from None
+        self._members += 1
+
+    def _take_back(self, chunk: int, ciphertext: Buffer) -> None:
+        if self._members:
+            self._sums[chunk].sub_(_vector(self._context, ciphertext))
+        else:
+            self._sums[chunk] = None
 
     def serialized(self) -> Iterator[bytes]:
         """The sums, chunk by chunk. Raises LocalError where nothing was added."""
@@ -156,7 +172,7 @@ def _self_test(form: Form) -> str:
         slots = np.arange(DEGREE, dtype=np.uint64) * np.uint64(plan.plain_modulus // (2 * DEGREE))
         chunks = [member.encrypt(slots), member.encrypt(slots[::-1].copy())]
         for chunk in chunks:
-            total.add(0, chunk)
+            total.add([chunk])
         (opened,) = (member.decrypt(one) for one in total.serialized())
         if not np.array_equal(opened, slots + slots[::-1]):
             return _drifted(ts.__version__, form, "a sum that is not exact")
@@ -181,7 +197,7 @@ def _drifted(version: str, form: Form, got: str) -> str:
 def _loaded(plan: HEPlan, data: bytes) -> "ts.Context":
     require("he")
     import tenseal as ts
-    import tenseal.sealapi  # noqa: F401  which registers the types of parameters
+    import tenseal.sealapi
 
     try:
         context = ts.context_from(data)
@@ -190,7 +206,13 @@ def _loaded(plan: HEPlan, data: bytes) -> "ts.Context":
         raise RemoteError(f"context: expected one of TenSEAL ({error})") from None
     moduli = [one.value() for one in found.coeff_modulus()]
     ours = ("BFV", DEGREE, plan.plain_modulus, Q, len(COEFF_BITS))
-    if (found.scheme().name, found.poly_modulus_degree(), found.plain_modulus().value(), moduli[0], len(moduli)) != ours:
+    if (
+        found.scheme().name,
+        found.poly_modulus_degree(),
+        found.plain_modulus().value(),
+        moduli[0],
+        len(moduli),
+    ) != ours:
         raise RemoteError("context: expected the parameters that follow from the plan, got others")
     return context
 
@@ -243,5 +265,3 @@ def _memory_file() -> Iterator[tuple[int, str]]:
         return
     with tempfile.NamedTemporaryFile() as file:
         yield file.fileno(), file.name
-
-

@@ -1,8 +1,8 @@
 """Tags: what proves to a member that a decrypted sum is that of the listed members' own updates, each once.
 
-A server that adds ciphertexts up can also leave one out, add one twice, take parts of several, or add a plaintext of its
-own: BFV lets everybody compute. So each ciphertext carries, in slots of its own, linear tags under keys that members
-share and the server does not have. Member i's tag of its slots x in a chunk is, modulo t,
+A server that adds ciphertexts up can also leave one out, add one twice, take parts of several, or add a plaintext of
+its own: BFV lets everybody compute. So each ciphertext carries, in slots of its own, linear tags under keys that
+members share and the server does not have. Member i's tag of its slots x in a chunk is, modulo t,
 
     τ_i = Σ_l r_l x_il + p_i
 

@@ -21,7 +21,7 @@ from wardround.strategies.secagg.messages import Descriptor, Task, encode
 from wardround.strategies.secagg.phases import ServerRoundPhase
 from wardround.strategies.secagg.plan_terms import encoding_of
 from wardround.strategies.secagg.round_evidence import Stage
-from wardround.strategies.secagg.round_setting import RoundSetting
+from wardround.strategies.secagg.round_setting import RoundMachine, RoundSetting
 from wardround.strategies.secagg.server_epoch import Federation
 from wardround.strategies.secagg.server_round import ServerRound
 from wardround.strategies.secagg.wire import Record
@@ -35,7 +35,10 @@ _LASTS = timedelta(hours=12)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedOrder:
-    """Round `number` of an epoch, in which `order` is answered. `bad_dealers` grows by those who are proven bad."""
+    """Round `number` of an epoch, in which `order` is answered. `bad_dealers` grows by those who are proven bad.
+
+    `begin` makes the machine of a committee's round.
+    """
 
     plan: Plan
     federation: Federation
@@ -47,10 +50,11 @@ class MaskedOrder:
     spec: TallySpec
     bad_dealers: set[SiteId]
     now: Callable[[], datetime]
+    begin: Callable[[RoundSetting, Descriptor], RoundMachine] = ServerRound.begin
 
     def contributions(self, exchange: Exchange, committee: int) -> Iterator[Contribution]:
         """The sums of one committee's groups, as means of their survivors; none of a group that gives no sum."""
-        machine = ServerRound.begin(self._setting(committee), self._descriptor())
+        machine = self.begin(self._setting(committee), self._descriptor())
         self._run(exchange, machine, committee)
         if machine.abort is not None:
             abort = machine.abort
@@ -79,7 +83,7 @@ class MaskedOrder:
             yield contribution
         machine.end()
 
-    def _run(self, exchange: Exchange, machine: ServerRound, committee: int) -> None:
+    def _run(self, exchange: Exchange, machine: RoundMachine, committee: int) -> None:
         """From the order to sums or an abort."""
 
         def take(site: SiteId, message: Record) -> object:
@@ -97,10 +101,10 @@ class MaskedOrder:
             (ServerRoundPhase.SIGNATURES, Stage.SIGNATURE),
             (ServerRoundPhase.OPENINGS, Stage.OPENING),
         ):
-            if machine.phase is phase:
+            while machine.phase is phase:
                 exchange.send(stage, machine.outgoing(), group, take)
-            if machine.phase is phase:
-                machine.close()
+                if machine.phase is phase:
+                    machine.close()
         if machine.phase is ServerRoundPhase.DONE:
             told = [one for one in machine.outgoing() if one.receiver not in exchange.evidence.lost]
             exchange.send(Stage.OPENING, told, group, take, answered=False)

@@ -20,11 +20,13 @@ from wardround.strategies.secagg.client_round import ROUNDS
 from wardround.strategies.secagg.cohort import Cohort
 from wardround.strategies.secagg.exchange import Exchange
 from wardround.strategies.secagg.masked_order import MaskedOrder
-from wardround.strategies.secagg.messages import EpochStart
+from wardround.strategies.secagg.messages import Descriptor, EpochStart
 from wardround.strategies.secagg.parameters import Tables
 from wardround.strategies.secagg.phases import Outgoing, RefusedError, ServerEpochPhase
 from wardround.strategies.secagg.round_evidence import ProtectionRecord, Stage
+from wardround.strategies.secagg.round_setting import RoundMachine, RoundSetting
 from wardround.strategies.secagg.server_epoch import Federation, ServerEpoch
+from wardround.strategies.secagg.server_round import ServerRound
 from wardround.strategies.secagg.wire import Record
 from wardround.tally import TallySpec
 
@@ -116,6 +118,7 @@ class Masking:
             spec=self._specs[order.kind],
             bad_dealers=self._bad_dealers,
             now=self._now,
+            begin=self.machine_of(order, model),
         )
         known = len(self._bad_dealers)
         for committee in epoch.cohort.committees:
@@ -123,7 +126,7 @@ class Masking:
         if len(self._bad_dealers) > known:
             self._keep_conduct()
         self._absences = tuple(exchange.absences.values())
-        self._record = exchange.evidence.record(epoch=epoch.cohort.epoch, round=number)
+        self._record = exchange.evidence.record(epoch=epoch.cohort.epoch, round=number, scheme=self.scheme)
 
     def _ready_epoch(self, exchange: Exchange, kind: OrderKind) -> _Epoch | None:
         epoch, drawn_anew = self._epoch, self._federation.parameters.tables is Tables.EACH_ROUND
@@ -139,6 +142,19 @@ class Masking:
             if (cohort := self.begin_epoch(exchange)) is not None:
                 self._epoch = _Epoch(cohort=cohort, asked=frozenset(self._nodes), until=until)
         return self._epoch
+
+    @property
+    def scheme(self) -> str:
+        """What a round's record says of how updates were hidden; nothing where it is masks."""
+        return ""
+
+    def machine_of(self, order: Order, model: bytes | None) -> Callable[[RoundSetting, Descriptor], RoundMachine]:
+        """What makes the machine of a committee's round."""
+        return ServerRound.begin
+
+    def end_epoch(self) -> None:
+        """Have the next order begin another one."""
+        self._epoch = None
 
     def begin_epoch(self, exchange: Exchange) -> Cohort | None:
         """The cohort of a new epoch, by the protocol. A simulation of very many sites makes it in another way."""

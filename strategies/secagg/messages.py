@@ -22,6 +22,7 @@ so that equal digests mean equal messages.
       15  Header             hashed, and part of a Masked and of a SurvivorOffer
       16  SurvivorList       only hashed
       17  EpochStart         server to a member   epoch 1
+   18-27  of homomorphic aggregation: see `he/messages`
 
 Every SHA-256 of a message is over its whole binary form. What is signed is in `signing_inputs`. An UnmaskAnswer is
 not signed: each opening is proven against a root that its dealer signed. What is checked here is form; whether
@@ -33,6 +34,18 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from wardround.errors import RemoteError
+from wardround.strategies.he.messages import (
+    Encrypted,
+    EncryptedHeader,
+    EncryptedOffer,
+    KeyAccepted,
+    KeyDeal,
+    KeyHeader,
+    KeyOffer,
+    KeyRequest,
+    Opened,
+    OpenRequest,
+)
 from wardround.strategies.secagg.epoch_messages import (
     MAX_GROUP,
     MAX_ROSTER,
@@ -136,6 +149,16 @@ _KINDS: dict[int, tuple[type[Record], int]] = {
     15: (Header, 1 << 15),
     16: (SurvivorList, 4 * _MIB),
     17: (EpochStart, 1 << 10),
+    18: (KeyRequest, 1 << 10),
+    19: (KeyHeader, 1 << 19),
+    20: (KeyDeal, 1 << 28),
+    21: (KeyOffer, _MIB),
+    22: (KeyAccepted, 1 << 10),
+    23: (EncryptedHeader, 1 << 8),
+    24: (Encrypted, (1 << 34) + 32 * _MIB),
+    25: (EncryptedOffer, _MIB),
+    26: (OpenRequest, (1 << 34) + 32 * _MIB),
+    27: (Opened, (1 << 34) + _MIB),
 }
 _NUMBERS = {kind: number for number, (kind, _) in _KINDS.items()}
 
@@ -189,7 +212,7 @@ _kept_digest, _kept_roster = lru_cache(maxsize=1024)(_digest), lru_cache(maxsize
 """Of what is asked for again and again: h for every header, each header for its signature and its list, the roster."""
 
 
-def survivors_of(headers: Iterable[Header]) -> SurvivorList:
+def survivors_of(headers: Iterable[Header | EncryptedHeader]) -> SurvivorList:
     """The list of these headers, in any order. Raises ValueError for two of one member."""
     survivors = [Survivor(member=header.member, header=digest_of(header)) for header in headers]
     return SurvivorList(survivors=tuple(sorted(survivors, key=lambda one: one.member)))

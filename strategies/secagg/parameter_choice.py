@@ -10,6 +10,7 @@ from typing import Any
 from wardround.strategies.secagg.parameters import (
     MAX_COMMITTEE,
     STARTS,
+    HomomorphicParameters,
     InfeasibleError,
     Parameters,
     Tables,
@@ -30,6 +31,7 @@ def choose(
     tables: Tables = Tables.ONCE,
     starts: int = STARTS,
     regrouped_rounds: int = 0,
+    homomorphic: bool = False,
 ) -> Parameters:
     """The parameters asked for; see `Parameters`.
 
@@ -46,12 +48,14 @@ def choose(
         tables=tables,
         starts=starts,
         regrouped_rounds=regrouped_rounds,
+        kind=HomomorphicParameters if homomorphic else Parameters,
     )
     try:
         return wish.parameters()
     except InfeasibleError as error:
         choices = _near(wish) or _far(wish)
-        possible = f"; possible: {'; or '.join(choices)}" if choices else "; fewer than 3 clients hide nobody"
+        fewest = wish.kind.least_hidden + 1
+        possible = f"; possible: {'; or '.join(choices)}" if choices else f"; fewer than {fewest} clients hide nobody"
         raise InfeasibleError(f"{error}{possible}", *(choice.split()[0] for choice in choices[:1])) from None
 
 
@@ -66,6 +70,7 @@ class _Wish:
     tables: Tables
     starts: int
     regrouped_rounds: int
+    kind: type[Parameters]
 
     def parameters(self) -> Parameters:
         roster = self.clients if self.min_roster is None else self.min_roster
@@ -74,7 +79,7 @@ class _Wish:
             survivors = 1  # also for what is out of range, which is refused with its own reason
             if self.groups >= 1 and 0 <= self.dropout < 1:
                 survivors = max(1, roster // self.groups - lost(roster // self.groups, self.dropout))
-        return Parameters(
+        return self.kind(
             clients=self.clients,
             colluding=self.colluding,
             dropout=self.dropout,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
+from typing import ClassVar
 
 __all__ = [
     "FAILURE_BITS",
@@ -15,6 +16,7 @@ __all__ = [
     "STARTS",
     "Committee",
     "Costs",
+    "HomomorphicParameters",
     "InfeasibleError",
     "Parameters",
     "Tables",
@@ -31,7 +33,6 @@ STARTS = 240
 FAILURE_BITS = 40
 """In a run, a roster that an honest client signed has a group of more colluders than reckoned: 2^-40 at the most."""
 
-_HIDDEN = 2  # honest updates, at the least, in every sum that the server learns
 _MASK_NS, _ADD_NS, _ENCODE_NS = 0.38, 0.15, 1.4  # per parameter, of 32-bit words
 
 
@@ -113,6 +114,9 @@ class Parameters:
     starts: int = STARTS
     regrouped_rounds: int = 0
 
+    least_hidden: ClassVar[int] = 2
+    """Honest updates, at the least, in every sum that is learnt, and not known to those who look."""
+
     def __post_init__(self) -> None:
         _check_ranges(self)
         if self.clients > MAX_COMMITTEE and self.group_size > MAX_COMMITTEE:
@@ -127,10 +131,10 @@ class Parameters:
                 f"{sum_of} survivors are needed for a group's sum, but only {left} of a group of {smallest} "
                 f"are left after drop-outs"
             )
-        if self.noise_share < _HIDDEN:
+        if self.noise_share < self.least_hidden:
             raise InfeasibleError(
                 f"a sum of {sum_of} updates leaves {max(0, self.noise_share)} unknown to those who look, who may "
-                f"know {self.known}: expected at least {_HIDDEN}"
+                f"know {self.known}: expected at least {self.least_hidden}"
             )
         for committee in _committees(self):
             if committee.may_drop < lost(committee.size, self.dropout):
@@ -278,6 +282,44 @@ class Parameters:
     def _check_roster(self, roster: int) -> None:
         if not self.min_roster <= roster <= self.clients:
             raise ValueError(f"expected a roster of {self.min_roster} to {self.clients} clients, got {roster}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HomomorphicParameters(Parameters):
+    """The same, of homomorphic aggregation: members have one key together, so that none of them may help the server.
+
+    A sum of two is enough to hide each from the server; each of two members learns the other's update from it, as it
+    would from any mean of two. Raises InfeasibleError for colluders, and for groups.
+    """
+
+    least_hidden: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.colluding:
+            raise InfeasibleError("any member's key opens every update: no colluder is tolerated", "colluding")
+        if self.groups != 1:
+            raise InfeasibleError("there is one sum of all members", "groups")
+        Parameters.__post_init__(self)
+
+    def explain(self, size: int = 1_000_000) -> str:
+        """What the server learns, and what is tolerated; lines of words."""
+        committee = self.committee
+        return "\n".join(
+            (
+                f"group       all {self.clients} clients; one key, which every client has and the server has not",
+                "server      adds updates up that it cannot read, and is told the sum of at least "
+                f"{self.min_survivors} by two clients; tags prove to them that it is the sum of those who are listed",
+                f"drop-outs   a round may lose {lost(self.clients, self.dropout)} of {self.clients} clients, at any "
+                f"time (gives no sum with fewer than {self.min_survivors}); {committee.threshold} must sign the list",
+                "collusion   none is tolerated: one client's key opens every update that the server has",
+                "malicious   no rule over one sum tolerates a malicious client; what a client sends is not checked",
+                f"noise       for distributed differential privacy each client adds 1/{self.noise_share} of the "
+                "variance that is claimed",
+                f"epoch       starts with at least {self.min_roster} of {self.clients} clients, with a new key; "
+                f"{self.signatures_needed(self.clients, drawing=False)} must sign the same roster",
+                "unbounded   what the sums of several rounds tell together: only differential privacy bounds that",
+            )
+        )
 
 
 @lru_cache(maxsize=1 << 14)

@@ -7,17 +7,20 @@ from wardround.decoding import PlanError
 from wardround.plan import Plan
 from wardround.plan_privacy import Mechanism
 from wardround.plan_protection import TableChoice
+from wardround.strategies.he.he_plan import HEPlan
 from wardround.strategies.secagg.parameter_choice import choose
 from wardround.strategies.secagg.parameters import InfeasibleError, Parameters, Tables
 
 if TYPE_CHECKING:
     from wardround.strategies.secagg.encoding import Encoding
 
-__all__ = ["encoding_of", "exact_terms", "parameters_of"]
+__all__ = ["encoding_of", "exact_terms", "he_plan_of", "parameters_of"]
 
 WORD_BITS = 32
 _MOST_BITS = 24
 """float32 tells no more apart."""
+_IN_A_SLOT = 2
+"""Values that share a slot of a plaintext: with fewer an update takes twice the bytes, with more it is coarser."""
 _LEAST_STEPS = 64
 """Integers up to the largest value of an update of weight 1; with fewer, rounding drowns what small sites give."""
 
@@ -32,13 +35,14 @@ def parameters_of(plan: Plan) -> Parameters:
     try:
         return _chosen(
             plan.simulation.sites - len(plan.cohort.without),
-            ours.colluding,
+            (0 if ours.homomorphic else 1) if ours.colluding is None else ours.colluding,
             ours.dropout,
             ours.groups,
             ours.min_roster,
             ours.min_survivors,
             Tables(ours.tables.value),
             plan.rounds if each_round else 0,
+            ours.homomorphic,
         )
     except InfeasibleError as error:
         raise PlanError(f"protection.{error.key}", f"what is possible together ({error})") from None
@@ -58,6 +62,7 @@ def _chosen(
     min_survivors: int | None,
     tables: Tables,
     regrouped_rounds: int,
+    homomorphic: bool,
 ) -> Parameters:
     return choose(
         clients=clients,
@@ -68,7 +73,16 @@ def _chosen(
         min_survivors=min_survivors,
         tables=tables,
         regrouped_rounds=regrouped_rounds,
+        homomorphic=homomorphic,
     )
+
+
+def he_plan_of(plan: Plan) -> HEPlan:
+    """The parameters of BFV. Raises PlanError for more sites than any proof holds for."""
+    try:
+        return HEPlan(members=parameters_of(plan).group_size)
+    except ValueError as error:
+        raise PlanError("simulation.sites", f"so few that sums are proven exact under bfv ({error})") from None
 
 
 def encoding_of(plan: Plan, size: int, *, seed: bytes) -> "Encoding":
@@ -103,6 +117,11 @@ def exact_terms(plan: Plan) -> tuple[int, int, float]:
 
     members, clip = parameters_of(plan).group_size, plan.clipping.clip_norm
     room, given = WORD_BITS - (members - 1).bit_length(), plan.protection.value_bits
+    most, holds = min(_MOST_BITS, room), f"words have {WORD_BITS} bits"
+    if plan.protection.homomorphic:
+        he = he_plan_of(plan)
+        room, most = min(room, he.most_bits(1)), min(most, he.most_bits(_IN_A_SLOT))
+        holds = f"a slot of a plaintext has {he.plain_modulus.bit_length()} bits"
     weight = plan.cohort.weight_cap or 1
     if clip is None:
         raise PlanError("clipping.clip_norm", "a number under masking, since it fixes how values become integers")
@@ -111,9 +130,9 @@ def exact_terms(plan: Plan) -> tuple[int, int, float]:
     except ValueError as error:
         raise PlanError("clipping.clip_norm", f"a norm that can be encoded ({error})", clip) from None
     if given is not None and given > room:
-        why = f"or the ring is too narrow: words have {WORD_BITS} bits, and {members} sites are added up"
+        why = f"or the ring is too narrow: {holds}, and {members} sites are added up"
         raise PlanError("protection.value_bits", f"at most {room}, {why}", given)
-    bits = given or min(_MOST_BITS, room)
+    bits = given or most
     largest = (1 << (bits - 1)) - 1
     if largest < _LEAST_STEPS:
         few = f"at least {_LEAST_STEPS.bit_length() + 1}, since fewer round small values away"

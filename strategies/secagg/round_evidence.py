@@ -50,7 +50,7 @@ class ProtectionRecord:
     """Of one round of the protocol, all committees together.
 
     `lost` are those who were asked and did not answer in order, by the first stage in which they did not. `accounted`:
-    a simulation in which no cryptography ran.
+    a simulation in which no cryptography ran. `scheme`: of homomorphic aggregation, how updates were encrypted.
     """
 
     epoch: int
@@ -60,6 +60,7 @@ class ProtectionRecord:
     aborts: tuple[AbortRecord, ...] = ()
     costs: Mapping[Stage, StageCost] = field(default_factory=dict)
     accounted: bool = False
+    scheme: str = ""
 
 
 class Evidence:
@@ -99,7 +100,7 @@ class Evidence:
         said = [f"{site}: {self._said[site]}" for site in sites if self._said.get(site)]
         self._aborts.append(AbortRecord(cause=cause, parties=sites, reason="; ".join((reason, *said[:1]))))
 
-    def record(self, *, epoch: int, round: int, accounted: bool = False) -> ProtectionRecord:
+    def record(self, *, epoch: int, round: int, accounted: bool = False, scheme: str = "") -> ProtectionRecord:
         """What was gathered."""
         stages = {stage: tuple(sorted(site for site, at in self.lost.items() if at is stage)) for stage in Stage}
         return ProtectionRecord(
@@ -110,4 +111,5 @@ class Evidence:
             aborts=tuple(self._aborts),
             costs=dict(self._costs),
             accounted=accounted,
+            scheme=scheme,
         )

@@ -102,6 +102,12 @@ class Cause(IntEnum):
     NOT_FINITE = 15
     DEADLINE = 16
     STATE_LOST = 17
+    FORGED_SUM = 18
+    """A decrypted sum is not that of the listed updates."""
+    FORM = 19
+    """This machine cannot encrypt in the form that is asked for."""
+    SECRET_KEY = 20
+    """Public parameters came with a secret key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

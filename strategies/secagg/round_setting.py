@@ -1,14 +1,19 @@
 """What a committee's round is run with at the server, and how it ends."""
 
+from collections.abc import Set
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 from wardround.signing_key import SigningKey
 from wardround.state_store import StateStore
 from wardround.strategies.secagg.cohort import Cohort
 from wardround.strategies.secagg.keystream import U32, U64
 from wardround.strategies.secagg.messages import Cause
+from wardround.strategies.secagg.phases import Outgoing, ServerRoundPhase
+from wardround.strategies.secagg.wire import Record
 
-__all__ = ["Abort", "GroupResult", "RoundSetting"]
+__all__ = ["Abort", "GroupResult", "RoundMachine", "RoundSetting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +55,22 @@ class Abort:
     cause: Cause
     parties: tuple[str, ...]
     reason: str
+
+
+class RoundMachine(Protocol):
+    """The machine of the server in one committee's round: `ServerRound`, or that of homomorphic aggregation."""
+
+    phase: ServerRoundPhase
+    abort: Abort | None
+    results: tuple[GroupResult, ...]
+
+    @property
+    def bad_dealers(self) -> Set[int]: ...
+
+    def receive(self, sender: str, message: Record, now: datetime) -> list[Outgoing]: ...
+
+    def outgoing(self) -> list[Outgoing]: ...
+
+    def close(self) -> list[Outgoing]: ...
+
+    def end(self) -> None: ...

@@ -12,6 +12,9 @@ in another domain, run, epoch, round or committee. What belongs to no round or c
     U           yes    yes        h, SHA-256 of the SurvivorList
     reports     yes    yes        h, the number of reports (4 bytes), each report
     result      yes    yes        h, the number of groups (4 bytes), each group
+    key         0      0          SHA-256 of the KeyHeader
+    E1          yes    0          h, SHA-256 of the EncryptedHeader
+    opened      yes    0          h, SHA-256 of the SurvivorList, the digest of the sum
 
 h is SHA-256 of the Descriptor. Every SHA-256 of a message is over its whole binary form.
 """
@@ -21,13 +24,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
+from wardround.strategies.he.messages import EncryptedHeader, KeyHeader
 from wardround.strategies.secagg.messages import Descriptor, Entry, GroupSum, Header, Report, digest_of
 from wardround.strategies.secagg.wire import U16, U32, Name, Record, written
 
 __all__ = [
     "descriptor_input",
+    "encrypted_input",
     "header_input",
     "hello_input",
+    "key_input",
+    "opened_input",
     "reports_input",
     "result_input",
     "roster_input",
@@ -43,6 +50,9 @@ class _Domain(StrEnum):
     U = "U"
     REPORTS = "reports"
     RESULT = "result"
+    KEY = "key"
+    ENCRYPTED = "E1"
+    OPENED = "opened"
 
 
 def hello_input(entry: Entry) -> bytes:
@@ -78,6 +88,21 @@ def reports_input(descriptor: Descriptor, committee: int, reports: Sequence[Repo
 def result_input(descriptor: Descriptor, committee: int, groups: Sequence[GroupSum]) -> bytes:
     """What the server signs of a result."""
     return _round_input(_Domain.RESULT, descriptor, committee, _listed(groups))
+
+
+def key_input(header: KeyHeader) -> bytes:
+    """What the dealer of an epoch's homomorphic key signs."""
+    return _signing_input(_Domain.KEY, header.run, header.epoch, 0, 0, digest_of(header))
+
+
+def encrypted_input(descriptor: Descriptor, header: EncryptedHeader) -> bytes:
+    """What a member signs of its encrypted update, in the round of `descriptor`."""
+    return _round_input(_Domain.ENCRYPTED, descriptor, 0, digest_of(header))
+
+
+def opened_input(descriptor: Descriptor, survivors: bytes, total: bytes) -> bytes:
+    """What an opener signs: that the sum of the list with this digest has this digest."""
+    return _round_input(_Domain.OPENED, descriptor, 0, survivors + total)
 
 
 def _round_input(domain: _Domain, descriptor: Descriptor, committee: int, body: bytes) -> bytes:

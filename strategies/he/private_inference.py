@@ -1,0 +1,230 @@
+"""A model applied to encrypted rows: CKKS by TenSEAL and by SEAL beneath it.
+
+The asker has the secret key, and encrypts symmetrically: a seed takes the place of one polynomial, which halves the
+bytes, and no public key exists. The model's owner has parameters, and keys for relinearisation where a model has
+squares; nothing by which anything could be decrypted, and no keys for rotations. Approximate results must not get back
+to the owner: with the query, they give the key away (Li and Micciancio 2021).
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wardround.errors import LocalError, RemoteError
+from wardround.extras import require
+from wardround.strategies.he.inference_plan import Layer, Network, ParameterSet, rounded_weights
+from wardround.vector import F64
+
+if TYPE_CHECKING:
+    import tenseal as ts
+
+__all__ = ["Asker", "Owner", "new_key"]
+
+_CKKS = "CKKS"
+
+
+def new_key(parameters: ParameterSet, *, squares: bool) -> tuple[bytes, bytes]:
+    """A new secret key, and the context of it without the key; both in TenSEAL's format.
+
+    Drawn by SEAL from the operating system's randomness. With `squares` the context has keys for relinearisation.
+    Raises LocalError where SEAL says that the parameters are not of 128-bit security.
+    """
+    require("he")
+    import tenseal as ts
+
+    try:
+        context = ts.context(
+            ts.SCHEME_TYPE.CKKS,
+            parameters.degree,
+            coeff_mod_bit_sizes=list(parameters.primes),
+            encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise LocalError(f"{parameters}: expected parameters that SEAL takes ({error})") from None
+    saves = {"save_public_key": False, "save_galois_keys": False}
+    secret = bytes(context.serialize(save_secret_key=True, save_relin_keys=False, **saves))
+    return secret, bytes(context.serialize(save_secret_key=False, save_relin_keys=squares, **saves))
+
+
+class Asker:
+    """Who has rows and the secret key of `new_key`. Raises RemoteError for a key of other parameters."""
+
+    def __init__(self, parameters: ParameterSet, secret: bytes) -> None:
+        context = _loaded(parameters, secret)
+        if not context.has_secret_key():
+            raise RemoteError("key: expected one with its secret part, got a context without it")
+        import tenseal.sealapi as seal
+
+        self.parameters = parameters
+        self._seal = context.seal_context().data
+        key = context.secret_key().data
+        self._encoder = seal.CKKSEncoder(self._seal)
+        self._encryptor, self._decryptor = seal.Encryptor(self._seal, key), seal.Decryptor(self._seal, key)
+
+    def encrypt(self, rows: F64) -> Iterator[bytes]:
+        """The rows, shape (n, inputs), batch by batch, in each batch one ciphertext a feature."""
+        import tenseal.sealapi as seal
+
+        scale, slots, plain = 2.0**self.parameters.input_bits, self.parameters.slots, seal.Plaintext()
+        for start in range(0, len(rows), slots):
+            for values in rows[start : start + slots].T:
+                self._encoder.encode(values.tolist(), scale, plain)
+                yield _saved(self._encryptor.encrypt_symmetric(plain).save)
+
+    def decrypt(self, ciphertexts: Sequence[bytes], *, rows: int, outputs: int, squares: int) -> F64:
+        """The outputs, shape (rows, outputs), of the ciphertexts of `Owner.answer`.
+
+        Raises RemoteError for ciphertexts that are none, or not as an answer has them.
+        """
+        import tenseal.sealapi as seal
+
+        bits, slots = self.parameters.output_bits(squares), self.parameters.slots
+        found = np.empty((rows, outputs), dtype=np.float64)
+        plain = seal.Plaintext()
+        for place, data in enumerate(ciphertexts):
+            batch, output = divmod(place, outputs)
+            start = batch * slots
+            ciphertext = _ciphertext(self._seal, data, bits)
+            self._decryptor.decrypt(ciphertext, plain)
+            values = self._encoder.decode_double(plain)
+            found[start : start + slots, output] = values[: rows - start]
+        return found
+
+
+class Owner:
+    """Who has a model, and a context without the secret key.
+
+    Raises RemoteError for a context of other parameters, without the keys that squares need, or with keys that
+    nobody may send.
+    """
+
+    def __init__(self, parameters: ParameterSet, context: bytes, network: Network) -> None:
+        loaded = _loaded(parameters, context)
+        if loaded.has_secret_key():
+            raise RemoteError(
+                "context: expected one without a secret key, got the key with it; it is not used. Destroy this file, "
+                "and let its owner make a new key and destroy the old one"
+            )
+        if loaded.has_galois_keys():
+            raise RemoteError("context: expected no keys for rotations, which nothing here needs")
+        if network.squares and not loaded.has_relin_keys():
+            raise RemoteError("context: expected keys for relinearisation, which a model with hidden layers needs")
+        import tenseal.sealapi as seal
+
+        self.parameters, self._network = parameters, network
+        self._seal = loaded.seal_context().data
+        self._relin = loaded.relin_keys().data if network.squares else None
+        self._encoder, self._evaluator = seal.CKKSEncoder(self._seal), seal.Evaluator(self._seal)
+
+    def answer(self, batch: Sequence[bytes]) -> list[bytes]:
+        """One ciphertext an output, of a batch with one ciphertext a feature.
+
+        Raises RemoteError for ciphertexts that are none, or not as a query has them.
+        """
+        if len(batch) != self._network.inputs:
+            raise RemoteError(f"query: expected {self._network.inputs} ciphertexts a batch, got {len(batch)}")
+        bits = self.parameters.input_bits
+        values: Iterator[Any] = (_ciphertext(self._seal, data, bits) for data in batch)
+        for place, layer in enumerate(self._network.layers):
+            if place:
+                values = map(self._square, values)
+            try:
+                values = iter(self._linear(layer, values))
+            except (RuntimeError, ValueError) as error:  # SEAL refuses a product that hides nothing
+                raise RemoteError(f"query: expected ciphertexts that can be computed on ({error})") from None
+        return [_saved(value.save) for value in values]
+
+    def _linear(self, layer: Layer, values: Iterator[Any]) -> list[Any]:
+        """The layer's outputs; `values` come one by one, so that few are in memory."""
+        import tenseal.sealapi as seal
+
+        rounded = rounded_weights(layer.weight, self.parameters)
+        sums: list[Any] = [None] * len(rounded)
+        plain, product = seal.Plaintext(), seal.Ciphertext()
+        for column, value in zip(rounded.T.tolist(), values, strict=True):
+            for output, weight in enumerate(column):
+                if weight == 0:
+                    continue
+                self._encoder.encode(weight, self._seal.first_parms_id(), 2.0**self.parameters.weight_bits, plain)
+                if sums[output] is None:
+                    sums[output] = seal.Ciphertext()
+                    self._evaluator.multiply_plain(value, plain, sums[output])
+                else:
+                    self._evaluator.multiply_plain(value, plain, product)
+                    self._evaluator.add_inplace(sums[output], product)
+        for total, bias in zip(sums, layer.bias.tolist(), strict=True):
+            self._encoder.encode(bias, self._seal.first_parms_id(), total.scale, plain)
+            self._evaluator.add_plain_inplace(total, plain)
+        return sums
+
+    def _square(self, value: Any) -> Any:
+        self._evaluator.square_inplace(value)
+        self._evaluator.relinearize_inplace(value, self._relin)
+        return value
+
+
+def _loaded(parameters: ParameterSet, data: bytes) -> "ts.Context":
+    require("he")
+    import tenseal as ts
+    import tenseal.sealapi
+
+    try:
+        context = ts.context_from(data)
+        found = context.seal_context().data.key_context_data().parms()
+        primes = tuple(prime.bit_count() for prime in found.coeff_modulus())
+        ours = (found.scheme().name, found.poly_modulus_degree(), primes)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise RemoteError(f"expected a context of TenSEAL ({error})") from None
+    if ours != (_CKKS, parameters.degree, parameters.primes):
+        raise RemoteError(f"context: expected CKKS {parameters}, got {ours[0]} {ours[1]} {list(primes)}")
+    return context
+
+
+def _ciphertext(context: Any, data: bytes, bits: int) -> Any:
+    """A ciphertext of two polynomials at a scale of 2^`bits`; SEAL has checked the rest of its form."""
+    import tenseal.sealapi as seal
+
+    ciphertext = seal.Ciphertext()
+    try:
+        with _memory_file() as (descriptor, path):
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            ciphertext.load(context, path)
+        size, scale, of = ciphertext.size(), ciphertext.scale, ciphertext.parms_id()
+    except (RuntimeError, ValueError) as error:
+        raise RemoteError(f"expected a ciphertext of this context ({error})") from None
+    if size != 2 or scale != 2.0**bits or of != context.first_parms_id() or ciphertext.is_transparent():
+        got = math.log2(scale) if scale > 0 else scale
+        raise RemoteError(
+            f"expected a ciphertext of two polynomials at a scale of {bits} bits, got {size} at {got:g} bits, or one "
+            "that hides nothing"
+        )
+    return ciphertext
+
+
+def _saved(save: Callable[[str], None]) -> bytes:
+    """What SEAL writes to a path; of ciphertexts alone."""
+    with _memory_file() as (descriptor, path):
+        save(path)
+        with open(descriptor, "rb", closefd=False) as file:
+            file.seek(0)
+            return file.read()
+
+
+@contextmanager
+def _memory_file() -> Iterator[tuple[int, str]]:
+    """A file in memory where the system has them, else one on disk: SEAL's interface knows paths alone."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("wardround-inference")
+        try:
+            yield descriptor, f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        yield file.fileno(), file.name
