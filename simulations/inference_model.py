@@ -30,12 +30,13 @@ _TASKS = ("tabular-classifier", "tabular-regressor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedModel:
-    """A model and its plan; `digest` is the SHA-256 of its model.safetensors, `assurance` that of its parameters."""
+    """A model and its plan. `digest` is the SHA-256 of model.safetensors; `assurance` holds for the rows of `box`."""
 
     plan: Plan
     digest: str
     network: Network
     statistics: Statistics | None
+    box: Box
     assurance: Assurance
 
     def info(self) -> ModelInfo:
@@ -85,7 +86,8 @@ def read_owned_model(path: Path, authority: Authority | None = None) -> OwnedMod
                 f"expected a model of the plan with digest {plan.digest[:12]}, got {model.plan_digest[:12]}"
             )
         network = network_of(plan, model)
-        assurance = choose_parameters(network, _box(plan.data, model.statistics))
+        box = _box(plan.data, model.statistics)
+        assurance = choose_parameters(network, box)
     except LocalError as error:
         raise LocalError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
     return OwnedModel(
@@ -93,6 +95,7 @@ def read_owned_model(path: Path, authority: Authority | None = None) -> OwnedMod
         digest=hashlib.sha256(data).hexdigest(),
         network=network,
         statistics=model.statistics,
+        box=box,
         assurance=assurance,
     )
 

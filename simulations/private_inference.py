@@ -43,7 +43,7 @@ from wardround.strategies.he.inference_file import (
     split_parts,
     write_file,
 )
-from wardround.strategies.he.private_inference import Asker, Owner, new_key
+from wardround.strategies.he.private_inference import Asker, Owner, measured_error, new_key
 from wardround.vector import F64, I64
 
 __all__ = ["PROBABILITY_DIGITS", "PrivatePrediction", "decrypt", "describe", "encrypt", "keygen", "run"]
@@ -80,11 +80,28 @@ class PrivatePrediction:
 def describe(model: str | Path, out: str | Path, *, authority: Authority | None = None) -> ModelInfo:
     """Write what an asker needs to know of a model: a run's directory, or a released one (.wardmodel).
 
-    Raises LocalError where it cannot be evaluated on encrypted rows, or no parameters have an error below the limit.
+    The bound on the error is tried first, on rows of the whole range and a key that is thrown away. Raises LocalError
+    where the model cannot be evaluated on encrypted rows, no parameters have an error below the limit, or this
+    machine's TenSEAL does not keep the bound.
     """
-    info = read_owned_model(Path(model), authority).info()
+    owned = read_owned_model(Path(model), authority)
+    found, box = owned.assurance, owned.box
+    measured = measured_error(found.parameters, owned.network, box.low + _shares(len(box.low)) * (box.high - box.low))
+    if not measured <= found.error:
+        raise LocalError(
+            f"{model}: expected outputs that are off by at most {found.error:.2g}, got {measured:.2g} with this "
+            "machine's TenSEAL; install tenseal 0.3.18"
+        )
+    info = owned.info()
     write_file(Path(out), info)
     return info
+
+
+def _shares(inputs: int) -> F64:
+    """Rows in the unit box, shape (256, inputs): corners, half of them, and points within."""
+    shares = np.random.default_rng(0).random((256, inputs))
+    shares[::2] = np.rint(shares[::2])
+    return shares
 
 
 def keygen(info: str | Path, key: str | Path, context: str | Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from wardround.errors import LocalError, RemoteError
 from wardround.signing_key import check_signature
-from wardround.strategies.he.encryption import decrypt_chunks, encrypt_chunks
+from wardround.strategies.he.encryption import ChunkCipher
 from wardround.strategies.he.key_ceremony import EpochKey, erase_key
 from wardround.strategies.he.messages import (
     Encrypted,
@@ -70,6 +70,7 @@ class EncryptedRound:
         self._key, self._packing, self._until = key, packing, agreement.started + EPOCH_LASTS
         self.phase = MemberRoundPhase.IDLE
         self._start: RoundStart | None = None
+        self._ciphers: ChunkCipher | None = None
         self._used = -1
         self._parts: list[bytes] = []
         self.notes: tuple[str, ...] = ()
@@ -107,7 +108,7 @@ class EncryptedRound:
         mine, h, packing = self._membership, digest_of(self.descriptor), self._packing(vector.size, scalars.size)
         slots = packing.pack(vector, scalars)
         self._use()
-        chunks = encrypt_chunks(packing.plan, self._key, h, self._member, slots)
+        chunks = self._cipher(packing).encrypt(h, self._member, slots)
         sizes, data = tuple(map(len, chunks)), b"".join(chunks)
         header = EncryptedHeader(
             h=h, member=self._member, size=vector.size, scalars=scalars.size, chunks=chunks_digest(sizes, data)
@@ -232,8 +233,14 @@ class EncryptedRound:
         if len(message.sizes) != packing.chunks:
             raise RemoteError(f"expected a sum of {packing.chunks} chunks, got {len(message.sizes)}")
         h, chunks = digest_of(self.descriptor), list(chunks_in(message.sizes, message.chunks))
-        slots = decrypt_chunks(packing.plan, self._key, h, members, chunks)
+        slots = self._cipher(packing).decrypt(h, members, chunks)
         return packing.unpack(slots, len(members))
+
+    def _cipher(self, packing: Packing) -> ChunkCipher:
+        """Made when it is first used: it loads TenSEAL."""
+        if self._ciphers is None:
+            self._ciphers = ChunkCipher(packing.plan, self._key)
+        return self._ciphers
 
     @property
     def _unnoised(self) -> bool:

@@ -7,7 +7,6 @@ long as one call, and have its key; they end before the call returns.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from wardround.strategies.he.scheme import KeyHolder
 from wardround.strategies.he.tags import Tagging
 from wardround.strategies.secagg.wire import Buffer
 
-__all__ = ["decrypt_chunks", "encrypt_chunks"]
+__all__ = ["ChunkCipher"]
 
 Piece = TypeVar("Piece")
 Done = TypeVar("Done")
@@ -30,41 +29,59 @@ _WORTH_A_PROCESS = 4096
 _PIECE = 256
 
 
-def encrypt_chunks(plan: HEPlan, key: EpochKey, h: bytes, member: int, slots: Slots) -> list[bytes]:
-    """The ciphertexts of `member`'s slots, each with its tags, in the round of hash `h`."""
-    pieces = [(at, slots[at : at + _PIECE]) for at in range(0, len(slots), _PIECE)]
-    return [one for done in _spread(_encrypted, plan, key, h, (member,), pieces, len(slots)) for one in done]
+class ChunkCipher:
+    """Encrypts and opens whole updates under one epoch's key."""
+
+    __slots__ = ("_holder", "_key", "_plan")
+
+    def __init__(self, plan: HEPlan, key: EpochKey) -> None:
+        self._plan, self._key = plan, key
+        self._holder = KeyHolder(plan, key.form, key.key)
+
+    def encrypt(self, h: bytes, member: int, slots: Slots) -> list[bytes]:
+        """The ciphertexts of `member`'s slots, each with its tags, in the round of hash `h`."""
+        pieces = [slots[at : at + _PIECE] for at in range(0, len(slots), _PIECE)]
+        return [chunk for done in self._spread(_encrypted, h, (member,), pieces, len(slots)) for chunk in done]
+
+    def decrypt(self, h: bytes, members: Sequence[int], chunks: Sequence[Buffer]) -> Slots:
+        """The slots of a sum of `members`' updates. Raises RemoteError unless each chunk is exactly that sum."""
+        pieces = [[bytes(one) for one in chunks[at : at + _PIECE]] for at in range(0, len(chunks), _PIECE)]
+        return np.concatenate(list(self._spread(_decrypted, h, tuple(members), pieces, len(chunks))))
+
+    def _spread(
+        self,
+        work: Callable[[KeyHolder, Tagging, tuple[int, ...], int, Piece], Done],
+        h: bytes,
+        members: tuple[int, ...],
+        pieces: Sequence[Piece],
+        chunks: int,
+    ) -> Iterator[Done]:
+        workers = min(os.cpu_count() or 1, len(pieces))
+        if chunks < _WORTH_A_PROCESS or workers == 1:
+            tagging = Tagging(self._plan, self._key.tag_key, h)
+            for number, piece in enumerate(pieces):
+                yield work(self._holder, tagging, members, number * _PIECE, piece)
+            return
+        given = (self._plan, self._key, h, members)
+        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, given) as pool:
+            starts = range(0, len(pieces) * _PIECE, _PIECE)
+            yield from pool.map(_work, [work] * len(pieces), starts, pieces)
 
 
-def decrypt_chunks(plan: HEPlan, key: EpochKey, h: bytes, members: Sequence[int], chunks: Sequence[Buffer]) -> Slots:
-    """The slots of a sum of `members`' updates. Raises RemoteError unless each chunk is exactly that sum."""
-    pieces = [(at, [bytes(one) for one in chunks[at : at + _PIECE]]) for at in range(0, len(chunks), _PIECE)]
-    return np.concatenate(list(_spread(_decrypted, plan, key, h, tuple(members), pieces, len(chunks))))
+_mine: tuple[KeyHolder, Tagging, tuple[int, ...]]
+"""Of a worker process: what its call is about."""
 
 
-def _spread(
-    work: Callable[[HEPlan, EpochKey, bytes, tuple[int, ...], int, Piece], Done],
-    plan: HEPlan,
-    key: EpochKey,
-    h: bytes,
-    members: tuple[int, ...],
-    pieces: Sequence[tuple[int, Piece]],
-    chunks: int,
-) -> Iterator[Done]:
-    workers = min(os.cpu_count() or 1, len(pieces))
-    common = (repeat(plan), repeat(key), repeat(h), repeat(members))
-    at, parts = [at for at, _ in pieces], [piece for _, piece in pieces]
-    if chunks < _WORTH_A_PROCESS or workers == 1:
-        yield from map(work, *common, at, parts)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, *common, at, parts)
+def _begin(plan: HEPlan, key: EpochKey, h: bytes, members: tuple[int, ...]) -> None:
+    global _mine
+    _mine = KeyHolder(plan, key.form, key.key), Tagging(plan, key.tag_key, h), members
 
 
-def _encrypted(
-    plan: HEPlan, key: EpochKey, h: bytes, members: tuple[int, ...], first: int, slots: Slots
-) -> list[bytes]:
-    holder, tagging = KeyHolder(plan, key.form, key.key), Tagging(plan, key.tag_key, h)
+def _work(work: Callable[[KeyHolder, Tagging, tuple[int, ...], int, Piece], Done], first: int, piece: Piece) -> Done:
+    return work(*_mine, first, piece)
+
+
+def _encrypted(holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], first: int, slots: Slots) -> list[bytes]:
     (member,) = members
     return [
         holder.encrypt(np.concatenate((row, tagging.tag(row, first + index, member))))
@@ -72,13 +89,9 @@ def _encrypted(
     ]
 
 
-def _decrypted(
-    plan: HEPlan, key: EpochKey, h: bytes, members: tuple[int, ...], first: int, chunks: list[bytes]
-) -> Slots:
-    holder, tagging = KeyHolder(plan, key.form, key.key), Tagging(plan, key.tag_key, h)
-    slots = np.empty((len(chunks), plan.slots), dtype=np.uint64)
-    for index, chunk in enumerate(chunks):
-        opened = holder.decrypt(chunk)
-        slots[index] = opened[: plan.slots]
-        tagging.check(slots[index], opened[plan.slots :], first + index, members)
+def _decrypted(holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], first: int, chunks: list[bytes]) -> Slots:
+    opened = [holder.decrypt(chunk) for chunk in chunks]
+    slots = np.stack([one[: holder.plan.slots] for one in opened])
+    for index, one in enumerate(opened):
+        tagging.check(slots[index], one[holder.plan.slots :], first + index, members)
     return slots

@@ -18,7 +18,7 @@ from wardround.orders import Order, OrderKind, SiteId
 from wardround.strategies.he.he_plan import Form
 from wardround.strategies.he.key_ceremony import check_deal
 from wardround.strategies.he.messages import KeyAccepted, KeyDeal, KeyOffer, KeyRequest
-from wardround.strategies.he.scheme import KeylessSum
+from wardround.strategies.he.scheme import PublicContext
 from wardround.strategies.he.server_round import EncryptedServerRound
 from wardround.strategies.he.terms import packing_for
 from wardround.strategies.secagg.cohort import Cohort
@@ -41,7 +41,7 @@ _log = logging.getLogger("wardround")
 class _PublicKey:
     """What the server has of an epoch's key."""
 
-    context: bytes
+    context: PublicContext
     form: Form
     fingerprint: bytes
 
@@ -90,9 +90,10 @@ class Homomorphic(Masking):
         if cohort is None:
             return None
         for dealer in (name for name in cohort.names if name not in self._bad_dealers):
-            deal = self._dealt(exchange, cohort, SiteId(dealer))
-            if deal is None:
+            dealt = self._dealt(exchange, cohort, SiteId(dealer))
+            if dealt is None:
                 continue
+            deal, context = dealt
             have = self._handed_out(exchange, cohort, dealer, deal)
             least = max(cohort.threshold(0), cohort.parameters.min_survivors)
             if len(have) < least:
@@ -104,7 +105,7 @@ class Homomorphic(Masking):
                 )
                 return None
             header = deal.header
-            self._public = _PublicKey(context=header.context, form=header.form, fingerprint=header.fingerprint)
+            self._public = _PublicKey(context=context, form=header.form, fingerprint=header.fingerprint)
             _log.info(
                 "epoch %d: %s made its key %s for %d members", cohort.epoch, dealer, header.fingerprint.hex(), len(have)
             )
@@ -112,9 +113,9 @@ class Homomorphic(Masking):
         exchange.evidence.abort(Cause.TOO_FEW_MEMBERS.name, (), f"epoch {cohort.epoch}: no member made a key")
         return None
 
-    def _dealt(self, exchange: Exchange, cohort: Cohort, dealer: SiteId) -> KeyDeal | None:
+    def _dealt(self, exchange: Exchange, cohort: Cohort, dealer: SiteId) -> tuple[KeyDeal, PublicContext] | None:
         """The key that `dealer` makes, checked: above all that the server gets no secret with it."""
-        found: list[KeyDeal] = []
+        found: list[tuple[KeyDeal, PublicContext]] = []
 
         def take(site: SiteId, message: Record) -> None:
             if not isinstance(message, KeyDeal):
@@ -123,14 +124,14 @@ class Homomorphic(Masking):
             if name != site:
                 raise RefusedError(Cause.SIGNATURE, site, f"expected a key of its own making, got one of {name}")
             try:
-                KeylessSum(he_plan_of(self._plan), message.header.context, 0)
+                context = PublicContext(he_plan_of(self._plan), message.header.context)
             except RemoteError as error:
                 exchange.evidence.abort(Cause.SECRET_KEY.name, [site], f"epoch {cohort.epoch}: {error}")
                 _log.warning("%s: %s", site, error)
                 self._bad_dealers.add(site)
                 self._keep_conduct()
                 raise
-            found.append(message)
+            found.append((message, context))
 
         request = KeyRequest(run=cohort.run, epoch=cohort.epoch, roster=cohort.roster)
         exchange.send(Stage.EPOCH, [Outgoing(dealer, request)], Stage.EPOCH.value, take)

@@ -23,7 +23,7 @@ from wardround.vector import F64
 if TYPE_CHECKING:
     import tenseal as ts
 
-__all__ = ["Asker", "Owner", "new_key"]
+__all__ = ["Asker", "Owner", "measured_error", "new_key"]
 
 _CKKS = "CKKS"
 
@@ -49,6 +49,30 @@ def new_key(parameters: ParameterSet, *, squares: bool) -> tuple[bytes, bytes]:
     saves = {"save_public_key": False, "save_galois_keys": False}
     secret = bytes(context.serialize(save_secret_key=True, save_relin_keys=False, **saves))
     return secret, bytes(context.serialize(save_secret_key=False, save_relin_keys=squares, **saves))
+
+
+def measured_error(parameters: ParameterSet, network: Network, rows: F64) -> float:
+    """The most that encrypted outputs of `rows`, shape (n, inputs), are off from those in the clear.
+
+    By a key of its own, which is thrown away.
+    Raises LocalError for a version of TenSEAL that does not do what this module needs.
+    """
+    try:
+        secret, public = new_key(parameters, squares=network.squares > 0)
+        asker, owner = Asker(parameters, secret), Owner(parameters, public, network)
+        parts, answers = list(asker.encrypt(rows)), list[bytes]()
+        for start in range(0, len(parts), network.inputs):
+            answers += owner.answer(parts[start : start + network.inputs])
+        found = asker.decrypt(answers, rows=len(rows), outputs=network.outputs, squares=network.squares)
+    except (AttributeError, ImportError, TypeError, RemoteError) as error:
+        raise LocalError(f"{_drifted()}: expected what private inference needs, got {error}") from None
+    return float(np.abs(found - network(rows)).max())
+
+
+def _drifted() -> str:
+    import tenseal as ts
+
+    return f"tenseal {ts.__version__}, where 0.3.18 is known to work"
 
 
 class Asker:

@@ -26,11 +26,17 @@ from wardround.strategies.secagg.wire import Buffer
 if TYPE_CHECKING:
     import tenseal as ts
 
-__all__ = ["MAX_CHUNK_BYTES", "MAX_CONTEXT_BYTES", "MAX_KEY_BYTES", "KeyHolder", "KeylessSum", "check_form", "new_key"]
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "KeyHolder",
+    "KeylessSum",
+    "PublicContext",
+    "check_form",
+    "new_key",
+]
 
 MAX_CHUNK_BYTES = 1 << 17
 """Above what a chunk takes: two polynomials of 4096 coefficients of 54 bits in words of 64, and headers."""
-MAX_KEY_BYTES, MAX_CONTEXT_BYTES = 1 << 19, 1 << 18
 
 
 def new_key(plan: HEPlan, form: Form) -> bytes:
@@ -64,7 +70,7 @@ class KeyHolder:
     """
 
     def __init__(self, plan: HEPlan, form: Form, key: bytes) -> None:
-        self._plan, self._form = plan, form
+        self.plan, self._form = plan, form
         self._context = _loaded(plan, key)
         if not self._context.has_secret_key():
             raise RemoteError("key: expected one with its secret part, got public parameters alone")
@@ -82,8 +88,8 @@ class KeyHolder:
 
     def encrypt(self, slots: U64) -> bytes:
         """The ciphertext of a plaintext, shape (4096,), values below t."""
-        if slots.shape != (DEGREE,) or int(slots.max()) >= self._plan.plain_modulus:
-            raise ValueError(f"expected {DEGREE} slots below {self._plan.plain_modulus}")
+        if slots.shape != (DEGREE,) or int(slots.max()) >= self.plan.plain_modulus:
+            raise ValueError(f"expected {DEGREE} slots below {self.plan.plain_modulus}")
         if self._form is Form.PUBLIC:
             import tenseal as ts
 
@@ -94,22 +100,29 @@ class KeyHolder:
     def decrypt(self, chunk: Buffer) -> U64:
         """The slots of a sum, shape (4096,), values below t. Raises RemoteError for what is no ciphertext of ours."""
         signed = np.array(_vector(self._context, chunk).decrypt(), dtype=np.int64)
-        return np.where(signed < 0, signed + self._plan.plain_modulus, signed).view(np.uint64)
+        return np.where(signed < 0, signed + self.plan.plain_modulus, signed).view(np.uint64)
 
 
-class KeylessSum:
-    """A server's side: the running sum of members' chunks, of which it can read nothing. `context` is a member's word.
+class PublicContext:
+    """The public parameters of an epoch's key at a server. `data` is a member's word.
 
-    Raises RemoteError for a context of other parameters, and for one that holds a secret key, which nobody may send.
+    Raises RemoteError for other parameters, and for a context that holds a secret key, which nobody may send.
     """
 
-    def __init__(self, plan: HEPlan, context: bytes, chunks: int) -> None:
-        self._context = _loaded(plan, context)
-        if self._context.has_secret_key():
+    def __init__(self, plan: HEPlan, data: bytes) -> None:
+        self.context = _loaded(plan, data)
+        if self.context.has_secret_key():
             raise RemoteError(
                 "context: expected public parameters, got a secret key with them; it is not used, and its owner "
                 "makes another"
             )
+
+
+class KeylessSum:
+    """A server's side: the running sum of members' chunks, of which it can read nothing."""
+
+    def __init__(self, public: PublicContext, chunks: int) -> None:
+        self._context = public.context
         self._sums: list[Any] = [None] * chunks
         self._members = 0
 
@@ -168,7 +181,7 @@ def _self_test(form: Form) -> str:
     try:
         key = _serialized(_new_context(plan, form), form, secret=True)
         member = KeyHolder(plan, form, key)
-        total = KeylessSum(plan, member.public, 1)
+        total = KeylessSum(PublicContext(plan, member.public), 1)
         slots = np.arange(DEGREE, dtype=np.uint64) * np.uint64(plan.plain_modulus // (2 * DEGREE))
         chunks = [member.encrypt(slots), member.encrypt(slots[::-1].copy())]
         for chunk in chunks:
@@ -180,7 +193,7 @@ def _self_test(form: Form) -> str:
         if len(chunks[0]) > most or chunks[0] == member.encrypt(slots):
             return _drifted(ts.__version__, form, "ciphertexts that are too large, or twice the same")
         try:
-            KeylessSum(plan, key, 1)
+            PublicContext(plan, key)
         except RemoteError:
             return ""
         return _drifted(ts.__version__, form, "a context that hides its secret key from the server")

@@ -27,7 +27,7 @@ from wardround.strategies.he.messages import (
     chunks_in,
 )
 from wardround.strategies.he.packing import Packing
-from wardround.strategies.he.scheme import KeylessSum
+from wardround.strategies.he.scheme import KeylessSum, PublicContext
 from wardround.strategies.secagg.messages import (
     Cause,
     Descriptor,
@@ -52,10 +52,10 @@ class EncryptedServerRound:
     `results` is there when phase is DONE, `abort` when it is ABORTED. `bad_dealers` is empty: nobody deals.
     """
 
-    def __init__(self, setting: RoundSetting, start: RoundStart, packing: Packing, context: bytes) -> None:
+    def __init__(self, setting: RoundSetting, start: RoundStart, packing: Packing, context: PublicContext) -> None:
         self._setting, self._start, self._packing = setting, start, packing
         self._h = digest_of(start.descriptor)
-        self._sum = KeylessSum(packing.plan, context, packing.chunks)
+        self._sum = KeylessSum(context, packing.chunks)
         self.phase = ServerRoundPhase.MASKS
         self.abort: Abort | None = None
         self.results: tuple[GroupResult, ...] = ()
@@ -69,7 +69,7 @@ class EncryptedServerRound:
         self._told: Opened | None = None
 
     @classmethod
-    def begin(cls, setting: RoundSetting, descriptor: Descriptor, packing: Packing, context: bytes) -> Self:
+    def begin(cls, setting: RoundSetting, descriptor: Descriptor, packing: Packing, context: PublicContext) -> Self:
         """A new round; `outgoing` is its M0. Raises LocalError unless its number is above those of rounds before."""
         start = RoundStart(descriptor=descriptor, signature=setting.signing_key.sign(descriptor_input(descriptor)))
         setting.store.advance(f"secagg-server/{descriptor.run}/0/round/{descriptor.epoch}", descriptor.round)

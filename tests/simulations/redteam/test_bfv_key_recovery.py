@@ -23,7 +23,7 @@ from wardround.simulations.redteam.bfv_key_recovery import (
     vote,
 )
 from wardround.strategies.he.he_plan import Form, HEPlan
-from wardround.strategies.he.scheme import KeyHolder, KeylessSum, new_key
+from wardround.strategies.he.scheme import KeyHolder, KeylessSum, PublicContext, new_key
 from wardround.strategies.he.tags import TAG_KEY_BYTES, Tagging
 
 I8 = NDArray[np.int8]
@@ -128,7 +128,7 @@ class Shipped:
         return plaintext
 
     def opened_sum(self) -> OpenedPolynomial:
-        total = KeylessSum(self.plan, self.member.public, 1)
+        total = KeylessSum(PublicContext(self.plan, self.member.public), 1)
         for _ in range(CLIENTS):
             slots = self.random.integers(0, self.plan.plain_modulus // CLIENTS, 4096, dtype=np.uint64)
             total.add([self.member.encrypt(slots)])
