@@ -36,7 +36,6 @@ from wardround.strategies.he.inference_file import (
     KeyHead,
     ModelInfo,
     QueryHead,
-    digest_of,
     join_parts,
     parameters_of,
     read_file,
@@ -105,21 +104,20 @@ def _shares(inputs: int) -> F64:
 
 
 def keygen(info: str | Path, key: str | Path, context: str | Path) -> str:
-    """Write a new secret key (mode 0600) and its context for the parameters of a model; the context's SHA-256."""
+    """Write a new secret key (mode 0600) and its context, for the parameters of a model; what the key is called."""
     key, context = Path(key), Path(context)
     for path in (key, context):
         if path.exists():
             raise LocalError(f"{path}: is there already; name another file")
     known, _, _ = read_file(Path(info), ModelInfo)
     secret, public = new_key(parameters_of(known.parameters), squares=known.squares > 0)
-    name = digest_of(public)
-    write_file(key, KeyHead(key_id=name, parameters=known.parameters), secret)
+    key_id = write_file(context, ContextHead(nonce=os.urandom(16).hex(), parameters=known.parameters), public)
     try:
-        write_file(context, ContextHead(parameters=known.parameters), public)
+        write_file(key, KeyHead(key_id=key_id, parameters=known.parameters), secret)
     except BaseException:
-        key.unlink()
+        context.unlink()
         raise
-    return name
+    return key_id
 
 
 def encrypt(info: str | Path, key: str | Path, rows: str | Path | NDArray[Any], out: str | Path) -> int:
@@ -156,18 +154,18 @@ def run(
     """
     query, owned = Path(query), read_owned_model(Path(model), authority)
     parameters, network = owned.assurance.parameters, owned.network
-    known, public, _ = read_file(Path(context), ContextHead)
+    known, public, key_id = read_file(Path(context), ContextHead)
     if known.parameters != str(parameters):
         raise RemoteError(f"{context}: expected a context of CKKS {parameters}, got one of {known.parameters}")
+    with _naming(context):
+        owner = Owner(parameters, public, network)
     head, payload, digest = read_file(query, QueryHead)
     _check_same(query, "model", head.model, owned.digest)
-    _check_same(query, "key", head.key_id, digest_of(public))
+    _check_same(query, "key", head.key_id, key_id)
     if head.inputs != network.inputs:
         raise RemoteError(f"{query}: expected {network.inputs} inputs, the model's, got {head.inputs}")
     if max_rows is not None and head.rows > max_rows:
         raise RemoteError(f"{query}: expected at most {max_rows} rows, got {head.rows}")
-    with _naming(context):
-        owner = Owner(parameters, public, network)
     batches = -(-head.rows // parameters.slots)
     parts = split_parts(payload, batches * head.inputs, str(query))
     answers: list[bytes] = []

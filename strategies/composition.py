@@ -38,10 +38,17 @@ def _masked(plan: Plan) -> tuple[str, ...]:
     from wardround.strategies.secagg.plan_terms import exact_terms, parameters_of
 
     parameters = parameters_of(plan)
+    if plan.protection.homomorphic:
+        from wardround.strategies.secagg.plan_terms import he_plan_of
+
+        he_plan_of(plan)
     if plan.privacy.mechanism is not Mechanism.SKELLAM:
         exact_terms(plan)
     of_each = "the sum" if parameters.groups == 1 else f"{parameters.groups} sums"
     learns = f"the server learns {of_each} of at least {parameters.min_survivors} updates in a round, no single one"
+    if plan.protection.homomorphic:
+        two = "from a sum of two each of the two learns the other's update"
+        return (f"{learns}, as long as no site gives it the key", *([two] * (parameters.min_survivors == 2)))
     accounting = "no cryptography runs in this simulation (simulation.cryptography): it hides nothing"
     return (learns, *([accounting] * (plan.simulation.cryptography is not Cryptography.REAL)))
 

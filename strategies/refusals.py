@@ -13,13 +13,14 @@ from wardround.plan_privacy import (
     Unit,
     UnitClipping,
 )
-from wardround.plan_protection import TableChoice
+from wardround.plan_protection import ProtectionMode, TableChoice
 from wardround.plan_robust import AUTO, OFF
 from wardround.plan_sections import Select, Standardize, Weighting
 from wardround.plan_simulation import Cryptography
 from wardround.registry import load
+from wardround.strategies.secagg.parameters import MAX_COMMITTEE
 
-__all__ = ["REFUSED", "REFUSED_UNDER_MASKING", "REFUSED_UNDER_PRIVACY", "Refused", "refusals_of"]
+__all__ = ["REFUSED", "REFUSED_UNDER_BFV", "REFUSED_UNDER_MASKING", "REFUSED_UNDER_PRIVACY", "Refused", "refusals_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +87,15 @@ REFUSED = (
     ),
     Refused(
         key="simulation.cryptography",
-        when=lambda plan: plan.simulation.cryptography is not Cryptography.REAL and not plan.protection.on,
+        when=lambda plan: (
+            plan.simulation.cryptography is not Cryptography.REAL and plan.protection.mode is not ProtectionMode.MASKING
+        ),
         expected='no key unless protection.mode = "masking"',
     ),
     Refused(
         key="simulation.late_dropout",
         when=lambda plan: plan.simulation.late_dropout > 0 and not plan.protection.on,
-        expected='0 unless protection.mode = "masking", since without it an update that was sent is used',
+        expected='0 unless protection.mode is "masking" or "bfv", since without them an update that was sent is used',
     ),
 )
 
@@ -104,27 +107,29 @@ REFUSED_UNDER_MASKING = (
     Refused(
         key="cohort.size",
         when=lambda plan: plan.cohort.size is not None,
-        expected="no key under masking: keys and groups are agreed on by all sites that are left (cohort.without)",
+        expected="no key where updates are hidden: keys and groups are agreed on by all sites that are left "
+        "(cohort.without)",
     ),
     Refused(
         key="evaluation.sites",
         when=lambda plan: plan.evaluation.sites is not None,
-        expected="no key under masking: an evaluation is a sum over the same groups as an update",
+        expected="no key where updates are hidden: an evaluation is a sum over the same groups as an update",
     ),
     Refused(
         key="cohort.min_replies",
         when=lambda plan: plan.cohort.min_replies is not None,
-        expected="no key under masking: groups reply, each with at least protection.min_survivors sites",
+        expected="no key where updates are hidden: groups reply, each with at least protection.min_survivors sites",
     ),
     Refused(
         key="cohort.weighting",
         when=lambda plan: plan.weighting is Weighting.EXAMPLES,
-        expected='"uniform" or "capped" under masking: nobody sees a weight, so that it must be bounded',
+        expected='"uniform" or "capped" where updates are hidden: nobody sees a weight, so that it must be bounded',
     ),
     Refused(
         key="clipping.clip_norm",
         when=lambda plan: plan.clipping.clip_norm is None and not plan.privacy.per_client,
-        expected="a number under masking: nobody sees an update's length, and it fixes how values become integers",
+        expected="a number where updates are hidden: nobody sees an update's length, and it fixes how values become "
+        "integers",
     ),
     Refused(
         key="protection.metrics",
@@ -162,7 +167,8 @@ REFUSED_UNDER_MASKING = (
     Refused(
         key="robust.rule",
         when=lambda plan: plan.robust.rule == AUTO,
-        expected="a rule by name under masking: the trials of auto draw groups of their own, not those of the run",
+        expected="a rule by name where updates are hidden: the trials of auto draw groups of their own, not those of "
+        "the run",
     ),
     Refused(
         key="robust.rule",
@@ -173,8 +179,8 @@ REFUSED_UNDER_MASKING = (
     Refused(
         key="robust.detectors",
         when=lambda plan: plan.robust.rule != OFF and bool(_FOLLOWING & set(plan.robust.detectors)),
-        expected="none of foolsgold and fldetector under masking: they follow who sends over the rounds, and a group "
-        "that loses a member is somebody new to them",
+        expected="none of foolsgold and fldetector where updates are hidden: they follow who sends over the rounds, "
+        "and a group that loses a member is somebody new to them",
     ),
     Refused(
         key="robust.quarantine.enabled",
@@ -199,12 +205,43 @@ REFUSED_UNDER_MASKING = (
     Refused(
         key="privacy.mechanism",
         when=lambda plan: plan.privacy.per_client and plan.privacy.mechanism is not Mechanism.SKELLAM,
-        expected='"skellam" under masking: a server that adds the noise must clip each update, and it sees none',
+        expected='"skellam" where updates are hidden: a server that adds the noise must clip each update, and it '
+        "sees none",
     ),
     Refused(
         key="protection.value_bits",
         when=lambda plan: plan.privacy.mechanism is Mechanism.SKELLAM and plan.protection.value_bits is not None,
         expected="no key beside skellam, whose noise fixes how values are encoded",
+    ),
+)
+
+
+REFUSED_UNDER_BFV = (
+    Refused(
+        key="robust.rule",
+        when=lambda plan: plan.robust.rule not in (OFF, "mean"),
+        expected='"off" or "mean" with bfv: the server reads no update and members open one sum of all, so that a rule '
+        'has nothing to compare (protection.mode = "masking" with groups = 3 at least shows it the means of groups)',
+    ),
+    Refused(
+        key="protection.groups",
+        when=lambda plan: plan.protection.groups != 1,
+        expected="1 with bfv: there is one key, and whoever has it could open every group's sum",
+    ),
+    Refused(
+        key="protection.tables",
+        when=lambda plan: plan.protection.tables is not TableChoice.ONCE,
+        expected='"once" with bfv, where no groups are drawn',
+    ),
+    Refused(
+        key="protection.colluding",
+        when=lambda plan: bool(plan.protection.colluding),
+        expected="0 with bfv: a site that helps the server gives it the key to every update; masking tolerates some",
+    ),
+    Refused(
+        key="simulation.sites",
+        when=lambda plan: _left(plan) > MAX_COMMITTEE,
+        expected=f"at most {MAX_COMMITTEE} with bfv: sums of more are not proven exact",
     ),
 )
 
@@ -228,8 +265,8 @@ REFUSED_UNDER_PRIVACY = (
     Refused(
         key="privacy.mechanism",
         when=lambda plan: plan.privacy.mechanism is Mechanism.SKELLAM and not plan.protection.on,
-        expected='"gaussian" or "banded-mf" unless protection.mode = "masking": a client adds only its share of the '
-        "noise, which hides nothing where the server sees each update",
+        expected='"gaussian" or "banded-mf" unless protection.mode is "masking" or "bfv": a client adds only its '
+        "share of the noise, which hides nothing where the server sees each update",
     ),
     Refused(
         key="privacy.relation",
@@ -408,5 +445,10 @@ REFUSED_UNDER_PRIVACY = (
 
 def refusals_of(plan: Plan) -> tuple[Refused, ...]:
     """The rows that `plan` is held to, in the order in which they are tried."""
-    masking, privacy = plan.protection.on, plan.privacy.on
-    return (*REFUSED, *REFUSED_UNDER_MASKING * masking, *REFUSED_UNDER_PRIVACY * privacy)
+    hidden, privacy = plan.protection.on, plan.privacy.on
+    return (
+        *REFUSED,
+        *REFUSED_UNDER_BFV * plan.protection.homomorphic,
+        *REFUSED_UNDER_MASKING * hidden,
+        *REFUSED_UNDER_PRIVACY * privacy,
+    )

@@ -108,7 +108,7 @@ class Privacy:
     mechanism: Mechanism = key(
         Mechanism.GAUSSIAN,
         doc="fresh noise in each round; of clients also noise that later rounds cancel (`banded-mf`), or that they add "
-        "themselves under masking (`skellam`)",
+        "themselves where updates are hidden (`skellam`)",
     )
     bands: int | None = key(None, doc="`banded-mf`: bands of the strategy matrix, rounds between two of a client", ge=2)
     max_rows: int = key(1, doc="`patient`: most training rows of one patient; noise grows with it", ge=1)

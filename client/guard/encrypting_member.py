@@ -39,6 +39,8 @@ class EncryptingMember(Member):
     ) -> None:
         self._note = note or (lambda kind, **detail: None)
         super().__init__(plan, membership, now=now)
+        if self._round is None:  # whatever is stored is of an epoch that is over
+            self._erase("another epoch began")
 
     def rounds(self, agreement: Agreement) -> MemberRound | None:
         """The machine for the rounds of an epoch, where its key is here."""
@@ -55,8 +57,6 @@ class EncryptingMember(Member):
     def _receive(self, message: Record) -> list[Outgoing]:
         if isinstance(message, KeyRequest | KeyOffer):
             return self._take_key(message)
-        if isinstance(message, EpochStart) and (self._epoch is None or self._epoch.epoch != message.epoch):
-            self._erase("another epoch begins")
         try:
             outgoing = super()._receive(message)
         except RefusedError as error:
@@ -64,6 +64,8 @@ class EncryptingMember(Member):
                 self._note("sum.forged", round=self._at(message)[1])
                 self.close()
             raise
+        if isinstance(message, EpochStart) and self._round is None:  # only now: an epoch that was refused ends none
+            self._erase("another epoch begins")
         if isinstance(message, OpenRequest):
             self._note("sum.opened", epoch=self._at(message)[0], round=self._at(message)[1])
         return outgoing

@@ -1,6 +1,6 @@
 """Secure aggregation: what the server saw, who was lost and when, what was aborted, and what it cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wardround.plan import Plan
@@ -29,6 +29,16 @@ _WORK = {
     Stage.SIGNATURE: "lists of survivors and signatures",
     Stage.OPENING: "openings, unmasking and results",
 }
+_LOST_IN_BFV = _LOST | {
+    Stage.EPOCH: "before the round: no key was agreed on",
+    Stage.UPDATE: "no encrypted update came",
+    Stage.OPENING: "the sum was not opened",
+}
+_WORK_IN_BFV = _WORK | {
+    Stage.EPOCH: "agreeing on members and making the key",
+    Stage.UPDATE: "orders, training and encrypted updates",
+    Stage.OPENING: "the sum, to those who open it, and what they tell",
+}
 _COLORS = {Stage.EPOCH: "#999999", Stage.UPDATE: "#0072B2", Stage.SIGNATURE: "#E69F00", Stage.OPENING: "#009E73"}
 
 
@@ -46,8 +56,11 @@ def protection(run: ReportedRun) -> Section | None:
     else:
         plots = [figure(plot) for plot in (_groups(lines), _seconds(lines, deployed=run.deployed)) if plot is not None]
         body += f'<div class="pair">{"".join(plots)}</div>' if plots else ""
-        body += _lost(lines) + _aborted(lines) + _costs(lines)
-    return Section(anchor="protection", title="Secure aggregation", body=body)
+        bfv = plan.protection.homomorphic
+        lost, work = (_LOST_IN_BFV, _WORK_IN_BFV) if bfv else (_LOST, _WORK)
+        body += _lost(lines, lost) + _aborted(lines) + _costs(lines, work)
+    title = "Homomorphic aggregation" if plan.protection.homomorphic else "Secure aggregation"
+    return Section(anchor="protection", title=title, body=body)
 
 
 def _accounted(lines: Sequence[Json]) -> bool:
@@ -62,6 +75,8 @@ def _told(plan: Plan, lines: Sequence[Json]) -> Iterator[str]:
         f"In a round of training the server {would} {sums}, of at least {parameters.min_survivors} hospitals' updates "
         "each, and no hospital's own."
     )
+    if plan.protection.homomorphic:
+        yield _opened(lines)
     yield _evaluated(plan)
     if lines:
         given = [_given(line) for line in lines]
@@ -73,6 +88,18 @@ def _told(plan: Plan, lines: Sequence[Json]) -> Iterator[str]:
             + (f", {none} of none" if none else "")
             + "."
         )
+
+
+def _opened(lines: Sequence[Json]) -> str:
+    """How updates were encrypted, and under how many keys."""
+    schemes = {line["protection"]["scheme"] for line in lines} - {""}
+    forms = listed(sorted({scheme.partition(",")[0] for scheme in schemes})) if schemes else "bfv"
+    keys = count(len(schemes), "key")
+    return (
+        f"Updates were encrypted ({forms}, {keys}); the server added them up without a key, and hospitals that have it "
+        "opened each sum after they had checked, by tags that the server cannot make, whose updates are in it. "
+        "Whoever has a hospital's key and the server's ciphertexts reads every update."
+    )
 
 
 def _evaluated(plan: Plan) -> str:
@@ -169,7 +196,7 @@ def _cost(line: Json, stage: Stage) -> dict[str, float]:
     return found
 
 
-def _lost(lines: Sequence[Json]) -> str:
+def _lost(lines: Sequence[Json], where: Mapping[Stage, str]) -> str:
     asked = sum(len(line["cohort"]) for line in lines)
     rows = []
     for stage in Stage:
@@ -177,7 +204,7 @@ def _lost(lines: Sequence[Json]) -> str:
         if sites:
             names = sorted(set(sites))
             shown = listed(names[:_MOST_NAMED]) if len(names) <= _MOST_NAMED else count(len(names), "hospital")
-            rows.append((_LOST[stage], len(sites), f"{100 * len(sites) / asked:.1f} %" if asked else "–", shown))
+            rows.append((where[stage], len(sites), f"{100 * len(sites) / asked:.1f} %" if asked else "–", shown))
     if not rows:
         return "<p>Nobody was lost at any stage.</p>"
     head = ("where a hospital was lost", "times", "of all asked", "who")
@@ -202,13 +229,13 @@ def _parties(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {left} more" if left > 0 else "") if names else "–"
 
 
-def _costs(lines: Sequence[Json]) -> str:
+def _costs(lines: Sequence[Json], work: Mapping[Stage, str]) -> str:
     rows = []
     for stage in Stage:
         found = [_cost(line, stage) for line in lines if _cost(line, stage)]
         if found:
             seconds, sent, received = (sum(c[k] for c in found) for k in ("seconds", "sent_bytes", "received_bytes"))
-            rows.append((_WORK[stage], len(found), duration(seconds), _bytes(sent), _bytes(received)))
+            rows.append((work[stage], len(found), duration(seconds), _bytes(sent), _bytes(received)))
     head = ("stage", "rounds", "seconds", "server sent", "server received")
     title = "Costs of the trainings, at the server; the model in each request included"
     return table(head, rows, title) if rows else ""

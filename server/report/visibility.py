@@ -66,6 +66,8 @@ def _seen_of_groups(plan: Plan) -> Iterator[str]:
         "privacy bounds that, and this plan has none."
     )
     yield f"In every round, of {groups}, the sum of the updates of at least {least} hospitals. {given_away}"
+    if plan.protection.homomorphic:
+        yield "Each hospital's encrypted update, which any one hospital's key opens: none of them may help the server."
     sums = "" if plan.privacy.on else ", training rows and losses"
     counted = "" if plan.privacy.per_client else f"Weights{sums} as sums of the same groups. "
     yield f"{counted}Which hospitals are in a sum, and who did not answer."

@@ -248,6 +248,14 @@ def _protection(plan: Plan) -> Iterator[str]:
     if plan.simulation.cryptography is Cryptography.ACCOUNTING:
         return
     parameters = parameters_of(plan)
+    if plan.protection.homomorphic:
+        yield (
+            "- Homomorphic aggregation (bfv): in a round the server is told the sum of at least "
+            f"{parameters.min_survivors} of {parameters.clients} sites' updates, or nothing. It learns no more as long "
+            "as no site gives it the key: one site's key opens every update that the server was sent. What the sums of "
+            "several rounds tell together, only differential privacy bounds."
+        )
+        return
     yield (
         f"- Secure aggregation (masking): in a round the server learns, of {parameters.groups_in_words()} sites, each "
         f"group's sum of at least {parameters.min_survivors} updates, or nothing; it and any {parameters.colluding} of "

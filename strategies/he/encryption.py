@@ -82,16 +82,12 @@ def _work(work: Callable[[KeyHolder, Tagging, tuple[int, ...], int, Piece], Done
 
 
 def _encrypted(holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], first: int, slots: Slots) -> list[bytes]:
-    (member,) = members
-    return [
-        holder.encrypt(np.concatenate((row, tagging.tag(row, first + index, member))))
-        for index, row in enumerate(slots)
-    ]
+    tagged = np.concatenate((slots, tagging.tags(slots, first, members)), axis=1)
+    return [holder.encrypt(row) for row in tagged]
 
 
 def _decrypted(holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], first: int, chunks: list[bytes]) -> Slots:
-    opened = [holder.decrypt(chunk) for chunk in chunks]
-    slots = np.stack([one[: holder.plan.slots] for one in opened])
-    for index, one in enumerate(opened):
-        tagging.check(slots[index], one[holder.plan.slots :], first + index, members)
+    opened = np.stack([holder.decrypt(chunk) for chunk in chunks])
+    slots = opened[:, : holder.plan.slots]
+    tagging.check(slots, opened[:, holder.plan.slots :], first, members)
     return slots

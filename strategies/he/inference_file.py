@@ -36,8 +36,8 @@ __all__ = [
     "KeyHead",
     "ModelInfo",
     "QueryHead",
-    "digest_of",
     "join_parts",
+    "parameters_of",
     "read_file",
     "split_parts",
     "write_file",
@@ -96,9 +96,9 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyHead:
-    """The secret key's file. `key_id` is the SHA-256 of the context that belongs to it."""
+    """The secret key's file. `key_id` is the SHA-256 of the context's header and payload."""
 
-    key_id: str = key(doc="SHA-256 of the context")
+    key_id: str = key(doc="SHA-256 of the context's header and payload")
     parameters: str = key(doc="the parameters of CKKS")
 
     def __post_init__(self) -> None:
@@ -107,8 +107,9 @@ class KeyHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextHead:
-    """The file of a context without its secret key."""
+    """The file of a context without its secret key. `nonce` tells it from others: parameters alone are all the same."""
 
+    nonce: str = key(doc="32 random hexadecimal digits")
     parameters: str = key(doc="the parameters of CKKS")
 
     def __post_init__(self) -> None:
@@ -119,7 +120,7 @@ class ContextHead:
 class QueryHead:
     """Encrypted rows of one key for one model. `first_row` is the number of the first in its file."""
 
-    key_id: str = key(doc="SHA-256 of the key's context")
+    key_id: str = key(doc="SHA-256 of the context's header and payload")
     model: str = key(doc="SHA-256 of model.safetensors")
     rows: int = key(doc="rows", ge=1, le=MAX_ROWS)
     first_row: int = key(doc="number of the first row", ge=0, le=2)
@@ -133,7 +134,7 @@ class QueryHead:
 class AnswerHead:
     """Encrypted outputs for the rows of one query."""
 
-    key_id: str = key(doc="SHA-256 of the key's context")
+    key_id: str = key(doc="SHA-256 of the context's header and payload")
     model: str = key(doc="SHA-256 of model.safetensors")
     query: str = key(doc="SHA-256 of the query's header and payload")
     rows: int = key(doc="rows", ge=1, le=MAX_ROWS)
@@ -143,7 +144,7 @@ class AnswerHead:
         check_bounds(self)
 
 
-Head = TypeVar("Head", ModelInfo, KeyHead, ContextHead, QueryHead, AnswerHead)
+Head = TypeVar("Head", bound=ModelInfo | KeyHead | ContextHead | QueryHead | AnswerHead)
 _KINDS: dict[type[Any], _Kind] = {
     ModelInfo: _Kind.MODEL,
     KeyHead: _Kind.KEY,
@@ -169,11 +170,6 @@ def _check_parameters(name: str) -> None:
     parameters_of(name)
 
 
-def digest_of(data: bytes) -> str:
-    """SHA-256, in hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def join_parts(parts: Iterable[bytes]) -> bytes:
     """A payload of ciphertexts."""
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
@@ -195,8 +191,8 @@ def split_parts(payload: bytes, count: int, where: str) -> Sequence[bytes]:
     return parts
 
 
-def write_file(path: Path, head: Head, payload: bytes = b"") -> None:
-    """Write a new file; a key's is for its owner's eyes alone (mode 0600).
+def write_file(path: Path, head: Head, payload: bytes = b"") -> str:
+    """Write a new file; the SHA-256 of header and payload. A key's file is its owner's alone to read (mode 0600).
 
     Raises LocalError, with nothing written, where `path` exists or cannot be written.
     """
@@ -222,6 +218,7 @@ def write_file(path: Path, head: Head, payload: bytes = b"") -> None:
         raise LocalError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         temporary.unlink(missing_ok=True)
+    return digest.hexdigest()
 
 
 def read_file(path: Path, kind: type[Head]) -> tuple[Head, bytes, str]:

@@ -8,7 +8,8 @@ one, and the old one is erased with the epoch.
 
 What is durable at a member, sealed, under `secagg/<run>/he-key`: epoch, form, tag key, key, and the deal, where the
 member is the dealer. It is stored before anything is sent, so that a dealer that is asked again sends the same boxes: a
-second plaintext under the key of a box would break both.
+second plaintext under the key of a box would break both. For the same reason the epoch's number stays when its key is
+erased: in that epoch no key is made or accepted any more, whatever the server has the member believe.
 """
 
 import hashlib
@@ -51,14 +52,14 @@ class EpochKey:
 def deal_key(mine: Membership, agreement: Agreement, plan: HEPlan, request: KeyRequest) -> KeyDeal:
     """A new key of the epoch, or the one that was dealt before, the same bytes.
 
-    Raises RefusedError for another epoch, where somebody else's key was accepted in this one, and where this machine
-    can encrypt in none of the forms that the proof holds for.
+    Raises RefusedError for another epoch, where somebody else's key was accepted in this one or its key was erased, and
+    where this machine can encrypt in none of the forms that the proof holds for.
     """
     cohort = agreement.cohort
     if (request.run, request.epoch, request.roster) != (mine.run, cohort.epoch, cohort.roster):
         raise RefusedError(Cause.STALE, None, "expected a key for the epoch that has begun here, got another")
-    parts = mine.state.get(_at(mine))
-    if parts and int.from_bytes(parts[0], "big") == cohort.epoch:
+    parts = _not_erased(mine, cohort.epoch)
+    if parts:
         if not parts[4]:
             raise RefusedError(Cause.TWICE, mine.name, "has accepted another member's key for this epoch")
         return _stored_deal(parts[4])
@@ -92,11 +93,12 @@ def accept_key(mine: Membership, agreement: Agreement, plan: HEPlan, offer: KeyO
     """Open and keep the key that another member deals; the same offer again is answered the same.
 
     Raises RefusedError, and keeps nothing, for a box that its dealer did not seal for this member and epoch, for other
-    parameters than the plan's, and for a second key in an epoch.
+    parameters than the plan's, for a second key in an epoch, and where the epoch's key was erased.
     """
     cohort, header = agreement.cohort, offer.header
     name = _check_header(cohort, header, offer.signature)
     accepted = KeyAccepted(run=mine.run, epoch=cohort.epoch, fingerprint=header.fingerprint)
+    _not_erased(mine, cohort.epoch)
     if (kept := stored_key(mine, cohort.epoch)) is not None:
         if kept.fingerprint != header.fingerprint:
             raise RefusedError(Cause.TWICE, name, "expected one key in an epoch, got another")
@@ -139,17 +141,18 @@ def check_deal(cohort: Cohort, deal: KeyDeal) -> str:
 
 def stored_key(mine: Membership, epoch: int) -> EpochKey | None:
     """The key of this epoch, where this member has it."""
-    parts = mine.state.get(_at(mine))
-    if not parts or int.from_bytes(parts[0], "big") != epoch:
+    parts = _parts(mine, epoch)
+    if len(parts) < 2:
         return None
     return EpochKey(epoch=epoch, form=Form(parts[1][0]), tag_key=parts[2], key=parts[3])
 
 
 def erase_key(mine: Membership) -> bool:
     """Forget the key: its epoch is over, or a sum was forged. Durable on return; whether there was one."""
-    if not mine.state.get(_at(mine)):
+    parts = mine.state.get(_at(mine))
+    if len(parts) < 2:
         return False
-    mine.state.erase(_at(mine))
+    mine.state.put(_at(mine), parts[:1])
     return True
 
 
@@ -188,6 +191,20 @@ def _domain(roster: bytes) -> bytes:
 
 def _box_key(secret: bytes, roster: bytes, dealer: int, receiver: int) -> bytes:
     return key_agreement.share_key(secret, _domain(roster), dealer, receiver)
+
+
+def _parts(mine: Membership, epoch: int) -> list[bytes]:
+    """What is stored of this epoch: nothing, its number alone where its key was erased, or all of it."""
+    parts = mine.state.get(_at(mine))
+    return parts if parts and int.from_bytes(parts[0], "big") == epoch else []
+
+
+def _not_erased(mine: Membership, epoch: int) -> list[bytes]:
+    """The same. Raises RefusedError where the key was erased."""
+    parts = _parts(mine, epoch)
+    if len(parts) == 1:
+        raise RefusedError(Cause.STALE, mine.name, "has erased the key of this epoch, and has no other; start another")
+    return parts
 
 
 def _keep(mine: Membership, secret: EpochKey, deal: bytes) -> None:

@@ -6,12 +6,12 @@ members share and the server does not have. Member i's tag of its slots x in a c
 
     τ_i = Σ_l r_l x_il + p_i
 
-with weights r of the round and chunk, and a pad p_i of the round, chunk and member. Tags add up as slots do, so a sum
-over the members of a list must have the tag Σ_l r_l X_l + Σ_{i in list} p_i. Whatever else the server makes of the
+with weights r of the round, of 45 bits, and a pad p_i of the round, chunk and member. Tags add up as slots do, so a
+sum over the members of a list must have the tag Σ_l r_l X_l + Σ_{i in list} p_i. Whatever else the server makes of the
 ciphertexts is, to a member, some other X' and τ'; both r and the pads are unknown to it, so that τ' is right with a
-chance of at most 1/t + 2^-64 for each tag, and of less than 2^-64 for all tags of one chunk together. A chunk that
-fails ends the epoch and its keys (see `client_round`): an answer that depends on what a server did to a ciphertext
-would tell it of the secret key, bit by bit.
+chance of at most 1/t + 2^-45 for each tag, and of less than 2^-64 for all tags of a chunk together. All chunks are
+looked at before anything is told, and a sum that fails ends the epoch and its keys (see `client_round`): an answer that
+depends on what a server did to a ciphertext would tell it of the secret key, bit by bit.
 
 Guarantee: against a server that has no member's keys, with HKDF-SHA-256 and AES as pseudorandom functions. A member has
 the keys, and could forge.
@@ -28,6 +28,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from numpy.typing import NDArray
 
 from wardround.errors import RemoteError
 from wardround.strategies.he.he_plan import HEPlan
@@ -38,54 +39,76 @@ from wardround.strategies.secagg.keystream import U64
 __all__ = ["TAG_KEY_BYTES", "Tagging"]
 
 TAG_KEY_BYTES = 32
-_PART_BITS = 15
-"""Weights are multiplied in parts, so that a product of a slot and a part stays below 2^64."""
+_PART_BITS, _PARTS = 15, 3
+"""Slots and weights are multiplied in parts of 15 bits: 4096 products of them add up exactly in floating point."""
+_PART = np.uint64((1 << _PART_BITS) - 1)
+_AES_BLOCK = 16
+_WEIGHT = np.uint64((1 << (_PART_BITS * _PARTS)) - 1)
+
+F64 = NDArray[np.float64]
 
 
 class Tagging:
     """The tags of one round: `key` of the epoch, 32 bytes, and `h`, the digest of the round's descriptor."""
 
-    __slots__ = ("_key", "_plan", "_t")
+    __slots__ = ("_key", "_plan", "_t", "_weights")
 
     def __init__(self, plan: HEPlan, key: bytes, h: bytes) -> None:
         if len(key) != TAG_KEY_BYTES:
             raise ValueError(f"expected a key of {TAG_KEY_BYTES} bytes, got {len(key)}")
         self._plan, self._t = plan, plan.plain_modulus
         self._key = HKDFExpand(SHA256(), TAG_KEY_BYTES, b"wardround he tags 1" + encode_digest(h)).derive(key)
+        weights = self._drawn(b"weights", 0, 0, plan.tags * plan.slots) & _WEIGHT
+        self._weights = _parts(weights.reshape(plan.tags, plan.slots)).reshape(_PARTS * plan.tags, plan.slots).T
 
-    def tag(self, slots: Slots, chunk: int, member: int) -> U64:
-        """The tags of one chunk of `member`'s own slots, shape (plan.tags,)."""
-        return np.array(self._expected(slots, chunk, (member,)), dtype=np.uint64)
+    def tags(self, slots: Slots, first: int, members: Iterable[int]) -> U64:
+        """The tags of the slots of chunks from number `first` on, shape (chunks, plan.tags).
 
-    def check(self, slots: Slots, tags: U64, chunk: int, members: Iterable[int]) -> None:
-        """Raises RemoteError unless `tags` are those of a sum `slots` of all `members`, each once."""
-        if [int(tag) for tag in tags] != self._expected(slots, chunk, tuple(members)):
+        Of one member's own slots, or of a sum of `members`.
+        """
+        chunks = len(slots)
+        if slots.shape != (chunks, self._plan.slots):
+            raise ValueError(f"expected {self._plan.slots} slots of each chunk, got {slots.shape}")
+        found = [
+            sum(int(part) << (_PART_BITS * (i + j)) for (i, j), part in np.ndenumerate(parts)) % self._t
+            for parts in self._products(slots).reshape(-1, _PARTS, _PARTS)
+        ]
+        total = np.array(found, dtype=np.uint64).reshape(chunks, self._plan.tags)
+        for member in members:
+            pads = self._drawn(b"pads", member, first * self._plan.tags, chunks * self._plan.tags)
+            total = (total + pads.reshape(chunks, -1) % np.uint64(self._t)) % np.uint64(self._t)
+        return total
+
+    def check(self, slots: Slots, tags: U64, first: int, members: Iterable[int]) -> None:
+        """Raises RemoteError unless `tags`, shape (chunks, plan.tags), are those of a sum of all `members`."""
+        wrong = np.flatnonzero((tags != self.tags(slots, first, members)).any(axis=1))
+        if wrong.size:
             raise RemoteError(
-                f"chunk {chunk}: expected the sum of the listed members' updates, each once, got another; nothing of "
-                "it is told, and the key of this epoch is not used again"
+                f"chunk {first + int(wrong[0])}: expected the sum of the listed members' updates, each once, got "
+                "another; nothing of it is told, and the key of this epoch is not used again"
             )
 
-    def _expected(self, slots: Slots, chunk: int, members: tuple[int, ...]) -> list[int]:
-        if slots.shape != (self._plan.slots,):
-            raise ValueError(f"expected {self._plan.slots} slots, got {slots.shape}")
-        weights = self._drawn(b"weights", chunk, 0, self._plan.tags * self._plan.slots).reshape(self._plan.tags, -1)
-        tags = [self._product(slots, row) for row in weights]
-        for member in members:
-            pads = self._drawn(b"pad", chunk, member, self._plan.tags)
-            tags = [(tag + int(pad)) % self._t for tag, pad in zip(tags, pads, strict=True)]
-        return tags
+    def _products(self, slots: Slots) -> F64:
+        """Sums of products of parts, shape (chunks, tags, parts of a weight, parts of a slot): exact, below 2^53."""
+        chunks, tags = len(slots), self._plan.tags
+        found = np.empty((_PARTS, chunks, _PARTS * tags))
+        for part in range(_PARTS):
+            np.matmul(_part(slots, part), self._weights, out=found[part])
+        return found.reshape(_PARTS, chunks, tags, _PARTS).transpose(1, 2, 3, 0)
 
-    def _product(self, slots: Slots, weights: U64) -> int:
-        """Σ weights · slots modulo t, exactly: the remainders of 2^12 products fit a word together."""
-        total, t = 0, np.uint64(self._t)
-        for part in range(0, self._t.bit_length(), _PART_BITS):
-            low = (weights >> np.uint64(part)) & np.uint64((1 << _PART_BITS) - 1)
-            total += int((slots * low % t).sum()) << part
-        return total % self._t
-
-    def _drawn(self, purpose: bytes, chunk: int, member: int, count: int) -> U64:
-        """`count` numbers below t, each with a chance of at most 1/t + 2^-64, by AES-256 in counter mode."""
-        info = b"wardround he " + purpose + b"\0" + chunk.to_bytes(4, "big") + encode_index(member)
+    def _drawn(self, purpose: bytes, member: int, first: int, count: int) -> U64:
+        """Words `first` to `first + count` of a stream for this purpose and member, of AES-256 in counter mode."""
+        info = b"wardround he " + purpose + b"\0" + encode_index(member)
         key = HKDFExpand(SHA256(), 32, info).derive(self._key)
-        stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * count))
-        return np.frombuffer(stream, dtype="<u8") % np.uint64(self._t)
+        block, skipped = divmod(8 * first, _AES_BLOCK)
+        stream = Cipher(algorithms.AES(key), modes.CTR(block.to_bytes(_AES_BLOCK, "big"))).encryptor()
+        return np.frombuffer(stream.update(bytes(skipped + 8 * count)), dtype="<u8", offset=skipped)
+
+
+def _part(numbers: U64, part: int) -> F64:
+    return ((numbers >> np.uint64(_PART_BITS * part)) & _PART).astype(np.float64)
+
+
+def _parts(numbers: U64) -> F64:
+    """The lowest 45 bits of numbers, shape (m, n), in three parts of 15, shape (m, 3, n)."""
+    return np.stack([_part(numbers, part) for part in range(_PARTS)], axis=1)

@@ -33,6 +33,7 @@ STARTS = 240
 FAILURE_BITS = 40
 """In a run, a roster that an honest client signed has a group of more colluders than reckoned: 2^-40 at the most."""
 
+_CHUNK_BYTES, _ENCRYPT_US, _ADD_CHUNK_US = 31_000, 750, 140  # of a ciphertext, as benchmarks/he.py measures them
 _MASK_NS, _ADD_NS, _ENCODE_NS = 0.38, 0.15, 1.4  # per parameter, of 32-bit words
 
 
@@ -301,9 +302,20 @@ class HomomorphicParameters(Parameters):
             raise InfeasibleError("there is one sum of all members", "groups")
         Parameters.__post_init__(self)
 
+    def costs(self, size: int) -> Costs:
+        """A round's costs with two of `size` parameters in each of 4094 slots, everyone there."""
+        if size < 1:
+            raise ValueError(f"expected at least 1 parameter, got {size}")
+        chunks = -(-size // (2 * 4094))
+        return Costs(
+            upload_bytes=chunks * _CHUNK_BYTES + 1024,
+            client_s=chunks * _ENCRYPT_US * 1e-6,
+            server_s=chunks * self.clients * _ADD_CHUNK_US * 1e-6,
+        )
+
     def explain(self, size: int = 1_000_000) -> str:
         """What the server learns, and what is tolerated; lines of words."""
-        committee = self.committee
+        committee, costs = self.committee, self.costs(size)
         return "\n".join(
             (
                 f"group       all {self.clients} clients; one key, which every client has and the server has not",
@@ -317,6 +329,9 @@ class HomomorphicParameters(Parameters):
                 "variance that is claimed",
                 f"epoch       starts with at least {self.min_roster} of {self.clients} clients, with a new key; "
                 f"{self.signatures_needed(self.clients, drawing=False)} must sign the same roster",
+                f"costs       (a model, not measured here) with {size:,} parameters a client sends "
+                f"{costs.upload_bytes / 1e6:.3g} MB and computes {costs.client_s:.2g} s a round, about as long to open "
+                f"a sum; the server {costs.server_s:.2g} s",
                 "unbounded   what the sums of several rounds tell together: only differential privacy bounds that",
             )
         )

@@ -124,7 +124,8 @@ def exact_terms(plan: Plan) -> tuple[int, int, float]:
         holds = f"a slot of a plaintext has {he.plain_modulus.bit_length()} bits"
     weight = plan.cohort.weight_cap or 1
     if clip is None:
-        raise PlanError("clipping.clip_norm", "a number under masking, since it fixes how values become integers")
+        needed = "a number where updates are hidden, since it fixes how values become integers"
+        raise PlanError("clipping.clip_norm", needed)
     try:
         check_clip(clip)
     except ValueError as error:

@@ -100,6 +100,16 @@ class Field:
         with ThreadPoolExecutor(len(sites)) as pool:
             list(pool.map(one, sites))
 
+    def acquaint(self, run: StartedRun) -> None:
+        """Let every hospital accept the keys of the others, as the run that is offered names them."""
+        for site in HOSPITALS:
+            until(
+                lambda site=site: run.id in self.stage.run(site, "client", "plan", "list", "--json", show=False),
+                lambda site=site: f"{site} was offered no run",
+                every_s=0.2,
+            )
+            self.stage.run(site, "client", "members", "accept", "--all")
+
     def begin(self, *settings: str, rounds: int, sites: tuple[str, ...] = HOSPITALS, data: str = "ehr") -> StartedRun:
         """A new run that all of its sites have approved."""
         run = self.offer(*settings, rounds=rounds, sites=sites)

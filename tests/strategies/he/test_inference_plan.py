@@ -13,7 +13,6 @@ from wardround.strategies.he.inference_plan import (
     LINEAR,
     MAX_ERROR,
     ONE_HIDDEN_LAYER,
-    Box,
     Layer,
     Network,
     ParameterSet,
@@ -118,7 +117,7 @@ def test_the_parameters_that_the_spec_names_are_refused_and_are_bad() -> None:
 def test_results_that_do_not_fit_the_modulus_are_refused() -> None:
     one = network(2, 1)
     huge = Network(layers=(Layer(weight=one.layers[0].weight * 2.0**20, bias=one.layers[0].bias),))
-    with pytest.raises(LocalError, match="4096.*: expected a modulus of at least 9[0-9] bits, for results up to .*89"):
+    with pytest.raises(LocalError, match=r"4096.*: expected a modulus of at least 9[0-9] bits, for results up to .*89"):
         assure(huge, box(2), LINEAR)
     with pytest.raises(LocalError, match=r"no parameters of CKKS fit the model \(4096.*expected a modulus.*; 8192"):
         choose_parameters(network(2, 2, 2, 1), box(2))

@@ -96,7 +96,7 @@ def test_contexts_of_other_parameters_and_of_other_things_are_refused() -> None:
     with pytest.raises(RemoteError, match=r"context: expected CKKS 8192.*got CKKS 4096 \[45, 44, 20\]"):
         Owner(ONE_HIDDEN_LAYER, PUBLIC, network(2, 1))
     bfv = ts.context(ts.SCHEME_TYPE.BFV, 4096, 1032193, encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC)
-    with pytest.raises(RemoteError, match="expected CKKS 4096.*got BFV"):
+    with pytest.raises(RemoteError, match=r"expected CKKS 4096.*got BFV"):
         Asker(LINEAR, bfv.serialize(save_public_key=False, save_secret_key=True))
     for data in (b"", b"text", PUBLIC[:-7], SECRET[:5000]):
         with pytest.raises(RemoteError, match="expected a context of TenSEAL"):

@@ -120,7 +120,7 @@ def test_the_mean_of_a_whole_group_comes_back_within_the_error_bound() -> None:
             "cohort.weight_cap",
             "at most 1, or the ring is too narrow: a value has 8 bits",
         ),
-        (("clipping.clip_norm=",), "clipping.clip_norm", "a number under masking"),
+        (("clipping.clip_norm=",), "clipping.clip_norm", "a number where updates are hidden"),
     ],
 )
 def test_a_ring_that_is_too_narrow_is_refused_with_the_plan(settings: tuple[str, ...], path: str, text: str) -> None:
