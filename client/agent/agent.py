@@ -29,6 +29,7 @@ from wardround.client.agent.site_log import open_log
 from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import LocalError, RemoteError, WardroundError
+from wardround.link.limits import ciphertext_bytes
 from wardround.link.messages import Call, Fault, Notice, Reply
 from wardround.link.signing_inputs import approval_bytes
 from wardround.plain_text import plain_text
@@ -110,6 +111,7 @@ class Agent:
         self._left: list[tuple[str, Run | None, str]] = []
         """Runs that have ended, and why, of which something could not be taken away yet."""
         self._sizes: dict[str, int] = {}
+        self._sums: dict[str, int] = {}
         self._stopping = False
         self._asked: datetime | None = None
 
@@ -165,11 +167,24 @@ class Agent:
                 size = self._model_bytes(run)
             except LocalError as error:
                 return Reply(fault=Fault.NOT_READY, reason=self._unreadable(run, error))
-            if small_bytes <= _MOST_SMALL_BYTES and model_bytes in (0, size):
+            if small_bytes <= _MOST_SMALL_BYTES + self.sum_bytes(run) and model_bytes in (0, size):
                 return None
             refusal = Fault.REFUSED, f"expected a model of {size} bytes, as was offered, got {model_bytes}"
         _log.warning("a call was not received: %s", refusal[1], extra={"run": plain_text(run, 80)})
         return Reply(fault=refusal[0], reason=refusal[1])
+
+    def sum_bytes(self, run: str) -> int:
+        """How large a sum may be that the run's members are asked to open; 0 for a run that is not approved here."""
+        if self._refusal(run) is not None:
+            return 0
+        try:
+            if run not in self._sums:
+                opened = self._plans.plan(run).protection.homomorphic
+                self._sums[run] = ciphertext_bytes(self._model_bytes(run)) if opened else 0
+        except LocalError as error:
+            self._unreadable(run, error)
+            return 0
+        return self._sums[run]
 
     def notice(self, notice: Notice) -> None:
         """Take a notice; what it asks for is durable on return. What is malformed is logged, and done with.

@@ -77,7 +77,12 @@ def serve(
         run_agent(
             folder,
             lambda agent: Connection(
-                folder.facts.target, tls, agent, software=f"wardround {__version__}", room=agent.room
+                folder.facts.target,
+                tls,
+                agent,
+                software=f"wardround {__version__}",
+                room=agent.room,
+                beside=agent.sum_bytes,
             ),
             jobs=lambda: _jobs(folder, job_python, allow_unconfined, job_limits),
             renewal=Renewal(folder, fraction=secrets.SystemRandom().random()),
@@ -131,7 +136,7 @@ def run_agent(
     def finish(name: str, reason: str) -> None:
         from wardround.client.agent.site_run import finish_run
 
-        finish_run(folder, name, reason)
+        finish_run(folder, name, reason, audit=agent.audit)
 
     agent = Agent(folder, run_of=run_of, finish=finish, renewal=renewal)
     link = link_of(agent)

@@ -30,10 +30,12 @@ from wardround.client.guard.member import Member
 from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import BudgetError, LocalError, RemoteError, WardroundError
+from wardround.extras import require
 from wardround.file_store import FileStore
 from wardround.link.messages import Call, Fault, Reply
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
+from wardround.strategies.he.key_ceremony import has_key
 from wardround.strategies.secagg.membership import Membership
 from wardround.strategies.secagg.plan_terms import parameters_of
 from wardround.strategies.secagg.sealed_state import SealedState
@@ -104,6 +106,8 @@ class SiteRun:
                 raise LocalError(f"run {self._run}: has ended at this site")
             plan, decision, data = self._approved()
             self._check_policy(plan, data)
+            if plan.protection.homomorphic:
+                require("he")
             if self._job is None:
                 self._policy.check_hours(self._now())
                 data.check_unchanged()

@@ -64,11 +64,15 @@ def _for_all(run: str, small_bytes: int, model_bytes: int) -> Reply | None:
     return None
 
 
+def _nothing(run: str) -> int:
+    return 0
+
+
 class Connection:
     """The link to the server at `target` (host:port), for the life of the agent.
 
-    `tls` is asked at each attempt, so that a renewed certificate is used. `room` says what is not even received, see
-    `Session`: it must be quick. `random`, `sleep` (seconds) and `clock` are for tests.
+    `tls` is asked at each attempt, so that a renewed certificate is used. `room` says what is not even received, and
+    `beside` how large a run's protocol may be, see `Session`: they must be quick. `random`, `sleep` (seconds) and `clock` are for tests.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Connection:
         software: str,
         limits: Limits | None = None,
         room: Callable[[str, int, int], Reply | None] = _for_all,
+        beside: Callable[[str], int] = _nothing,
         random: Callable[[], float] | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], datetime] = utc_now,
@@ -89,7 +94,7 @@ class Connection:
         self._target, self._tls, self._handler, self._software = target, tls, handler, software
         self._limits, self._clock, self._sleep = limits or Limits(), clock, sleep
         self._random = random or secrets.SystemRandom().random
-        self._session = Session(self._limits, _in_memory, os.urandom, room)
+        self._session = Session(self._limits, _in_memory, os.urandom, room, beside)
         self._changed = threading.Condition()
         """Guards all below and the session, and says that there may be something to send."""
         self._stream: grpc.Call | None = None

@@ -49,6 +49,8 @@ class _Open:
     heading: pb.Call
     inbound: Inbound | None = None
     parts: list[memoryview]
+    small_bytes: int = 0
+    """Of what was received without a model; not counted is what the run's approval allows its protocol."""
     making: int = 0
     key: bytes = b""
     """Of the reply."""
@@ -59,10 +61,22 @@ class Session:
     """What the agent is asked by its server. `allocate(run, size)` gives the memory that a model is received into.
 
     `room(run, small, model)` is asked before anything of a call is received that is not in its heading, with the bytes
-    of its model and of the rest: it gives the reply to a call that is not wanted, None for one that is.
+    of its model and of the rest: it gives the reply to a call that is not wanted, None for one that is. `beside(run)`
+    is how large a message of the run's protocol may be, on top of what any call may have without its model.
     """
 
-    __slots__ = ("_allocate", "_calls", "_forgotten", "_limits", "_noted", "_noticing", "_outbox", "_random", "_room")
+    __slots__ = (
+        "_allocate",
+        "_beside",
+        "_calls",
+        "_forgotten",
+        "_limits",
+        "_noted",
+        "_noticing",
+        "_outbox",
+        "_random",
+        "_room",
+    )
 
     def __init__(
         self,
@@ -70,8 +84,10 @@ class Session:
         allocate: Callable[[str, int], memoryview],
         random: Callable[[int], bytes],
         room: Callable[[str, int, int], Reply | None] = lambda run, small_bytes, model_bytes: None,
+        beside: Callable[[str], int] = lambda run: 0,
     ) -> None:
         self._limits, self._allocate, self._random, self._room = limits, allocate, random, room
+        self._beside = beside
         self._calls: dict[int, _Open] = {}
         self._outbox = Outbox(limits.most_notices)
         self._noticing: int | None = None
@@ -178,16 +194,19 @@ class Session:
 
     def _make_room(self, one: _Open, sizes: list[int]) -> Reply | None:
         """Take memory for a call; or the reply to one that is too large, by itself or beside what is open now."""
-        limits, small, size = self._limits, sum(sizes[:3]), sum(sizes)
+        limits, size = self._limits, sum(sizes)
+        small = sum(sizes[:3])
+        if sizes[1] > limits.chunk_bytes:
+            small -= min(sizes[1], self._beside(one.heading.run))
         if sizes[0] > limits.most_order_bytes or sizes[2] > limits.most_spec_bytes:
             words = f"an order of at most {limits.most_order_bytes} bytes and a spec of {limits.most_spec_bytes}"
             return Reply(fault=Fault.REFUSED, reason=f"expected {words}, got {sizes[0]} and {sizes[2]}")
         if small > limits.most_small_bytes or size > limits.most_call_bytes:
-            words = f"{limits.most_call_bytes} bytes at most, {limits.most_small_bytes} without its model"
+            words = f"{limits.most_call_bytes} bytes at most, {limits.most_small_bytes} without what was approved"
             return Reply(fault=Fault.REFUSED, reason=f"expected a call of {words}, got {size} and {small}")
-        others = [other.parts for other in self._calls.values()]
-        held_small = sum(part.nbytes for parts in others for part in parts[:3])
-        held = sum(part.nbytes for parts in others for part in parts)
+        others = [other for other in self._calls.values() if other.parts]
+        held_small = sum(other.small_bytes for other in others)
+        held = sum(part.nbytes for other in others for part in other.parts)
         if held_small + small > limits.most_small_bytes or held + size > limits.most_call_bytes:
             return Reply(fault=Fault.NOT_READY, reason="other calls fill the memory that this site gives to calls")
         try:
@@ -195,7 +214,7 @@ class Session:
             parts += [self._allocate(one.heading.run, model) if model else memoryview(b"") for model in sizes[3:]]
         except LocalError as error:
             return Reply(fault=Fault.NOT_READY, reason=str(error))
-        one.parts = parts
+        one.parts, one.small_bytes = parts, small
         return None
 
     def _called(self, one: _Open) -> list[Event]:

@@ -266,6 +266,5 @@ def _head(path: Path, header: bytes, kind: type[Head]) -> Head:
             )
         return decode(kind, table)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # PlanError is a ValueError
-        raise RemoteError(
-            f"{path}: expected a header that this version reads ({plain_text(str(error), 200)})"
-        ) from None
+        reason = plain_text(str(error).removeprefix("plan."), 200)
+        raise RemoteError(f"{path}: expected a header that this version reads ({reason})") from None

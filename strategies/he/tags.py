@@ -42,7 +42,8 @@ TAG_KEY_BYTES = 32
 _PART_BITS, _PARTS = 15, 3
 """Slots and weights are multiplied in parts of 15 bits: 4096 products of them add up exactly in floating point."""
 _PART = np.uint64((1 << _PART_BITS) - 1)
-_AES_BLOCK = 16
+_AES_BLOCK, _ROWS = 16, 8
+"""So few rows at once that the matrix library starts no threads, which would cost more than the product."""
 _WEIGHT = np.uint64((1 << (_PART_BITS * _PARTS)) - 1)
 
 F64 = NDArray[np.float64]
@@ -92,8 +93,9 @@ class Tagging:
         """Sums of products of parts, shape (chunks, tags, parts of a weight, parts of a slot): exact, below 2^53."""
         chunks, tags = len(slots), self._plan.tags
         found = np.empty((_PARTS, chunks, _PARTS * tags))
-        for part in range(_PARTS):
-            np.matmul(_part(slots, part), self._weights, out=found[part])
+        for at in range(0, chunks, _ROWS):
+            for part in range(_PARTS):
+                np.matmul(_part(slots[at : at + _ROWS], part), self._weights, out=found[part, at : at + _ROWS])
         return found.reshape(_PARTS, chunks, tags, _PARTS).transpose(1, 2, 3, 0)
 
     def _drawn(self, purpose: bytes, member: int, first: int, count: int) -> U64:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "ciphertext_bytes"]
+
+_CIPHERTEXTS, _FIXED_BYTES = 9, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +44,12 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.chunk_bytes <= min(self.window_bytes, self.most_frame_bytes - 1024):
             raise ValueError("expected chunks that fit into a frame and into the window")
+
+
+def ciphertext_bytes(model_bytes: int) -> int:
+    """Of an update of a model of so many bytes, or of a sum of updates, as ciphertexts of BFV: no more than this.
+
+    At the worst an update is padded to twice its length and a slot holds one value. Then 4094 values of 4 bytes are two
+    polynomials of 4096 coefficients in 8 bytes: 8.01 times the model, headers aside. See `strategies/he/he_plan`.
+    """
+    return _CIPHERTEXTS * model_bytes + _FIXED_BYTES

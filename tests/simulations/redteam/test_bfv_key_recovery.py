@@ -250,4 +250,4 @@ def test_tags_keep_it_from_a_lying_server(tmp_path: Path, form: Form) -> None:
     assert key is not None and np.array_equal(key, federation.key())
     tagging = Tagging(federation.plan, bytes(range(TAG_KEY_BYTES)), bytes(32))
     with pytest.raises(RemoteError, match="expected the sum of the listed members' updates"):
-        tagging.check(opened[:slots], opened[slots:], 0, range(CLIENTS))
+        tagging.check(opened[None, :slots], opened[None, slots:], 0, range(CLIENTS))
