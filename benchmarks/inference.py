@@ -1,7 +1,7 @@
 """Private inference on this machine: ``python benchmarks/inference.py``.
 
-Models are trained by the simulator on the breast-cancer plan: a logistic regression, and an MLP with one hidden layer of
-16 and the quadratic activation. All 569 patients are asked about, encrypted, by the same functions as the commands use;
+Models are trained by the simulator on the breast-cancer plan: a logistic regression, and an MLP with one hidden layer
+of 16 and the quadratic activation. All 569 patients are asked about, encrypted, by the functions of the commands;
 labels are compared with `wardround predict`, and outputs (differences of logits) with float64 arithmetic in the clear.
 CPU microseconds a row and bytes a row are given for the 569 rows, which fill a part of a ciphertext, and for as many
 rows as fill one. Beside the logistic regression, on the same rows: TenSEAL's own vectors, feature by feature, in the
@@ -162,10 +162,10 @@ def compare(findings: Findings, folder: Path, repetitions: int) -> None:
             findings.runs.append({"party": key[0], "rows": key[1], "repetition": repetition, **found})
         progress(f"repetition {repetition + 1} of {repetitions}")
     columns = ("encrypt_us", "run_us", "decrypt_us")
+    headings = [f"{column.removesuffix('_us')}, µs a row" for column in columns]
     table: list[tuple[str, ...]] = [
-        ("model", "rows", "largest error", "bound", *(f"{c.removesuffix('_us')}, µs a row" for c in columns), "query, B a row",
-         "answer, B a row"),
-    ]  # fmt: skip
+        ("model", "rows", "largest error", "bound", *headings, "query, B a row", "answer, B a row")
+    ]
     for name, rows in parties:
         runs = [run for run in findings.runs if (run["party"], run["rows"]) == (name, rows)]
         timings = [spread(values(runs, column), 2) for column in columns]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
+from wardround.durable_file import replace_file
 from wardround.extras import require
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None)
 infer_app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Ask a model about encrypted rows; its owner sees neither rows nor answers.",
+    help="Ask a model about rows that its owner never sees.",
 )
 app.add_typer(infer_app, name="infer")
 
@@ -126,7 +127,7 @@ def decrypt(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        replace_file(out, text.encode())
         typer.echo(f"wrote {out}", err=True)
     typer.echo(
         "note: show these values to nobody who has the query or the model, its owner above all: they can give your key "

@@ -49,7 +49,7 @@ COMMANDS = {
     "rules": (_RULES, "List aggregation rules, pre-aggregators, detectors and attacks."),
     "compare": (_SIMULATIONS, "Compare the plans and the results of two runs."),
     "predict": (_SIMULATIONS, "Apply a model, a released one or a run's, to the rows of a file."),
-    "infer": (_INFERENCE, "Ask a model about encrypted rows; its owner sees neither rows nor answers."),
+    "infer": (_INFERENCE, "Ask a model about rows that its owner never sees."),
     "report": (_SIMULATIONS, "Write a run's report again."),
     "export-flower": (_SIMULATIONS, "Write a plan as an app that `flwr run` runs."),
 }

@@ -6,6 +6,7 @@ from wardround.client.agent.data_registry import DataSet
 from wardround.client.agent.plan_store import StoredOffer
 from wardround.client.agent.schema_fit import check_fit
 from wardround.errors import LocalError
+from wardround.extras import require
 from wardround.plain_text import plain_text
 from wardround.plan import Plan
 from wardround.registry import nearest
@@ -50,6 +51,8 @@ def check_approval(
             f"data {data.name}: expected a column {column!r}, which the plan needs"
             f"{nearest(column, data.columns, listing=False)}"
         )
+    if plan.protection.homomorphic:
+        require("he")
     if plan.protection.on:
         if missing := unpinned(offer, site, pinned):
             raise LocalError(

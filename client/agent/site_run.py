@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,14 +31,13 @@ from wardround.client.guard.member import Member
 from wardround.client.guard.violation import NotNowError, PolicyError
 from wardround.clock import utc_now
 from wardround.errors import BudgetError, LocalError, RemoteError, WardroundError
-from wardround.extras import require
 from wardround.file_store import FileStore
 from wardround.link.messages import Call, Fault, Reply
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
-from wardround.strategies.he.key_ceremony import has_key
+from wardround.strategies.he.key_ceremony import check_machine, forget_key
 from wardround.strategies.secagg.membership import Membership
-from wardround.strategies.secagg.plan_terms import parameters_of
+from wardround.strategies.secagg.plan_terms import he_plan_of, parameters_of
 from wardround.strategies.secagg.sealed_state import SealedState
 
 __all__ = ["SiteRun", "finish_run"]
@@ -107,7 +107,7 @@ class SiteRun:
             plan, decision, data = self._approved()
             self._check_policy(plan, data)
             if plan.protection.homomorphic:
-                require("he")
+                check_machine(he_plan_of(plan))
             if self._job is None:
                 self._policy.check_hours(self._now())
                 data.check_unchanged()
@@ -345,10 +345,18 @@ class SiteRun:
             self._lock.release()
 
 
-def finish_run(folder: SiteFolder, run: str, reason: str, *, now: Callable[[], datetime] = utc_now) -> None:
+def finish_run(
+    folder: SiteFolder,
+    run: str,
+    reason: str,
+    *,
+    audit: AuditLog | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> None:
     """End a run at the site: its account is closed, its keys and replies are deleted. Twice is once.
 
-    What is to be signed of the model that came of it is kept before.
+    What is to be signed of the model that came of it is kept before. That a homomorphic key is erased is written to
+    `audit`.
 
     A SiteRun of it must be closed before.
     """
@@ -360,7 +368,23 @@ def finish_run(folder: SiteFolder, run: str, reason: str, *, now: Callable[[], d
         close_account(ledger, run)
     if known is not None and known.model:
         _keep_participation(folder, run, known.model, now)
+    _erase_key(folder, run, reason, audit)
     shutil.rmtree(folder.path / "runs" / run, ignore_errors=True)
+
+
+def _erase_key(folder: SiteFolder, run: str, reason: str, audit: AuditLog | None) -> None:
+    """Forget the key of homomorphic aggregation, where the run has one; a state that does not open goes as a whole."""
+    path = folder.path / "runs" / run / _STATE
+    if not path.exists():
+        return
+    with suppress(LocalError):
+        store = FileStore(path)
+        try:
+            erased = forget_key(store, run)
+        finally:
+            store.close()
+        if erased and audit is not None:
+            audit.add("key.erased", run, reason=f"the run has ended: {reason}")
 
 
 def _keep_participation(folder: SiteFolder, run: str, model: str, now: Callable[[], datetime]) -> None:

@@ -18,7 +18,7 @@ from wardround.client.doctor.site_state import (
     folder_of,
 )
 from wardround.client.doctor.situation import Address, Situation, address_of, link_beside
-from wardround.client.doctor.versions import check_job_python, check_versions
+from wardround.client.doctor.versions import check_extras, check_job_python, check_versions
 from wardround.client.link.target import split_target
 from wardround.clock import utc_now
 from wardround.errors import WardroundError
@@ -28,6 +28,7 @@ __all__ = ["CHECKS", "examine"]
 
 CHECKS: dict[str, Callable[[Situation], Iterable[Finding]]] = {
     "versions": check_versions,
+    "extras": check_extras,
     "machine": check_machine,
     "folder": check_folder,
     "disk": check_disk,

@@ -6,16 +6,19 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import requires
 
 from wardround import __version__
+from wardround.client.agent.plan_store import PlanStore, RunState, Verdict
 from wardround.client.doctor.finding import Finding, fine, problem
 from wardround.client.doctor.situation import Situation
+from wardround.errors import WardroundError
 from wardround.plain_text import plain_text
 
 __all__ = [
     "Installed",
+    "check_extras",
     "check_job_python",
     "check_versions",
     "fits",
@@ -126,6 +129,34 @@ def check_versions(situation: Situation) -> Iterator[Finding]:
         return
     named = ("wardround", "cryptography", "grpcio")
     yield judge_installed("versions", found, wanted, named, f"pip install 'wardround=={__version__}'")
+
+
+def check_extras(situation: Situation) -> Iterator[Finding]:
+    """What runs that were offered here, and go on, need of the agent's Python beside the base."""
+    runs = [] if situation.folder is None else list(_under_bfv(PlanStore(situation.folder)))
+    if not runs:
+        return
+    fix = f"{sys.executable} -m pip install 'wardround[he]=={__version__}'"
+    wanted = requirements("he")
+    found = installed_for(sys.executable, tuple(wanted))
+    if isinstance(found, str):
+        yield problem("extras", f"{sys.executable}: {found}", "install wardround anew")
+        return
+    judged = judge_installed("extras", found, wanted, tuple(wanted), fix)
+    yield replace(judged, text=f"{judged.text}; under bfv: {', '.join(run[:12] for run in runs)}")
+
+
+def _under_bfv(plans: PlanStore) -> Iterator[str]:
+    """The runs with homomorphic aggregation that were neither denied nor have ended."""
+    for run in plans.names():
+        try:
+            decision, outcome = plans.decision(run), plans.outcome(run)
+            over = outcome is not None and outcome.state is RunState.ENDED
+            denied = decision is not None and decision.verdict is Verdict.DENIED
+            if not over and not denied and plans.plan(run).protection.homomorphic:
+                yield run
+        except WardroundError:  # of what is damaged the agent's log tells
+            continue
 
 
 def check_job_python(situation: Situation) -> Iterator[Finding]:

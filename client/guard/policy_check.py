@@ -146,7 +146,7 @@ def _protections(policy: SitePolicy, plan: Plan, data: DataFacts) -> list[Violat
 
 
 _SAID = {
-    Requirement.SECURE_AGGREGATION: 'protection.mode = "masking"',
+    Requirement.SECURE_AGGREGATION: 'protection.mode = "masking" or "bfv"',
     Requirement.DP: "a privacy.unit",
     Requirement.EXAMPLE_LEVEL_DP: 'privacy.unit = "row" or "patient"',
     Requirement.PATIENT_LEVEL_DP: 'privacy.unit = "patient"',

@@ -72,7 +72,8 @@ class Connection:
     """The link to the server at `target` (host:port), for the life of the agent.
 
     `tls` is asked at each attempt, so that a renewed certificate is used. `room` says what is not even received, and
-    `beside` how large a run's protocol may be, see `Session`: they must be quick. `random`, `sleep` (seconds) and `clock` are for tests.
+    `beside` how large a run's protocol may be, see `Session`: they must be quick. `random`, `sleep` (seconds) and
+    `clock` are for tests.
     """
 
     def __init__(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from wardround.errors import LocalError
+from wardround.errors import LocalError, MissingExtraError
+from wardround.extras import require
 from wardround.link.limits import Limits
 from wardround.plan import MOST_LETTERS, Plan, PlanError
 from wardround.plan_robust import AUTO
@@ -76,11 +77,19 @@ _REFUSED: tuple[tuple[str, Callable[[Plan], bool], str], ...] = (
 
 
 def check_deployable(plan: Plan) -> None:
-    """Raise LocalError (PlanError), with the reason, for a plan that hospitals cannot run."""
+    """Raise LocalError, with the reason, for a plan that hospitals, or this server, cannot run.
+
+    PlanError where the plan is to be changed, else something is not installed here.
+    """
     check(plan)
     for where, refused, expected in _REFUSED:
         if refused(plan):
             raise PlanError(where, f"for a run of hospitals, {expected}")
+    if plan.protection.homomorphic:
+        try:
+            require("he")
+        except MissingExtraError as error:
+            raise LocalError(f"the server adds up ciphertexts under protection.mode = bfv; {error}") from None
 
 
 def check_sites(plan: Plan, sites: int) -> None:

@@ -13,13 +13,17 @@ __all__ = ["enough"]
 def enough(plan: Plan, kind: str, group: str, asked: int) -> int:
     """Of `asked` sites, for messages of Flower's type `kind` in `group`: more than half, and what the round needs.
 
-    All of them for statistics; where keys are agreed on, as many as the plan wants that with.
+    All of them for statistics; where keys are agreed on, as many as the plan wants that with. Homomorphic aggregation
+    needs more than half and `min_survivors`, whoever they are: nothing of those who are away has to be made up for.
     """
     if kind == _flower.STATISTICS:
         return asked
     if plan.protection.on:
         ours = parameters_of(plan)
-        least = asked - lost(min(asked, ours.smallest_group), ours.dropout)
+        if plan.protection.homomorphic:
+            least = min(asked, ours.min_survivors)
+        else:
+            least = asked - lost(min(asked, ours.smallest_group), ours.dropout)
         if (kind, group) == (_flower.PROTOCOL, Stage.EPOCH.value):
             least = max(least, min(asked, ours.min_roster))
     else:

@@ -18,6 +18,7 @@ from flwr.app import Message
 
 from wardround import _flower
 from wardround.errors import BudgetError, LocalError, RemoteError
+from wardround.link.limits import ciphertext_bytes
 from wardround.link.messages import Fault
 from wardround.link.signing_inputs import call_bytes, call_digest, reply_bytes
 from wardround.local_channel import Channel, Shared
@@ -120,6 +121,7 @@ class LinkGrid(BlockingGrid):
         self._waiting = False
         self._away: frozenset[SiteId] = frozenset()
         self._enough: Callable[[str, str, int], int] = lambda kind, group, asked: asked
+        self._ciphertexts = False
         self._model: tuple[int, bytes, str] | None = None
 
     # -- from other threads -----------------------------------------------------------------------
@@ -150,6 +152,10 @@ class LinkGrid(BlockingGrid):
     def settle_for(self, enough: Callable[[str, str, int], int]) -> None:
         """Wait for no site that is long away once `enough(type, group, asked)` have answered, of those asked."""
         self._enough = enough
+
+    def take_ciphertexts(self) -> None:
+        """Updates are ciphertexts of BFV, and members tell the sum in answer to a message of the protocol."""
+        self._ciphertexts = True
 
     # -- Flower's Grid ----------------------------------------------------------------------------
 
@@ -223,7 +229,11 @@ class LinkGrid(BlockingGrid):
                 number, new = self._numbered(model)
                 if new:
                     shared.append(Shared.of(model))
-        most = _MOST_SMALL_BYTES + (_BYTES_PER_VALUE * self._size if kind == "train" else 0)
+        most = _MOST_SMALL_BYTES
+        if self._ciphertexts and kind in ("train", _flower.PROTOCOL):
+            most += ciphertext_bytes(4 * self._size)
+        elif kind == "train":
+            most += _BYTES_PER_VALUE * self._size
         signed = call_bytes(self._run_id, kind, order, protocol, spec, model_digest)
         call = CallMessage(
             id=next(self._numbers),

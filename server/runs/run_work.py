@@ -105,6 +105,11 @@ class RunWork:
         """Let another process continue the run."""
         self._opened.close()
 
+    @property
+    def homomorphic(self) -> bool:
+        """Whether sites send ciphertexts."""
+        return self._plan.protection.homomorphic
+
     def enough(self, kind: str, group: str, asked: int) -> int:
         """How many of `asked` sites have to answer before those that are away are not waited for."""
         return enough(self._plan, kind, group, asked)

@@ -95,6 +95,8 @@ def work(channel: Channel, gone: Callable[[int], object]) -> int:
         channel.send(how_it_ends(error, start.known_round).to_header())
         return 0
     grid.settle_for(run.enough)
+    if run.homomorphic:
+        grid.take_ciphertexts()
     try:
         channel.send({"type": "ready", "round": run.directory.rounds})
         for line in run.lines_after(start.known_round):

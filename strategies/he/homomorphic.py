@@ -44,6 +44,7 @@ class _PublicKey:
     context: PublicContext
     form: Form
     fingerprint: bytes
+    archive: bytes
 
 
 class Homomorphic(Masking):
@@ -105,7 +106,9 @@ class Homomorphic(Masking):
                 )
                 return None
             header = deal.header
-            self._public = _PublicKey(context=context, form=header.form, fingerprint=header.fingerprint)
+            self._public = _PublicKey(
+                context=context, form=header.form, fingerprint=header.fingerprint, archive=header.archive
+            )
             _log.info(
                 "epoch %d: %s made its key %s for %d members", cohort.epoch, dealer, header.fingerprint.hex(), len(have)
             )

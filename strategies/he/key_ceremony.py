@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 
 from wardround.errors import LocalError, RemoteError
 from wardround.signing_key import check_signature
+from wardround.state_store import StateStore
 from wardround.strategies.he.he_plan import Form, HEPlan
 from wardround.strategies.he.messages import KeyAccepted, KeyDeal, KeyHeader, KeyOffer, KeyRequest
 from wardround.strategies.he.scheme import KeyHolder, check_form, new_key
+from wardround.strategies.he.sealed_model import ArchiveKey
 from wardround.strategies.he.tags import TAG_KEY_BYTES
 from wardround.strategies.secagg import key_agreement, sealing
 from wardround.strategies.secagg.client_epoch import Agreement
@@ -30,7 +32,7 @@ from wardround.strategies.secagg.messages import Cause, decode, encode
 from wardround.strategies.secagg.phases import RefusedError
 from wardround.strategies.secagg.signing_inputs import key_input
 
-__all__ = ["EpochKey", "accept_key", "check_deal", "deal_key", "erase_key", "stored_key"]
+__all__ = ["EpochKey", "accept_key", "check_deal", "check_machine", "deal_key", "erase_key", "forget_key", "stored_key"]
 
 _log = logging.getLogger("wardround")
 
@@ -43,6 +45,11 @@ class EpochKey:
     form: Form
     key: bytes = field(repr=False)
     tag_key: bytes = field(repr=False)
+
+    def archive(self, run: str) -> ArchiveKey:
+        """What models are opened with that a server has sealed to this epoch's members."""
+        private = ArchiveKey.derive(self.tag_key)
+        return ArchiveKey(run=run, epoch=self.epoch, fingerprint=self.fingerprint, private=private)
 
     @property
     def fingerprint(self) -> bytes:
@@ -82,6 +89,7 @@ def deal_key(mine: Membership, agreement: Agreement, plan: HEPlan, request: KeyR
         form=form,
         context=KeyHolder(plan, form, secret.key).public,
         fingerprint=secret.fingerprint,
+        archive=secret.archive(mine.run).public,
         boxes=tuple(hashlib.sha256(box).digest() for box in boxes),
     )
     deal = KeyDeal(header=header, signature=mine.signing_key.sign(key_input(header)), boxes=boxes)
@@ -123,7 +131,8 @@ def accept_key(mine: Membership, agreement: Agreement, plan: HEPlan, offer: KeyO
         public = KeyHolder(plan, header.form, secret.key).public
     except RemoteError as error:
         raise RefusedError(Cause.BAD_DEALING, name, str(error)) from None
-    if secret.fingerprint != header.fingerprint or public != header.context:
+    told = (secret.fingerprint, secret.archive(mine.run).public, public)
+    if told != (header.fingerprint, header.archive, header.context):
         raise RefusedError(Cause.BAD_DEALING, name, "expected the key whose fingerprint and parameters it signed")
     _keep(mine, secret, b"")
     return accepted
@@ -154,6 +163,26 @@ def erase_key(mine: Membership) -> bool:
         return False
     mine.state.put(_at(mine), parts[:1])
     return True
+
+
+def forget_key(store: StateStore, run: str) -> bool:
+    """The same at the end of a run, in the store of its state, which nobody has open then."""
+    if not store.get(_key_of(run)):
+        return False
+    store.put(_key_of(run), b"")
+    return True
+
+
+def check_machine(plan: HEPlan) -> None:
+    """Raises LocalError, with the reason, where this machine can encrypt in none of the plan's forms."""
+    errors = []
+    for form in plan.forms:
+        try:
+            check_form(plan, form)
+        except LocalError as error:
+            errors.append(error)
+    if len(errors) == len(plan.forms):
+        raise errors[0]
 
 
 def _form(mine: Membership, plan: HEPlan) -> Form:
@@ -220,4 +249,8 @@ def _stored_deal(data: bytes) -> KeyDeal:
 
 
 def _at(mine: Membership) -> str:
-    return f"secagg/{mine.run}/he-key"
+    return _key_of(mine.run)
+
+
+def _key_of(run: str) -> str:
+    return f"secagg/{run}/he-key"

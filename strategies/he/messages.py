@@ -85,8 +85,9 @@ class KeyRequest(Record):
 class KeyHeader(Record):
     """The part of a key deal that its dealer signs.
 
-    `context` are the public parameters in TenSEAL's format, `fingerprint` is that of the secret, `boxes` are SHA-256 of
-    the sealed boxes for the other members, in the roster's order without the dealer.
+    `context` are the public parameters in TenSEAL's format, `fingerprint` is that of the secret, `archive` the X25519
+    key that released models are sealed to (`sealed_model`), `boxes` are SHA-256 of the sealed boxes for the other
+    members, in the roster's order without the dealer.
     """
 
     run: Name
@@ -96,6 +97,7 @@ class KeyHeader(Record):
     form: Annotated[Form, Choice(Form)]
     context: Annotated[bytes, Blob(_MAX_CONTEXT)]
     fingerprint: Digest
+    archive: Digest
     boxes: Annotated[tuple[bytes, ...], Blocks(MAX_GROUP, 32)]
 
 

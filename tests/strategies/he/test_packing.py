@@ -75,12 +75,10 @@ def test_in_a_ring_sums_come_back_modulo_its_size_with_their_sign(case: Case) ->
 
 
 @pytest.mark.parametrize("members", MEMBERS)
-@pytest.mark.parametrize("bits", [2, 12, 16, 19, 24, 32])
+@pytest.mark.parametrize("bits", [2, 12, 16, 19, 24, 32])  # every plan holds one number of 32 bits in a slot
 def test_the_extremes_of_all_members_of_the_largest_plan_come_back(members: int, bits: int) -> None:
     """All at the most, all at the least, and scalars of 2^64 − 1: where anything would wrap, it does here."""
     plan = HEPlan(members=members)
-    if bits > min(32, plan.most_bits(1)):
-        pytest.skip("no plan for numbers of so many bits")
     packing = Packing(plan=plan, bits=bits, size=5, scalars=2)
     half = 1 << (bits - 1)
     one = (half - 1, -half, 0, -1, 1)
@@ -140,7 +138,7 @@ def test_slots_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("members", [0, 4, -1])
 def test_sums_of_more_members_than_the_plan_is_for_are_refused(members: int) -> None:
-    with pytest.raises(ValueError, match=f"expected 1 to 3 members, got {members}" if members else "got 0"):
+    with pytest.raises(ValueError, match=f"expected 1 to 3 members, got {members}"):
         PACKING.unpack(GOOD, members)
 
 
@@ -148,11 +146,6 @@ def test_sums_of_more_members_than_the_plan_is_for_are_refused(members: int) -> 
 def test_words_of_other_widths_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match=f"expected words of 2 to 32 bits, got {bits}"):
         Packing(plan=HEPlan(members=3), bits=bits, size=1, scalars=1)
-
-
-def test_words_that_no_slot_holds_are_refused() -> None:
-    assert HEPlan(members=255).most_bits(1) == 32
-    Packing(plan=HEPlan(members=255), bits=32, size=1, scalars=1)
 
 
 @pytest.mark.parametrize("place", ["field", "beyond", "unused", "second"])
