@@ -240,6 +240,8 @@ def _vector(context: "ts.Context", chunk: Buffer) -> Any:
         vector = ts.bfv_vector_from(context, bytes(chunk))
         if vector.size() != DEGREE or len(found := vector.ciphertext()) != 1 or found[0].size() != 2:
             raise ValueError("another number of slots, ciphertexts or polynomials")
+        if found[0].is_ntt_form() or found[0].is_transparent():  # SEAL adds neither to others, and blames those
+            raise ValueError("the transform of one, or one that hides nothing")
     except (RuntimeError, ValueError, TypeError) as error:
         raise RemoteError(f"ciphertext: expected one of this epoch's parameters ({error})") from None
     return vector

@@ -310,6 +310,7 @@ def test_shipped_plans_build(name: str) -> None:
 def test_an_unknown_plan_is_refused_with_the_nearest() -> None:
     assert set(shipped_plans()) == {
         "breast-cancer",
+        "breast-cancer-encrypted",
         "breast-cancer-private",
         "diabetes",
         "digits",

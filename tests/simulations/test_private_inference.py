@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ from wardround.simulations import private_inference
 from wardround.simulations.prediction import Prediction, predict
 from wardround.simulations.private_inference import PrivatePrediction
 from wardround.simulations.simulate import simulate
-from wardround.strategies.he.inference_file import ContextHead, KeyHead, read_file, write_file
+from wardround.strategies.he.inference_file import (
+    AnswerHead,
+    ContextHead,
+    KeyHead,
+    QueryHead,
+    read_file,
+    write_file,
+)
 
 
 class Parties:
@@ -220,10 +228,33 @@ def test_cut_files_are_refused(tmp_path: Path, name: str) -> None:
 def test_keys_are_never_replaced(tmp_path: Path) -> None:
     parties = make_parties(tmp_path / "a")
     before = (parties / "key").read_bytes()
-    for names in (("key", "new"), ("new", "context"), ("new", "missing/context")):
+    for names in (("key", "new"), ("new", "context"), ("new", "missing/context"), ("missing/key", "new")):
         with pytest.raises(LocalError, match=r"is there already|cannot be written"):
             private_inference.keygen(parties / "info", parties / names[0], parties / names[1])
     assert (parties / "key").read_bytes() == before and not (parties / "new").exists()
+
+
+def test_heads_that_lie_about_what_follows_are_refused(tmp_path: Path) -> None:
+    parties = make_parties(tmp_path / "a")
+    asked, payload, _ = read_file(parties / "query", QueryHead)
+    queries = (
+        (replace(asked, inputs=2), "expected 3 inputs, the model's, got 2"),
+        (replace(asked, rows=2049), "expected 6 ciphertexts and nothing else"),
+    )
+    for number, (query, words) in enumerate(queries):
+        write_file(parties / f"query{number}", query, payload)
+        with pytest.raises(RemoteError, match=rf"query{number}: {words}"):
+            parties.run(f"query{number}", "a2")
+    head, payload, _ = read_file(parties / "answer", AnswerHead)
+    answers = (
+        (replace(head, outputs=1), payload, "expected 2 outputs of 3 rows, got 1 of 3"),
+        (replace(head, rows=2), payload, "expected 2 outputs of 3 rows, got 2 of 2"),
+        (head, payload[:-1], "expected 2 ciphertexts and nothing else"),
+    )
+    for number, (answer, data, words) in enumerate(answers):
+        write_file(parties / f"answer{number}", answer, data)
+        with pytest.raises(RemoteError, match=rf"answer{number}: {words}"):
+            parties.decrypt(answer=f"answer{number}")
 
 
 def test_an_asker_needs_no_torch() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tenseal as ts
+import tenseal.sealapi as seal
 
 from tests.strategies.he.networks import box, network, rows_in
 from wardround.errors import LocalError, RemoteError
@@ -14,7 +15,7 @@ from wardround.strategies.he.inference_plan import (
     ParameterSet,
     choose_parameters,
 )
-from wardround.strategies.he.private_inference import Asker, Owner, new_key
+from wardround.strategies.he.private_inference import Asker, Owner, measured_error, new_key
 from wardround.vector import F64
 
 SECRET, PUBLIC = new_key(LINEAR, squares=False)
@@ -139,3 +140,9 @@ def test_an_asker_learns_a_linear_model_from_one_query() -> None:
     outputs = answered(one, np.concatenate((np.zeros((1, 4)), np.eye(4))))
     np.testing.assert_allclose(outputs[0], one.layers[0].bias, atol=1e-5)
     np.testing.assert_allclose(outputs[1:] - outputs[0], one.layers[0].weight.T, atol=1e-5)
+
+
+def test_a_tenseal_of_another_interface_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(seal.CKKSEncoder, "encode")
+    with pytest.raises(LocalError, match=rf"tenseal {ts.__version__}, where 0.3.18 is known to work: .*'encode'"):
+        measured_error(LINEAR, network(2, 1), np.ones((1, 2)))

@@ -246,8 +246,8 @@ def test_a_ciphertext_that_is_altered_without_a_key_fails_too() -> None:
     changes: list[Callable[[list[ts.BFVVector]], None]] = [
         lambda vectors: vectors.append(vectors[0]),
         lambda vectors: vectors.pop(),
-        lambda vectors: vectors[0].add_plain_(UNIT),
-        lambda vectors: vectors[0].mul_plain_(halves),
+        lambda vectors: vectors[0].add_(UNIT),
+        lambda vectors: vectors[0].mul_(halves),
         lambda vectors: vectors[0].sub_(vectors[1]),
     ]
     for change in changes:
