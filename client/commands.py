@@ -186,10 +186,17 @@ def leave(
     ] = False,
 ) -> None:
     """Leave the federation: the server is told, the site's keys are erased, its runs ended. Ledgers stay."""
+    from wardround.client.agent.archive_keys import runs_with_archive
     from wardround.client.agent.departure import depart
     from wardround.client.enrolment.leaving import say_goodbye
 
     folder = site_of(state)
+    if runs := runs_with_archive(folder):
+        typer.echo(
+            f"The keys of sealed models go too: open those of {len(runs)} runs first if they are wanted "
+            "(wardround client model open)",
+            err=True,
+        )
     if not yes:
         typer.confirm(f"Erase the keys of {folder.name!r}? It must be invited again to come back.", abort=True)
 

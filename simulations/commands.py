@@ -12,7 +12,7 @@ import typer
 from wardround.decoding import encode
 from wardround.errors import LocalError
 from wardround.extras import require
-from wardround.plan import Plan, load_plan
+from wardround.plan import Plan, load_plan, parse_plan
 from wardround.plan_commands import PlanArgument, SetOption
 from wardround.plan_source import find_plan
 from wardround.server.runs.caveat import caveat
@@ -200,7 +200,12 @@ def compare(first: Run, second: Run, as_json: Json = False) -> None:
 @app.command()
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", exists=True, help="A released model (.wardmodel), or a run's directory.")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            exists=True,
+            help="A released model (.wardmodel), a run's directory, or with --plan a model.safetensors.",
+        ),
     ],
     data: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A CSV or Parquet file.")],
     root: Annotated[
@@ -216,6 +221,12 @@ def predict(
             metavar="DIR", exists=True, file_okay=False, help="Where a released plan's code lies, if it has any."
         ),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TOML", exists=True, dir_okay=False, help="The plan of a model.safetensors, as a member opened it."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the predictions (CSV) here, not to standard output."),
@@ -224,17 +235,27 @@ def predict(
     """Apply a model, a released one or a run's, to the rows of a file."""
     if out is not None and out.exists() and out.samefile(data):
         raise click.UsageError(f"--out {out} is the file that is read")
-    if model.is_dir() and (root is not None or unverified or code is not None):
-        raise click.UsageError(f"{model} is a run of this machine: --root, --unverified and --code are for .wardmodel")
-    if model.is_file() and (root is not None) == unverified:
+    if model.is_dir() and (root is not None or unverified or code is not None or plan is not None):
+        raise click.UsageError(
+            f"{model} is a run of this machine: --root, --unverified and --code are for .wardmodel, --plan for a "
+            "model.safetensors"
+        )
+    if plan is not None and (root is not None or unverified):
+        raise click.UsageError(
+            "--plan is for a model.safetensors, which nobody has signed: without --root, --unverified"
+        )
+    if model.is_file() and plan is None and (root is not None) == unverified:
         raise click.UsageError("a released model is verified by --root CA, or else used with --unverified")
     require("job")
     from wardround.evidence_identity import read_authority
     from wardround.simulations.prediction import predict as predictions
-    from wardround.simulations.prediction import predict_released
+    from wardround.simulations.prediction import predict_bare, predict_released
 
     if model.is_dir():
         text = predictions(model, data).to_csv()
+    elif plan is not None:
+        of = load_plan(plan) if code is None else parse_plan(plan.read_text(encoding="utf-8-sig"), folder=code)
+        text = predict_bare(model, data, plan=of).to_csv()
     else:
         if root is None:
             typer.echo(f"warning: {model} is NOT VERIFIED: nobody knows who made it, or of what", err=True)

@@ -117,8 +117,8 @@ def network_of(plan: Plan, model: ModelFile) -> Network:
     layers = _layers(tensors, _widths(plan))
     if len(layers) > 2:
         raise LocalError(
-            f"expected one hidden layer at most, got {len(layers) - 1}; with more, no parameters of CKKS have an error "
-            "that is small enough"
+            f"expected one hidden layer at most, got {len(layers) - 1}; with more, the error of CKKS grows too large "
+            "(docs/private-inference.md)"
         )
     if len(layers) > 1 and plan.task.options.get("quadratic") is not True:
         raise LocalError(

@@ -28,7 +28,7 @@ from wardround.server.runs.run_info import read_info, read_stored_plan
 from wardround.task import Task
 from wardround.vector import F32, I64
 
-__all__ = ["Prediction", "predict", "predict_released"]
+__all__ = ["Prediction", "predict", "predict_bare", "predict_released"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,20 @@ def predict(run: str | Path, given: str | Path | NDArray[Any]) -> Prediction:
             f"got one of {model.plan_digest[:12]}; restore the run's own file"
         )
     return _predicted(folder / MODEL_FILE, plan, model, given)
+
+
+def predict_bare(path: str | Path, given: str | Path | NDArray[Any], *, plan: Plan) -> Prediction:
+    """Apply a model.safetensors of `plan`, as a member has opened it, as `predict` does.
+
+    Whose model it is nobody has signed. Raises LocalError where it is of another plan, and as `predict` does.
+    """
+    model = read_model(Path(path))
+    if model.plan_digest != plan.digest:
+        raise LocalError(
+            f"{path}: expected a model of the plan with digest {plan.digest[:12]}, got one of "
+            f"{model.plan_digest[:12]}; name the plan of its run, such as plans/RUN/plan.toml of the site's folder"
+        )
+    return _predicted(Path(path), plan, model, given)
 
 
 def predict_released(

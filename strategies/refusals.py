@@ -93,6 +93,12 @@ REFUSED = (
         expected='no key unless protection.mode = "masking"',
     ),
     Refused(
+        key="protection.sealed_model",
+        when=lambda plan: plan.protection.sealed_model and not plan.protection.homomorphic,
+        expected='false unless protection.mode = "bfv": a model is sealed to the key of an epoch, and members have one '
+        "only there",
+    ),
+    Refused(
         key="simulation.late_dropout",
         when=lambda plan: plan.simulation.late_dropout > 0 and not plan.protection.on,
         expected='0 unless protection.mode is "masking" or "bfv", since without them an update that was sent is used',

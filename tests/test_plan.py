@@ -141,8 +141,19 @@ REFUSED = [
         'data.columns=[{ name = "a" }] & data.standardize=range',
         "plan.data.columns[0].range: expected a range, since standardize",
     ),
-    ("protection.mode=bfv", "plan.protection.mode: expected one of 'off', 'masking', got 'bfv'"),
-    ("protection.groups=2", "plan.protection.mode: expected \"masking\", since groups is set, got 'off'"),
+    ("protection.mode=hfv", "plan.protection.mode: expected one of 'off', 'masking', 'bfv', got 'hfv'"),
+    (
+        "protection.groups=2",
+        'plan.protection.mode: expected "masking" or "bfv", since groups is set, got \'off\'',
+    ),
+    (
+        "protection.sealed_model=true",
+        "plan.protection.mode: expected \"bfv\", since sealed_model is set, got 'off'",
+    ),
+    (
+        "protection.mode=masking & protection.sealed_model=true",
+        'plan.protection.sealed_model: expected false unless protection.mode = "bfv": a model is sealed to the key of',
+    ),
     ('protection.mode=masking & protection.metrics=["a", "a"]', "plan.protection.metrics: expected every name once"),
     ("robust.rule=krun", "plan.robust.rule: expected a known name, got 'krun'; did you mean 'krum'?"),
     ("robust.num_byzantine=1", "plan.robust.rule: expected a rule, since num_byzantine is set"),
@@ -315,7 +326,7 @@ def test_the_digest_is_pinned() -> None:
     assert plan().digest == PINNED
 
 
-PINNED = "83d022d16726fe943c67396f74957965f8762898f25f95941627fbe63025ace1"
+PINNED = "4e7f96fa5849e0955e8e850ec63652d455b59049407ba1c55229be55f76c4d23"
 
 
 @pytest.mark.parametrize("setting", ["seed=1", "training.lr=0.2", 'data.columns=[{ name = "radius" }]', "name=other"])

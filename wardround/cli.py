@@ -24,7 +24,7 @@ _RUNS, _MODELS = "wardround.server.commands.runs", "wardround.server.commands.mo
 _CLIENT = "wardround.client.commands"
 _SITE_PLANS, _SITE_MEMBERS = "wardround.client.plan_commands", "wardround.client.member_commands"
 _SITE_POLICY, _SITE_DATA = "wardround.client.policy_commands", "wardround.client.data_commands"
-_SITE_DOCTOR = "wardround.client.doctor_commands"
+_SITE_DOCTOR, _SITE_MODELS = "wardround.client.doctor_commands", "wardround.client.sealed_model_commands"
 _SITE_SERVICE, _SERVER_SERVICE = "wardround.client.service_commands", "wardround.server.commands.service"
 _SITE_LOG, _SERVER_LOG = "wardround.client.audit_commands", "wardround.server.commands.audit"
 _VERIFY = "wardround.verify_commands"
@@ -73,6 +73,7 @@ PARTS = {
         "policy": (_SITE_POLICY, "What this site allows, whatever is offered."),
         "plan": (_SITE_PLANS, "The plans that are offered."),
         "members": (_SITE_MEMBERS, "The other hospitals and their keys."),
+        "model": (_SITE_MODELS, "The released models that were sealed to this site."),
         "audit": (_SITE_LOG, "The site's audit log: show, verify and export it."),
         "doctor": (_SITE_DOCTOR, "Say what is not in order here, and how to put it right."),
         "service": (_SITE_SERVICE, "The agent as a service of systemd."),

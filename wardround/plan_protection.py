@@ -48,14 +48,22 @@ class Protection:
     value_bits: int | None = key(
         None, doc="bits of an encoded value; absent: as many as fit, at most 24. With `skellam`: no key", ge=2, le=31
     )
+    sealed_model: bool = key(
+        False,
+        doc="whether the server keeps the released model only as a file that members open "
+        "(`wardround client model open`); with bfv only",
+    )
     metrics: tuple[str, ...] = key((), doc="a Flower app's metrics whose sums leave the sites, by name; others do not")
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.mode is ProtectionMode.OFF:
             for field in fields(self):
+                if field.name == "colluding" and self.colluding == 1:
+                    continue  # plans that were stored before this key could be absent have it
                 if getattr(self, field.name) != field.default:
-                    raise PlanError("mode", f'"masking" or "bfv", since {field.name} is set', self.mode.value)
+                    modes = '"bfv"' if field.name == "sealed_model" else '"masking" or "bfv"'
+                    raise PlanError("mode", f"{modes}, since {field.name} is set", self.mode.value)
         if len(set(self.metrics)) != len(self.metrics) or not all(self.metrics):
             raise PlanError("metrics", "every name once, none of them empty", self.metrics)
 

@@ -36,9 +36,11 @@ from wardround.plain_text import plain_text
 from wardround.release_manifest import MAX_MANIFEST_BYTES, Manifest, time_text
 from wardround.signing_key import check_signature
 
-__all__ = ["MAX_PLAN_BYTES", "ReleaseHead", "ReleasedModel", "model_facts"]
+__all__ = ["MAX_PLAN_BYTES", "SEALED_MAGIC", "ReleaseHead", "ReleasedModel", "is_sealed_model", "model_facts"]
 
 MAX_PLAN_BYTES = 1 << 21
+SEALED_MAGIC = b"WRSM1"
+"""How the file of a model begins that a server has sealed to members (`strategies/he/sealed_model`)."""
 _MAGIC = b"wardround released model 1\n"
 _FIELDS = struct.Struct("<QIIIQ64s")
 _MAX_CERTIFICATE_BYTES = 4096
@@ -151,6 +153,11 @@ class ReleasedModel:
         if not stat.S_ISREG(found.st_mode):
             raise LocalError(f"{self.path}: expected a file")
         start = self._read(0, min(found.st_size, _HEAD_BYTES))
+        if is_sealed_model(start):
+            raise RemoteError(
+                "expected a released model, got one that is sealed to the members of its run; one of them opens it: "
+                "wardround client model open FILE --out model.safetensors"
+            )
         if not start.startswith(_MAGIC):
             raise RemoteError("expected a model released by wardround, got something else")
         if len(start) < _HEAD_BYTES:
@@ -215,6 +222,11 @@ def model_facts(read: Callable[[int, int], bytes], size: int) -> dict[str, Any]:
             f"model.safetensors: expected a model made by wardround ({plain_text(str(error), 60)})"
         ) from None
     return facts
+
+
+def is_sealed_model(start: bytes) -> bool:
+    """Whether a file that begins with `start` is a model sealed to members."""
+    return start.startswith(SEALED_MAGIC)
 
 
 def _check_model(found: str, manifest: Manifest) -> None:

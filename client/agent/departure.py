@@ -1,6 +1,7 @@
 """How a site leaves a federation: its keys and what it kept of runs are erased, what was spent on its data is not.
 
 Its audit log is signed with those keys, so it is made a bundle for an auditor first, `audit-TIME.zip` in the folder.
+With the plans go the keys of sealed models: what the site wants of these it opens before (`client model open`).
 """
 
 import os

@@ -15,7 +15,7 @@
     ledgers/POPULATION.ledger  what may be spent on the people in one or more data sets, and what was
     withdrawn/                 keyed hashes of the patients who have withdrawn, the key, and which files are theirs
     audit/                     the audit log, and the newest head of the server's, see docs/audit.md
-    plans/RUN/                 what was offered, and what was decided
+    plans/RUN/                 what was offered, and what was decided; the keys of its sealed model (archive.json)
     runs/RUN/                  what is kept of a run that goes on: never restore it from a copy, see docs/client.md
     jobs/                      working folders of jobs
     changed                    touched by commands, so that the agent looks

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from wardround.audit.log import AuditLog
 from wardround.client.agent.admission import Admission, OnceGuard, answered_rounds, order_name
+from wardround.client.agent.archive_keys import keep_archive
 from wardround.client.agent.data_registry import DataRegistry, DataSet
 from wardround.client.agent.job_errors import JobErrors
 from wardround.client.agent.kept_state import KeepingTrainer
@@ -36,6 +37,7 @@ from wardround.link.messages import Call, Fault, Reply
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.plan import Plan
 from wardround.strategies.he.key_ceremony import check_machine, forget_key
+from wardround.strategies.he.sealed_model import ArchiveKey
 from wardround.strategies.secagg.membership import Membership
 from wardround.strategies.secagg.plan_terms import he_plan_of, parameters_of
 from wardround.strategies.secagg.sealed_state import SealedState
@@ -207,7 +209,8 @@ class SiteRun:
             random=os.urandom,
             noised=plan.privacy.on,
         )
-        return member_of(plan, membership, now=self._now, note=self._note_key)
+        archive = self._keep_archive if plan.protection.sealed_model else None
+        return member_of(plan, membership, now=self._now, note=self._note_key, archive=archive)
 
     # -- orders ---------------------------------------------------------------------------------------
 
@@ -233,6 +236,9 @@ class SiteRun:
     def _note_key(self, kind: str, **detail: object) -> None:
         if self._audit is not None:
             self._audit.add(kind, self._run, **detail)
+
+    def _keep_archive(self, key: ArchiveKey) -> None:
+        keep_archive(self._folder, key)
 
     def _note(self, text: str) -> None:
         JobErrors(self._folder.folder("jobs") / f"{self._run}.errors").note(text, self._now())
@@ -355,8 +361,8 @@ def finish_run(
 ) -> None:
     """End a run at the site: its account is closed, its keys and replies are deleted. Twice is once.
 
-    What is to be signed of the model that came of it is kept before. That a homomorphic key is erased is written to
-    `audit`.
+    What is to be signed of the model that came of it is kept before, and what a sealed one is opened with stays. That a
+    homomorphic key is erased is written to `audit`.
 
     A SiteRun of it must be closed before.
     """

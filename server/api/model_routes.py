@@ -1,5 +1,6 @@
 """Models: what runs have made, and what of it was released."""
 
+import tomllib
 from datetime import datetime
 from typing import Annotated
 
@@ -28,6 +29,7 @@ class ModelShown(Form):
     plan: str = Field(description="The digest of the plan.")
     sha256: str = Field(description="Of its file.")
     size_bytes: int
+    sealed: bool = Field(description="Whether its file is sealed to the members of its run, who alone can open it.")
     created: datetime
     current: bool = Field(description="Whether it is meant where no version is named.")
     parents: list[str] = Field(description="The version that it follows; it need not have been trained from it.")
@@ -73,7 +75,7 @@ def add_model_routes(app: FastAPI, services: Services) -> None:
         tags=["models"],
     )
     def file(name: Annotated[Name, Query()], version: _Version, request: Request) -> StreamingResponse:
-        """The file of a model, safetensors. Where it was damaged the answer is cut off before its end."""
+        """The file of a model: safetensors, or what its run's members open. Of a damaged one the end does not come."""
         found = _found(services, name, version)
         _note(services, request, "model.exported", found)
         headers = {"content-length": str(services.blobs.size(found.blob))}
@@ -129,6 +131,7 @@ def _all_shown(services: Services, name: str | None) -> list[ModelShown]:
     numbers = {run.id: run.number for run in services.runs.list()}
     released = {(one.name, one.version): one.at for one in services.releases.list(name)}
     found = services.models.list(name)
+    sealed = {one: _is_sealed(services, one) for one in {model.plan_digest for model in found}}
     current = {one: services.current_models.get(one) for one in {model.name for model in found}}
     return [
         ModelShown(
@@ -138,6 +141,7 @@ def _all_shown(services: Services, name: str | None) -> list[ModelShown]:
             plan=one.plan_digest,
             sha256=one.sha256.hex(),
             size_bytes=services.blobs.size(one.blob),
+            sealed=sealed[one.plan_digest],
             created=one.created,
             current=one == current[one.name],
             parents=[f"{one.name}@{one.version - 1}"] if one.version > 1 else [],
@@ -145,6 +149,13 @@ def _all_shown(services: Services, name: str | None) -> list[ModelShown]:
         )
         for one in found
     ]
+
+
+def _is_sealed(services: Services, plan_digest: str) -> bool:
+    """Whether the plan has its models sealed to members; no other key of it is looked at."""
+    stored = services.plans.get(plan_digest)
+    table = {} if stored is None else tomllib.loads(stored.toml).get("protection", {})
+    return bool(table.get("sealed_model", False))
 
 
 def _release_shown(services: Services, one: Release) -> ReleaseShown:

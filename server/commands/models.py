@@ -40,22 +40,32 @@ def show(
     from wardround.server.commands.session import connect
 
     found = _versions(connect(), name)
-    show_rows(found, (*_COLUMNS, "plan", "sha256"), as_json=as_json)
+    show_rows(found, (*_COLUMNS, "sealed", "plan", "sha256"), as_json=as_json)
 
 
 @model_app.command()
 def export(
     model: Model,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="A new file.  [default: NAME-N.safetensors]")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="A new file.  [default: NAME-N.safetensors, NAME-N.sealed of a sealed one]",
+        ),
     ] = None,
 ) -> None:
-    """Fetch a model, as a safetensors file. It is not signed, and nothing about it is in it; see `model release`."""
+    """Fetch a model, as a safetensors file. It is not signed, and nothing about it is in it; see `model release`.
+
+    A model that is sealed to its run's members comes as it is: one of them opens it.
+    """
     from wardround.server.commands.session import connect
 
     client = connect()
     found = _version(client, model)
-    path = out or Path(f"{file_stem(found['name'])}-{found['version']}.safetensors")
+    kind = "sealed" if found["sealed"] else "safetensors"
+    path = out or Path(f"{file_stem(found['name'])}-{found['version']}.{kind}")
     client.download(
         "/models/file",
         path,
@@ -65,6 +75,8 @@ def export(
         version=found["version"],
     )
     typer.echo(f"{path}: {found['name']}@{found['version']}, {found['size_bytes']} bytes, sha256 {found['sha256']}")
+    if found["sealed"]:
+        typer.echo(f"sealed to its run's members; one of them opens it: wardround client model open {path} --out FILE")
 
 
 @model_app.command()

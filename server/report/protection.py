@@ -39,6 +39,11 @@ _WORK_IN_BFV = _WORK | {
     Stage.UPDATE: "orders, training and encrypted updates",
     Stage.OPENING: "the sum, to those who open it, and what they tell",
 }
+_SEALED = (
+    "The released model is sealed to the hospitals that had the key of the last epoch: the server keeps it only as a "
+    "file that they open, and has deleted its checkpoints. It had the model in its memory until then, and a backup "
+    "that was made during the run has checkpoints in it."
+)
 _COLORS = {Stage.EPOCH: "#999999", Stage.UPDATE: "#0072B2", Stage.SIGNATURE: "#E69F00", Stage.OPENING: "#009E73"}
 
 
@@ -48,8 +53,10 @@ def protection(run: ReportedRun) -> Section | None:
     if not plan.protection.on:
         return None
     lines = [line for line in run.lines if line.get("protection")]
-    body = f'<p class="warning">{text(sentence(said))}</p>' if (said := caveat(plan)) else ""
+    body = f'<p class="warning">{text(sentence(said))}</p>' if (said := caveat(plan, deployed=run.deployed)) else ""
     body += "".join(f"<p>{text(told)}</p>" for told in _told(plan, lines))
+    if plan.protection.sealed_model and run.deployed and run.released_round:
+        body += f"<p>{text(_SEALED)}</p>"
     body += details("What the plan's parameters tolerate", _parameters(plan))
     if not lines:
         body += "<p>No round was finished.</p>"

@@ -65,13 +65,13 @@ def model_card(
     else of the validation. `deployed`: the sites were real.
     """
     sections = {
-        "Model": _model(plan, released_round),
+        "Model": _model(plan, released_round, deployed=deployed),
         "Results": _results(plan, lines, released_round, comparison, tested),
         "Data": _data(plan, sites, deployed=deployed),
         "Training": _training(plan, lines, stopped),
         "Intended use": _INTENDED_USE,
         "Limits": _limits(plan, comparison, untested, deployed=deployed, tested=tested is not None),
-        "Privacy and security": _claims(plan, lines),
+        "Privacy and security": _claims(plan, lines, deployed=deployed),
         "Provenance": _provenance(info, versions),
     }
     text = "\n\n".join(f"## {title}\n\n" + "\n".join(body) for title, body in sections.items())
@@ -86,7 +86,7 @@ _INTENDED_USE = (
 )
 
 
-def _model(plan: Plan, released_round: int) -> Iterator[str]:
+def _model(plan: Plan, released_round: int, *, deployed: bool) -> Iterator[str]:
     task, target = plan.task, plan.data.target
     what = task.flower_app or task.entry or task.name
     yield f"- Task: {_plain(what)}{f', model {_plain(task.model)}' if task.model else ''}"
@@ -97,7 +97,9 @@ def _model(plan: Plan, released_round: int) -> Iterator[str]:
     elif target is not None and target.range is not None:
         yield f"- Predicts: {_plain(target.name)}, {_span(target.range, target.unit)}"
     chosen = ", the best on the validation rows" if plan.evaluation.select is Select.BEST else ""
-    yield f"- Released: the model after round {released_round}{chosen} (`model.safetensors`)"
+    sealed = plan.protection.sealed_model and deployed
+    file = "sealed; a member opens it: `wardround client model open`" if sealed else "`model.safetensors`"
+    yield f"- Released: the model after round {released_round}{chosen} ({file})"
     if plan.training.batch_norm is BatchNorm.LOCAL:
         yield "- Running statistics of BatchNorm, if it has any, stay at each site; they are not in the file"
 
@@ -227,8 +229,8 @@ def _limits(
         yield "- Inputs must have the units above; values that are not valid are refused, never corrected."
 
 
-def _claims(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield from _protection(plan)
+def _claims(plan: Plan, lines: Sequence[Mapping[str, Any]], *, deployed: bool) -> Iterator[str]:
+    yield from _protection(plan, deployed=deployed)
     yield from _privacy(plan, lines)
     rule = _plain("+".join((*plan.robust.pre, plan.robust.rule)))
     yield (
@@ -239,11 +241,11 @@ def _claims(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
 
 
-def _protection(plan: Plan) -> Iterator[str]:
+def _protection(plan: Plan, *, deployed: bool) -> Iterator[str]:
     if not plan.protection.on:
         yield "- Updates were sent in clear: the server saw every site's update."
         return
-    if said := caveat(plan):
+    if said := caveat(plan, deployed=deployed):
         yield f"- Secure aggregation: {_plain(said)}."
     if plan.simulation.cryptography is Cryptography.ACCOUNTING:
         return
@@ -255,6 +257,12 @@ def _protection(plan: Plan) -> Iterator[str]:
             "as no site gives it the key: one site's key opens every update that the server was sent. What the sums of "
             "several rounds tell together, only differential privacy bounds."
         )
+        if plan.protection.sealed_model and deployed:
+            yield (
+                "- Sealed model: at rest the server has this model only as a file that those open who had the key of "
+                "the last epoch. It had the model in its memory during the run, and backups of that time have "
+                "checkpoints in them."
+            )
         return
     yield (
         f"- Secure aggregation (masking): in a round the server learns, of {parameters.groups_in_words()} sites, each "

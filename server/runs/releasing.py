@@ -83,9 +83,16 @@ class Releasing:
         """The release of a model as it can be signed now; the last one again where that says the same.
 
         `redteam` is the JSON of a simulated red team's results; without it, that of the last release stays. Raises
-        LocalError where something that belongs into it cannot be had.
+        LocalError where something that belongs into it cannot be had, and for a model that is sealed to members: of
+        one that the server cannot read it can vouch for nothing.
         """
         run, plan = self._runs.get(model.run_id), self._plan(model)
+        if plan.protection.sealed_model:
+            raise LocalError(
+                f"{model.name}@{model.version}: expected a model that the server can read, got one that is sealed to "
+                f"the members of its run (protection.sealed_model); fetch it with wardround model export "
+                f"{model.name}@{model.version}, and a member opens it with wardround client model open"
+            )
         if run is None:
             raise LocalError(f"{model.name}@{model.version}: expected its run, got none")
         last = self._releases.newest(model.name, model.version)

@@ -20,6 +20,7 @@ the plan in `RunDirectory.plan`; run.json has both digests.
 
 A round is durable in two steps: its line, then its checkpoint. The checkpoint is what counts: a line
 beyond the last checkpoint, or torn, is cut when the directory is opened, and the round is done again.
+Of a run that has ended, `discard_models` takes every file that holds a model away.
 """
 
 import fcntl
@@ -203,11 +204,13 @@ class RunDirectory:
         keep_every: int | None = None,
         vault: Vault | None = None,
         plan: Plan | None = None,
+        ended_after: int | None = None,
     ) -> "RunDirectory":
         """Continue the run in `path`: lock it, check its plan, repair what a kill left behind.
 
-        `plan` is the run's where its code is not in the folder. Raises LocalError when there is no run, another
-        process holds it, or a file was changed from outside.
+        `plan` is the run's where its code is not in the folder. `ended_after` is the last round of a run that has
+        ended, whose checkpoints may have been discarded: all rounds until then are durable without. Raises LocalError
+        when there is no run, another process holds it, or a file was changed from outside.
         """
         path = Path(path)
         info = read_info(path)
@@ -216,7 +219,7 @@ class RunDirectory:
             stored = read_stored_plan(path, info) if plan is None else check_stored_plan(path, info, plan)
             run = cls(path, stored, info, lock, keep_every=keep_every, vault=vault)
             with _writing(path, "what it holds was kept"):
-                run._repair()
+                run._repair(ended_after)
         except BaseException:
             os.close(lock)
             raise
@@ -292,6 +295,15 @@ class RunDirectory:
             self._store(f"{_CHECKPOINTS}/{_checkpoint_name(len(lines))}", encode_checkpoint(own))
         self.rounds, self.suspicions = len(lines), first_suspicions(lines)
 
+    def discard_models(self) -> None:
+        """Delete every checkpoint and the model; durable on return. From then on `open` needs `ended_after`."""
+        with _writing(self.path, "what is left of the run's models was kept"):
+            for round_number in self._checkpoint_rounds():
+                self._checkpoint_path(round_number).unlink()
+            (self.path / MODEL_FILE).unlink(missing_ok=True)
+            sync_folder(self.path / _CHECKPOINTS)
+            sync_folder(self.path)
+
     def kept(self) -> list[int]:
         """The rounds whose checkpoints are there, in order."""
         return self._checkpoint_rounds()
@@ -346,24 +358,24 @@ class RunDirectory:
         matches = (_CHECKPOINT_NAME.fullmatch(name) for name in os.listdir(self.path / _CHECKPOINTS))
         return sorted(int(match[1]) for match in matches if match)
 
-    def _repair(self) -> None:
+    def _repair(self, ended_after: int | None) -> None:
         remove_leftovers(self.path)
         remove_leftovers(self.path / _CHECKPOINTS)
-        self.rounds = max(self._checkpoint_rounds(), default=0)
+        self.rounds = max(self._checkpoint_rounds(), default=0) if ended_after is None else ended_after
         adopted = 0 if self.info.origin is None else self.info.origin["from_round"] - 1
         if self.rounds < adopted:
             raise LocalError(
                 f"{self.path}: expected rounds 1 to {adopted} of the run that it repeats, got {self.rounds}; its "
                 "making was interrupted: delete it and replay again"
             )
-        latest = self.latest()
+        latest = self.latest() if ended_after is None else None
         path = self.path / METRICS_FILE
         data = path.read_bytes() if path.exists() else b""
         lines, ends = decode_lines(data)
         if len(lines) < self.rounds:
             raise LocalError(
-                f"{path}: expected the lines of rounds 1 to {self.rounds} (there is a checkpoint), "
-                f"got {len(lines)} whole ones; restore the file, or start a new run"
+                f"{path}: expected the lines of rounds 1 to {self.rounds} (there is a checkpoint, or the run ended "
+                f"after them), got {len(lines)} whole ones; restore the file, or start a new run"
             )
         self._length = ends[self.rounds - 1] if self.rounds else 0
         self.suspicions = first_suspicions(lines[: self.rounds])

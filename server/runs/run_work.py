@@ -34,6 +34,7 @@ from wardround.server.runs.model_card import model_card, software_versions
 from wardround.server.runs.model_file import ModelFile, encode_model
 from wardround.server.runs.record_line import record_table
 from wardround.server.runs.run_directory import RunDirectory
+from wardround.server.runs.sealed_release import RELEASED_FILE, SealedRelease
 from wardround.server.runs.sealed_store import SealedStore
 from wardround.server.runs.site_claims import site_meter
 from wardround.server.runs.tensor_file import decode_arrays
@@ -57,7 +58,7 @@ from wardround.vector import F32, Layout, TensorSpec
 
 __all__ = ["RunWork", "how_it_ends"]
 
-_STATE, _TEST, _RELEASED = "server-state", "test.json", "released.json"
+_STATE, _TEST = "server-state", "test.json"
 _TEST_BEGUN = "test/begun"
 _FIRST_WAIT_S, _MOST_WAIT_S, _MOST_DOUBLINGS = 0.1, 5.0, 10
 """Before all sites are asked again for their first statistics, on top of the deadline for them."""
@@ -87,6 +88,8 @@ class RunWork:
         self._vault = Vault(start.data_key)
         self._blobs = BlobStore(Path(start.models), self._vault)
         self._resumed: tuple[int, ...] = ()
+        self._released: SealedRelease | None = None
+        """Of a run that has ended, with its model sealed."""
         self._known = b""
         self._opened = ExitStack()
         try:
@@ -121,10 +124,13 @@ class RunWork:
     def run(self, grid: Grid, paused: Callable[[], bool]) -> Ended:
         """Run the rounds that are missing, and finish; `paused` is asked before each round and before the end.
 
-        A run that cannot go on has failed, with the reason; one whose files cannot be written is paused, since that can
-        be put right. What is no WardroundError passes through.
+        A run whose model was sealed has ended, whatever a kill left to do: nothing is asked any more. A run that cannot
+        go on has failed, with the reason; one whose files cannot be written is paused, since that can be put right.
+        What is no WardroundError passes through.
         """
         try:
+            if self._released is not None:
+                return self._concluded(self._released)
             state = self._begin(grid, paused)
             if state is None:
                 return Ended(state="paused", round=0)
@@ -171,7 +177,9 @@ class RunWork:
     def _open_directory(self) -> RunDirectory:
         start, path = self._start, Path(self._start.folder)
         if (path / "run.json").exists():
-            directory = RunDirectory.open(path, vault=self._vault, plan=self._plan)
+            self._released = SealedRelease.read(path)
+            ended_after = None if self._released is None else self._released.rounds
+            directory = RunDirectory.open(path, vault=self._vault, plan=self._plan, ended_after=ended_after)
             self._resumed = (directory.rounds + 1,)
             return directory
         made = datetime.fromisoformat(start.created)
@@ -266,6 +274,8 @@ class RunWork:
         tested, untested = self._tested(grid, state)
         released = self._strategy.released(state)
         number = state.best_round if released is state.best_model else state.round
+        if self._plan.protection.sealed_model:
+            return self._concluded(self._seal(state, released, number, untested))
         blob, sha256 = self._release(state, released, number)
         self._write_report(self.directory.lines(), number, state.stopped, tested)
         return Ended(
@@ -275,6 +285,41 @@ class RunWork:
             blob=blob,
             sha256=sha256,
             released_round=number,
+            metrics={} if tested is None else _numbers(tested["metrics"]),
+        )
+
+    def _seal(self, state: RunState, model: F32, number: int, untested: str) -> SealedRelease:
+        """Seal the model to the members, and note all that is to be told of the end, without which it begins anew.
+
+        The note is durable before anything that holds the model goes.
+        """
+        if not isinstance(self._protection, Homomorphic):
+            raise RuntimeError("a model is sealed to the members of homomorphic aggregation")
+        sealed = self._protection.seal(self._encoded(state, model, number))
+        released = SealedRelease(
+            blob=self._blobs.put(sealed),
+            sha256=hashlib.sha256(sealed).hexdigest(),
+            rounds=state.round,
+            released_round=number,
+            stopped=state.stopped,
+            untested=untested,
+        )
+        self.directory.write_text(RELEASED_FILE, released.encode())
+        return released
+
+    def _concluded(self, released: SealedRelease) -> Ended:
+        """How the run whose sealed model is `released` has ended: its report written, its other models deleted."""
+        path = self.directory.path / _TEST
+        tested = _read_json(path) if path.exists() else None
+        self._write_report(self.directory.lines(), released.released_round, released.stopped, tested)
+        self.directory.discard_models()
+        return Ended(
+            state="finished",
+            reason="; ".join(filter(None, (released.stopped, released.untested))),
+            round=self.directory.rounds,
+            blob=released.blob,
+            sha256=bytes.fromhex(released.sha256),
+            released_round=released.released_round,
             metrics={} if tested is None else _numbers(tested["metrics"]),
         )
 
@@ -308,11 +353,18 @@ class RunWork:
 
     def _release(self, state: RunState, model: F32, number: int) -> tuple[str, bytes]:
         """The released model's name in the folder of models, and the SHA-256 of its file; made once."""
-        path = self.directory.path / _RELEASED
+        path = self.directory.path / RELEASED_FILE
         if path.exists():
             kept = _read_json(path)
             return str(kept["blob"]), bytes.fromhex(kept["sha256"])
-        data = encode_model(
+        data = self._encoded(state, model, number)
+        blob, sha256 = self._blobs.put(data), hashlib.sha256(data)
+        self.directory.write_text(RELEASED_FILE, json.dumps({"blob": blob, "sha256": sha256.hexdigest()}) + "\n")
+        return blob, sha256.digest()
+
+    def _encoded(self, state: RunState, model: F32, number: int) -> bytes:
+        """model.safetensors."""
+        return encode_model(
             ModelFile(
                 layout=self._layout,
                 model=np.ascontiguousarray(model),
@@ -322,9 +374,6 @@ class RunWork:
                 statistics=state.statistics,
             )
         )
-        blob, sha256 = self._blobs.put(data), hashlib.sha256(data)
-        self.directory.write_text(_RELEASED, json.dumps({"blob": blob, "sha256": sha256.hexdigest()}) + "\n")
-        return blob, sha256.digest()
 
     def _write_report(self, lines: list[Json], released_round: int, stopped: str, tested: Json | None) -> None:
         """model-card.md, where a model is released, and report.html."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import LocalError, MissingExtraError
+from wardround.released_model import is_sealed_model
 
 __all__ = ["decode_arrays", "decode_tensors", "encode_tensors", "read_tensors"]
 
@@ -40,6 +41,11 @@ def decode_tensors(data: bytes, where: str) -> tuple[dict[str, NDArray[Any]], di
 
 def decode_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, writable, whoever made it. Raises LocalError naming the file `where`."""
+    if is_sealed_model(data):
+        raise LocalError(
+            f"{where}: is sealed to the members of its run; one of them opens it: wardround client model open {where} "
+            "--out model.safetensors"
+        )
     library = _safetensors()
     try:
         return {name: array.copy() for name, array in library.numpy.load(data).items()}

@@ -12,6 +12,7 @@ from wardround.audit.verify import verify_log
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority
 from wardround.server.runs.checkpoint import decode_checkpoint
+from wardround.server.runs.sealed_release import SealedRelease
 from wardround.server.state.blob_store import BlobStore
 from wardround.server.state.database import Database
 from wardround.server.state.first_models import FirstModels
@@ -47,7 +48,8 @@ def check_contents(folder: StateFolder, keyring: Keyring, database: Database) ->
         if path.is_file():
             _check_run_file(path, path.relative_to(folder.path).as_posix(), vault)
     for run in Runs(database).list():
-        newest = max(_rounds(folder.runs / run.id), default=0)
+        sealed = SealedRelease.read(folder.runs / run.id)  # then its checkpoints are deleted
+        newest = max(_rounds(folder.runs / run.id), default=0) if sealed is None else sealed.rounds
         if newest < run.round:
             raise LocalError(
                 f"run {run.number}: expected the checkpoint of round {run.round}, got {newest} as the last"

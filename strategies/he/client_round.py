@@ -55,6 +55,12 @@ from wardround.strategies.secagg.wire import Record, bytes_of
 
 __all__ = ["EncryptedRound", "check_update"]
 
+_FORGED = (
+    "expected the sum of the listed members' updates, each once, got another; nothing of it is told, and the key of "
+    "this epoch is not used again"
+)
+"""The same words whatever was wrong, and where."""
+
 PackingOf = Callable[[int, int], Packing]
 """How an update of so many words, and so many scalars, is packed under the plan."""
 
@@ -166,6 +172,11 @@ class EncryptedRound:
         )
         shape = offer.members[0].header
         listed = json.dumps({"members": members, "size": shape.size, "scalars": shape.scalars}).encode()
+        # whoever opens the list, this member has let it be opened: over this model it lets no other
+        if self._unnoised:
+            record_answer(mine.state, self._cohort, descriptor, lists)
+        if mine.min_difference:
+            record_last(mine.state, self._cohort, descriptor, lists)
         self._commit(MemberRoundPhase.SIGNED, survivors, encode(signature), listed, b"")
         self.notes = notes
         return [Outgoing(None, signature)]
@@ -201,17 +212,12 @@ class EncryptedRound:
         if opened and asked != opened:
             raise RefusedError(Cause.TWICE, None, "expected one sum in a round, got another of the same list")
         if not opened:  # from here on no other sum of this round is opened, whatever comes of this one
-            lists = {0: listed["members"]}
-            if self._unnoised:
-                record_answer(mine.state, self._cohort, descriptor, lists)
-            if mine.min_difference:
-                record_last(mine.state, self._cohort, descriptor, lists)
             self._commit(MemberRoundPhase.ANSWERED, survivors, signature, stored, asked)
         try:
             words, scalars = self._decrypted(message, **listed)
-        except RemoteError as error:
+        except RemoteError:
             erase_key(mine)
-            raise RefusedError(Cause.FORGED_SUM, None, str(error)) from None
+            raise RefusedError(Cause.FORGED_SUM, None, _FORGED) from None
         data = bytes_of(words), bytes_of(scalars)
         total = hashlib.sha256(data[0])
         total.update(data[1])

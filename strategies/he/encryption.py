@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from wardround.errors import RemoteError
 from wardround.strategies.he.he_plan import HEPlan
 from wardround.strategies.he.key_ceremony import EpochKey
 from wardround.strategies.he.packing import Slots
@@ -44,9 +45,15 @@ class ChunkCipher:
         return [chunk for done in self._spread(_encrypted, h, (member,), pieces, len(slots)) for chunk in done]
 
     def decrypt(self, h: bytes, members: Sequence[int], chunks: Sequence[Buffer]) -> Slots:
-        """The slots of a sum of `members`' updates. Raises RemoteError unless each chunk is exactly that sum."""
+        """The slots of a sum of `members`' updates. Raises RemoteError unless each chunk is exactly that sum.
+
+        All chunks are opened first, and where they fail is not said: a server must not learn it from words or time.
+        """
         pieces = [[bytes(one) for one in chunks[at : at + _PIECE]] for at in range(0, len(chunks), _PIECE)]
-        return np.concatenate(list(self._spread(_decrypted, h, tuple(members), pieces, len(chunks))))
+        opened = list(self._spread(_decrypted, h, tuple(members), pieces, len(chunks)))
+        if not all(held for _, held in opened):
+            raise RemoteError("expected the sum of the listed members' updates, each once, got another")
+        return np.concatenate([slots for slots, _ in opened])
 
     def _spread(
         self,
@@ -86,8 +93,9 @@ def _encrypted(holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], fi
     return [holder.encrypt(row) for row in tagged]
 
 
-def _decrypted(holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], first: int, chunks: list[bytes]) -> Slots:
+def _decrypted(
+    holder: KeyHolder, tagging: Tagging, members: tuple[int, ...], first: int, chunks: list[bytes]
+) -> tuple[Slots, bool]:
     opened = np.stack([holder.decrypt(chunk) for chunk in chunks])
     slots = opened[:, : holder.plan.slots]
-    tagging.check(slots, opened[:, holder.plan.slots :], first, members)
-    return slots
+    return slots, tagging.hold(slots, opened[:, holder.plan.slots :], first, members)

@@ -2,8 +2,12 @@
 
 Epochs, their rosters and their time are those of masking (`secagg/masking`). When one is ready a member makes its key;
 see `key_ceremony`. The server has public parameters, ciphertexts, and in the end the sum that it is told.
+
+Where a plan wants the released model sealed, what it is sealed to is durable in the federation's store, under
+`secagg-server/<run>/he-archive`: number, key's fingerprint and archive key of the newest epoch, as JSON.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +21,9 @@ from wardround.identity import Revocations
 from wardround.orders import Order, OrderKind, SiteId
 from wardround.strategies.he.he_plan import Form
 from wardround.strategies.he.key_ceremony import check_deal
-from wardround.strategies.he.messages import KeyAccepted, KeyDeal, KeyOffer, KeyRequest
+from wardround.strategies.he.messages import KeyAccepted, KeyDeal, KeyHeader, KeyOffer, KeyRequest
 from wardround.strategies.he.scheme import PublicContext
+from wardround.strategies.he.sealed_model import seal_model
 from wardround.strategies.he.server_round import EncryptedServerRound
 from wardround.strategies.he.terms import packing_for
 from wardround.strategies.secagg.cohort import Cohort
@@ -45,6 +50,8 @@ class _PublicKey:
     form: Form
     fingerprint: bytes
     archive: bytes
+    refused: frozenset[str]
+    """Members who have another key, or none, and have said so or were asked for one: their updates are not added."""
 
 
 class Homomorphic(Masking):
@@ -82,7 +89,8 @@ class Homomorphic(Masking):
         if order.kind is OrderKind.FIT:
             encoding = encoding_of(self._plan, len(model or b"") // 4, seed=rotation_seed(order))
         packing = packing_for(self._plan, encoding, lane_size(self._plan, order.kind, self._specs[order.kind]))
-        return partial(EncryptedServerRound.begin, packing=packing, context=self._public.context)
+        key = self._public
+        return partial(EncryptedServerRound.begin, packing=packing, context=key.context, refused=key.refused)
 
     def begin_epoch(self, exchange: Exchange) -> Cohort | None:
         """The cohort of a new epoch whose members have its key; those who do not get it sit the epoch out."""
@@ -90,7 +98,12 @@ class Homomorphic(Masking):
         cohort = super().begin_epoch(exchange)
         if cohort is None:
             return None
-        for dealer in (name for name in cohort.names if name not in self._bad_dealers):
+        asked = set[str]()
+        first = cohort.epoch % cohort.size  # another one in each epoch: who deals badly must not end the run
+        for dealer in (*cohort.names[first:], *cohort.names[:first]):
+            if dealer in self._bad_dealers:
+                continue
+            asked.add(dealer)  # who answers too late, or badly, has a key of its own all the same
             dealt = self._dealt(exchange, cohort, SiteId(dealer))
             if dealt is None:
                 continue
@@ -106,8 +119,18 @@ class Homomorphic(Masking):
                 )
                 return None
             header = deal.header
+            if self._plan.protection.sealed_model:
+                self._keep_archive(header)
             self._public = _PublicKey(
-                context=context, form=header.form, fingerprint=header.fingerprint, archive=header.archive
+                context=context,
+                form=header.form,
+                fingerprint=header.fingerprint,
+                archive=header.archive,
+                refused=frozenset(
+                    name
+                    for name in cohort.names
+                    if name not in have and (name in asked or exchange.absences[SiteId(name)].failed)
+                ),
             )
             _log.info(
                 "epoch %d: %s made its key %s for %d members", cohort.epoch, dealer, header.fingerprint.hex(), len(have)
@@ -115,6 +138,34 @@ class Homomorphic(Masking):
             return cohort
         exchange.evidence.abort(Cause.TOO_FEW_MEMBERS.name, (), f"epoch {cohort.epoch}: no member made a key")
         return None
+
+    def seal(self, data: bytes) -> bytes:
+        """The file of a released model, sealed to those who have the key of the newest epoch, also after a restart.
+
+        Raises LocalError where no epoch of the run had a key, or its archive key is none.
+        """
+        stored = self._federation.store.get(self._archive_key)
+        if stored is None:
+            raise LocalError(
+                f"run {self._federation.run}: expected an epoch with a key, got none; there is nobody whom its model "
+                "could be sealed to, so that it is not kept"
+            )
+        try:
+            kept = json.loads(stored)
+            public, fingerprint = bytes.fromhex(kept["archive"]), bytes.fromhex(kept["fingerprint"])
+            return seal_model(data, public, run=self._federation.run, epoch=int(kept["epoch"]), fingerprint=fingerprint)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LocalError(
+                f"{self._archive_key}: expected an archive key of members, got another ({error})"
+            ) from None
+
+    def _keep_archive(self, header: KeyHeader) -> None:
+        kept = {"epoch": header.epoch, "fingerprint": header.fingerprint.hex(), "archive": header.archive.hex()}
+        self._federation.store.put(self._archive_key, json.dumps(kept).encode())
+
+    @property
+    def _archive_key(self) -> str:
+        return f"secagg-server/{self._federation.run}/he-archive"
 
     def _dealt(self, exchange: Exchange, cohort: Cohort, dealer: SiteId) -> tuple[KeyDeal, PublicContext] | None:
         """The key that `dealer` makes, checked: above all that the server gets no secret with it."""

@@ -10,7 +10,7 @@ What this rests on is not TenSEAL's documented interface, so `self_test` tries i
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from wardround.errors import LocalError, RemoteError
 from wardround.extras import require
+from wardround.strategies.he.foreign_bytes import MAX_CHUNK_BYTES, check_chunk, check_context, wrapped
 from wardround.strategies.he.he_plan import COEFF_BITS, DEGREE, Form, HEPlan, Q
 from wardround.strategies.secagg.keystream import U64
 from wardround.strategies.secagg.wire import Buffer
@@ -27,16 +28,13 @@ if TYPE_CHECKING:
     import tenseal as ts
 
 __all__ = [
-    "MAX_CHUNK_BYTES",
     "KeyHolder",
     "KeylessSum",
     "PublicContext",
+    "SpoiledSumError",
     "check_form",
     "new_key",
 ]
-
-MAX_CHUNK_BYTES = 1 << 17
-"""Above what a chunk takes: two polynomials of 4096 coefficients of 54 bits in words of 64, and headers."""
 
 
 def new_key(plan: HEPlan, form: Form) -> bytes:
@@ -95,7 +93,7 @@ class KeyHolder:
 
             return bytes(ts.bfv_vector(self._context, slots.tolist()).serialize())
         self._encoder.encode(slots.tolist(), self._plaintext)
-        return _wrapped(_saved(self._encryptor.encrypt_symmetric(self._plaintext).save))
+        return wrapped(_saved(self._encryptor.encrypt_symmetric(self._plaintext).save))
 
     def decrypt(self, chunk: Buffer) -> U64:
         """The slots of a sum, shape (4096,), values below t. Raises RemoteError for what is no ciphertext of ours."""
@@ -118,6 +116,10 @@ class PublicContext:
             )
 
 
+class SpoiledSumError(RemoteError):
+    """A sum is of no use any more."""
+
+
 class KeylessSum:
     """A server's side: the running sum of members' chunks, of which it can read nothing."""
 
@@ -129,7 +131,9 @@ class KeylessSum:
     def add(self, ciphertexts: Iterable[Buffer]) -> None:
         """Add a member's ciphertexts, one of each chunk, one after another.
 
-        Raises RemoteError where one is bad, and takes back what was added of them.
+        Raises RemoteError where one is bad, and takes back what was added of them; SpoiledSumError where that cannot
+        be, since SEAL refuses a sum whose second polynomial is zero, after it has added: only two who lie bring it
+        about.
         """
         added: list[Any] = []
         try:
@@ -140,17 +144,22 @@ class KeylessSum:
                 else:
                     self._sums[chunk] = vector
                 added.append(ciphertext)
-        except (RuntimeError, ValueError, RemoteError) as error:
-            for chunk, ciphertext in enumerate(added):
-                self._take_back(chunk, ciphertext)
-            raise RemoteError(f"{error}") from None
+        except RemoteError:
+            self._take_back(added)
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise SpoiledSumError(f"ciphertext: expected one that can be added ({error}); the sum is spoiled") from None
         self._members += 1
 
-    def _take_back(self, chunk: int, ciphertext: Buffer) -> None:
-        if self._members:
-            self._sums[chunk].sub_(_vector(self._context, ciphertext))
-        else:
-            self._sums[chunk] = None
+    def _take_back(self, ciphertexts: Sequence[Buffer]) -> None:
+        try:
+            for chunk, ciphertext in enumerate(ciphertexts):
+                if self._members:
+                    self._sums[chunk].sub_(_vector(self._context, ciphertext))
+                else:
+                    self._sums[chunk] = None
+        except (RuntimeError, ValueError) as error:
+            raise SpoiledSumError(f"ciphertext: expected one that can be taken back ({error})") from None
 
     def serialized(self) -> Iterator[bytes]:
         """The sums, chunk by chunk. Raises LocalError where nothing was added."""
@@ -212,6 +221,7 @@ def _loaded(plan: HEPlan, data: bytes) -> "ts.Context":
     import tenseal as ts
     import tenseal.sealapi
 
+    check_context(data)
     try:
         context = ts.context_from(data)
         found = context.seal_context().data.key_context_data().parms()
@@ -234,10 +244,10 @@ def _vector(context: "ts.Context", chunk: Buffer) -> Any:
     """One ciphertext of one plaintext. TenSEAL takes anything that parses, so what it found is looked at."""
     import tenseal as ts
 
-    if not 0 < len(chunk) <= MAX_CHUNK_BYTES:
-        raise RemoteError(f"ciphertext: expected 1 to {MAX_CHUNK_BYTES} bytes, got {len(chunk)}")
+    data = bytes(chunk)
+    check_chunk(data)
     try:
-        vector = ts.bfv_vector_from(context, bytes(chunk))
+        vector = ts.bfv_vector_from(context, data)
         if vector.size() != DEGREE or len(found := vector.ciphertext()) != 1 or found[0].size() != 2:
             raise ValueError("another number of slots, ciphertexts or polynomials")
         if found[0].is_ntt_form() or found[0].is_transparent():  # SEAL adds neither to others, and blames those
@@ -245,20 +255,6 @@ def _vector(context: "ts.Context", chunk: Buffer) -> Any:
     except (RuntimeError, ValueError, TypeError) as error:
         raise RemoteError(f"ciphertext: expected one of this epoch's parameters ({error})") from None
     return vector
-
-
-def _wrapped(ciphertext: bytes) -> bytes:
-    """A ciphertext of SEAL as a vector of TenSEAL: tenseal/proto/tensors.proto, BFVVectorProto."""
-    slots = _varint(DEGREE)
-    return b"\x0a" + _varint(len(slots)) + slots + b"\x12" + _varint(len(ciphertext)) + ciphertext
-
-
-def _varint(number: int) -> bytes:
-    parts = []
-    while number > 127:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    return bytes((*parts, number))
 
 
 def _saved(save: Callable[[str], None]) -> bytes:

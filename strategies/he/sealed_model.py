@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from wardround.errors import RemoteError
 from wardround.plain_text import plain_text
+from wardround.released_model import SEALED_MAGIC as MAGIC
 
 __all__ = ["MAGIC", "ArchiveKey", "SealedModel", "read_sealed", "seal_model"]
 
-MAGIC = b"WRSM1"
 _MAX_HEADER = 1 << 12
 
 

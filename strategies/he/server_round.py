@@ -1,9 +1,9 @@
 """The server's side of a round of homomorphic aggregation: ciphertexts in, one list, and a sum that members open.
 
 The server has no key. It adds each update's ciphertexts to one running sum as it comes and keeps none of them; that it
-passes the sum of the listed updates on, and nothing else, members prove by tags (`tags`). A sum is opened by two
-members, where two are there: one tells it, the other whether it got the same. Nothing is kept for a restart: a round
-that was broken off is another try.
+passes the sum of the listed updates on, and nothing else, members prove by tags (`tags`). A sum counts where two
+members open it alike: one tells it, the other whether it got the same; where they differ, a third decides. Nothing is
+kept for a restart: a round that was broken off is another try.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from wardround.strategies.he.messages import (
     chunks_in,
 )
 from wardround.strategies.he.packing import Packing
-from wardround.strategies.he.scheme import KeylessSum, PublicContext
+from wardround.strategies.he.scheme import KeylessSum, PublicContext, SpoiledSumError
 from wardround.strategies.secagg.messages import (
     Cause,
     Descriptor,
@@ -49,11 +49,20 @@ __all__ = ["EncryptedServerRound"]
 class EncryptedServerRound:
     """The machine of the server in one round; the same phases as `ServerRound`, MASKS for the encrypted updates.
 
-    `results` is there when phase is DONE, `abort` when it is ABORTED. `bad_dealers` is empty: nobody deals.
+    `results` is there when phase is DONE, `abort` when it is ABORTED. `bad_dealers` is empty: nobody deals. Members who
+    `refused` the epoch's key are asked nothing, and nothing of theirs is taken: under another key an update would spoil
+    the sum, and a sum would look forged.
     """
 
-    def __init__(self, setting: RoundSetting, start: RoundStart, packing: Packing, context: PublicContext) -> None:
-        self._setting, self._start, self._packing = setting, start, packing
+    def __init__(
+        self,
+        setting: RoundSetting,
+        start: RoundStart,
+        packing: Packing,
+        context: PublicContext,
+        refused: frozenset[str] = frozenset(),
+    ) -> None:
+        self._setting, self._start, self._packing, self._refused = setting, start, packing, refused
         self._h = digest_of(start.descriptor)
         self._sum = KeylessSum(context, packing.chunks)
         self.phase = ServerRoundPhase.MASKS
@@ -65,15 +74,23 @@ class EncryptedServerRound:
         self._survivors = b""
         self._total: tuple[tuple[int, ...], bytes] = (), b""
         self._openers: list[int] = []
+        self._asking: dict[int, Wanted] = {}
+        self._tellers, self._asked_again = set[int](), set[int]()
         self._opened: dict[int, Opened] = {}
-        self._told: Opened | None = None
 
     @classmethod
-    def begin(cls, setting: RoundSetting, descriptor: Descriptor, packing: Packing, context: PublicContext) -> Self:
+    def begin(
+        cls,
+        setting: RoundSetting,
+        descriptor: Descriptor,
+        packing: Packing,
+        context: PublicContext,
+        refused: frozenset[str] = frozenset(),
+    ) -> Self:
         """A new round; `outgoing` is its M0. Raises LocalError unless its number is above those of rounds before."""
         start = RoundStart(descriptor=descriptor, signature=setting.signing_key.sign(descriptor_input(descriptor)))
         setting.store.advance(f"secagg-server/{descriptor.run}/0/round/{descriptor.epoch}", descriptor.round)
-        return cls(setting, start, packing, context)
+        return cls(setting, start, packing, context, refused)
 
     def end(self) -> None:
         """Let go of the sum."""
@@ -81,21 +98,24 @@ class EncryptedServerRound:
 
     def receive(self, sender: str, message: Record, now: datetime) -> list[Outgoing]:
         """Take a message of the member `sender`. Raises RemoteError, and changes nothing, for one not in order."""
-        return handler_for(_TABLE, self.phase, message)(self, sender, message, now)
+        handler = handler_for(_TABLE, self.phase, message)
+        if sender in self._refused:
+            raise RefusedError(Cause.FORM, sender, "expected a member with the epoch's key, which it has refused")
+        return handler(self, sender, message, now)
 
     def outgoing(self) -> list[Outgoing]:
         """What this phase sends."""
-        everybody = range(self._setting.cohort.size)
+        everybody = self._holders()
         if self.phase is ServerRoundPhase.MASKS:
             return self._to(everybody, self._start)
         if self.phase is ServerRoundPhase.SIGNATURES:
             listed = tuple(self._offered[member] for member in sorted(self._offered))
             return self._to(everybody, EncryptedOffer(h=self._h, members=listed))
         if self.phase is ServerRoundPhase.OPENINGS:
-            told = self._told is not None
-            words = self._openers[: 0 if told else 1]
-            digest = self._openers[len(words) : 2 - len(self._opened)]
-            return [*self._to(words, self._request(Wanted.WORDS)), *self._to(digest, self._request(Wanted.DIGEST))]
+            return [
+                Outgoing(self._setting.cohort.names[member], self._request(wanted))
+                for member, wanted in self._asking.items()
+            ]
         return []
 
     def close(self) -> list[Outgoing]:
@@ -132,6 +152,8 @@ class EncryptedServerRound:
             return []
         try:
             self._sum.add(chunks_in(message.sizes, message.chunks))
+        except SpoiledSumError as error:
+            return self._stop(Cause.MALFORMED, [header.member], str(error))
         except RemoteError as error:
             raise RefusedError(Cause.MALFORMED, sender, str(error)) from None
         self._offered[header.member] = OfferedUpdate(header=header, signature=message.signature)
@@ -154,7 +176,7 @@ class EncryptedServerRound:
         signed = survivors_input(self._start.descriptor, 0, message.survivors)
         self._check_signature(member, message.signature, signed)
         self._votes[member] = message
-        return self._ask() if len(self._votes) == self._setting.cohort.size else []
+        return self._ask() if len(self._votes) == len(self._holders()) else []
 
     def _ask(self) -> list[Outgoing]:
         needed = self._setting.cohort.threshold(0)
@@ -166,9 +188,10 @@ class EncryptedServerRound:
             )
         sums = list(self._sum.serialized())
         self._total = tuple(map(len, sums)), b"".join(sums)
-        voters = sorted(self._votes)
-        first = self._start.descriptor.round % len(voters)
-        self._openers = voters[first:] + voters[:first]
+        voters, descriptor = sorted(self._votes), self._start.descriptor
+        first = (descriptor.epoch + descriptor.round) % len(voters)  # not the same two in each epoch's first rounds
+        teller, witness, *self._openers = voters[first:] + voters[:first]
+        self._asking = {teller: Wanted.WORDS, witness: Wanted.DIGEST}
         self.phase = ServerRoundPhase.OPENINGS
         return self.outgoing()
 
@@ -189,29 +212,44 @@ class EncryptedServerRound:
             sizes = len(message.words), len(message.scalars)
             if told.digest() != message.sum or sizes != (4 * self._packing.size, 8 * self._packing.scalars):
                 raise RefusedError(Cause.MALFORMED, sender, "expected the sum whose digest it has signed")
-            self._told = message
+            self._tellers.add(member)
         self._opened[member] = message
-        self._openers = [one for one in self._openers if one != member]
-        return self._finish() if self._told is not None and len(self._opened) > 1 else []
+        self._asking.pop(member, None)
+        return self._finish()
 
     def _next_openers(self) -> list[Outgoing]:
-        """Ask others in the place of those who were asked and did not answer; finish where nobody is left."""
-        self._openers = self._openers[len(self.outgoing()) :]
-        if self._openers:
+        """Ask others in the place of those who did not answer, or who did not say the same."""
+        self._asking = {}
+        agreed = self._agreed
+        if untold := [member for member in agreed if member not in self._asked_again]:
+            self._asked_again.add(untold[0])  # it has only said what the digest is
+            self._asking = {untold[0]: Wanted.WORDS}
+        elif self._openers:
+            self._asking = {self._openers.pop(0): Wanted.WORDS}
+        if self._asking:
             return self.outgoing()
-        if self._told is not None:  # nobody else is there to say whether it is so
-            return self._finish()
         silent = [member for member in self._votes if member not in self._opened]
-        return self._stop(Cause.FORGED_SUM, silent, "expected a member to open the sum, got none that did")
+        if len(self._opened) > 1 and not agreed:
+            silent = list(self._opened)
+        return self._stop(Cause.FORGED_SUM, silent, "expected two members to open the same sum, got none that did")
+
+    @property
+    def _agreed(self) -> list[int]:
+        """Two members or more who say the same of the sum; nobody where all say something else."""
+        sums = [one.sum for one in self._opened.values()]
+        most = max(sums, key=sums.count, default=b"")
+        return [] if sums.count(most) < 2 else [member for member, one in self._opened.items() if one.sum == most]
 
     def _finish(self) -> list[Outgoing]:
-        told = self._told
-        assert told is not None  # noqa: S101  else it would not have been called
-        sums = {one.sum for one in self._opened.values()}
-        if len(sums) > 1:
-            return self._stop(
-                Cause.FORGED_SUM, list(self._opened), "expected the same sum from all openers: one of them lies"
-            )
+        """Done where two agree and one of them has told the sum; who says something else is named."""
+        agreed = self._agreed
+        told = next((self._opened[member] for member in agreed if member in self._tellers), None)
+        if told is None:
+            return []
+        if liars := [member for member in self._opened if member not in agreed]:
+            names = tuple(self._setting.cohort.names[member] for member in liars)
+            reason = "expected the sum that two others have opened, got another"
+            self.abort = Abort(cause=Cause.FORGED_SUM, parties=names, reason=reason)
         result = GroupResult(
             group=0,
             members=tuple(sorted(self._offered)),
@@ -220,6 +258,10 @@ class EncryptedServerRound:
         )
         self.results, self.phase = (result,), ServerRoundPhase.DONE
         return []
+
+    def _holders(self) -> list[int]:
+        """The members who have the epoch's key, or may have."""
+        return [member for member, name in enumerate(self._setting.cohort.names) if name not in self._refused]
 
     def _check_sender(self, sender: str, h: bytes, member: int, survivors: bytes) -> int:
         names = self._setting.cohort.names

@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
-from wardround.errors import RemoteError
 from wardround.strategies.he.he_plan import HEPlan
 from wardround.strategies.he.packing import Slots
 from wardround.strategies.secagg.key_agreement import encode_digest, encode_index
@@ -80,14 +79,9 @@ class Tagging:
             total = (total + pads.reshape(chunks, -1) % np.uint64(self._t)) % np.uint64(self._t)
         return total
 
-    def check(self, slots: Slots, tags: U64, first: int, members: Iterable[int]) -> None:
-        """Raises RemoteError unless `tags`, shape (chunks, plan.tags), are those of a sum of all `members`."""
-        wrong = np.flatnonzero((tags != self.tags(slots, first, members)).any(axis=1))
-        if wrong.size:
-            raise RemoteError(
-                f"chunk {first + int(wrong[0])}: expected the sum of the listed members' updates, each once, got "
-                "another; nothing of it is told, and the key of this epoch is not used again"
-            )
+    def hold(self, slots: Slots, tags: U64, first: int, members: Iterable[int]) -> bool:
+        """Whether `tags`, shape (chunks, plan.tags), are those of a sum of all `members`, each once."""
+        return bool(np.array_equal(tags, self.tags(slots, first, members)))
 
     def _products(self, slots: Slots) -> F64:
         """Sums of products of parts, shape (chunks, tags, parts of a weight, parts of a slot): exact, below 2^53."""

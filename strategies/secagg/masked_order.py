@@ -90,11 +90,13 @@ class MaskedOrder:
             return machine.receive(site, message, self.now())
 
         group = str(self.order.round)
-        start, spec, data = machine.outgoing()[0].message, encode_spec(self.spec), self.order.encode()
-        frame = encode(start)
+        begun, spec, data = machine.outgoing(), encode_spec(self.spec), self.order.encode()
+        frame, asked = encode(begun[0].message), {one.receiver for one in begun}
         content = _flower.pack_order(data, self.model, frame, spec)
         size = len(data) + len(frame) + len(spec) + len(self.model or b"")
-        holders = [name for name in self._names(self.cohort.holders(committee)) if name in exchange.nodes]
+        there = [name for name in self._names(self.cohort.holders(committee)) if name in exchange.nodes]
+        holders = [name for name in there if name in asked]
+        exchange.excuse([name for name in there if name not in asked], "takes no part in this epoch")
         exchange.order(Stage.UPDATE, holders, content, size, MESSAGE_TYPES[self.order.kind], group, take)
         machine.close()
         for phase, stage in (

@@ -103,12 +103,14 @@ class Field:
     def acquaint(self, run: StartedRun) -> None:
         """Let every hospital accept the keys of the others, as the run that is offered names them."""
         for site in HOSPITALS:
-            until(
-                lambda site=site: run.id in self.stage.run(site, "client", "plan", "list", "--json", show=False),
-                lambda site=site: f"{site} was offered no run",
-                every_s=0.2,
-            )
+            self._wait_offered(run, site)
             self.stage.run(site, "client", "members", "accept", "--all")
+
+    def _wait_offered(self, run: StartedRun, site: str) -> None:
+        def offered() -> bool:
+            return run.id in self.stage.run(site, "client", "plan", "list", "--json", show=False)
+
+        until(offered, lambda: f"{site} was offered no run", every_s=0.2)
 
     def begin(self, *settings: str, rounds: int, sites: tuple[str, ...] = HOSPITALS, data: str = "ehr") -> StartedRun:
         """A new run that all of its sites have approved."""

@@ -54,6 +54,7 @@ def test_every_row_of_the_table_refuses_something() -> None:
         ],
         "simulation.attack.name": [*app, "simulation.attack.name=label_flip", "simulation.attack.attackers=1"],
         "simulation.cryptography": ["simulation.cryptography=accounting"],
+        "protection.sealed_model": ["protection.mode=masking", "protection.sealed_model=true"],
         "simulation.late_dropout": ["simulation.late_dropout=0.1"],
     }
     assert set(plans) == {row.key for row in REFUSED}

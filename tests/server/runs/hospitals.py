@@ -15,7 +15,7 @@ from typing import Any
 
 from wardround.client.guard.answering import answer_order
 from wardround.client.guard.guard import SiteGuard
-from wardround.client.guard.member import Member
+from wardround.client.guard.encrypting_member import member_of
 from wardround.errors import BudgetError, WardroundError
 from wardround.identity import Authority, issue_certificate, issue_revocations, make_authority
 from wardround.link.messages import Call, Fault, Notice, Reply
@@ -40,6 +40,7 @@ from wardround.signing_key import SigningKey, check_signature, fingerprint_of
 from wardround.simulations.federation import build_federation
 from wardround.simulations.participants import Participants, gather_task
 from wardround.state_store import MemoryStore
+from wardround.strategies.he.sealed_model import ArchiveKey
 from wardround.strategies.secagg.membership import Membership
 from wardround.strategies.secagg.plan_terms import parameters_of
 from wardround.strategies.secagg.sealed_state import SealedState
@@ -168,6 +169,8 @@ class Hospitals:
     def __post_init__(self) -> None:
         plan, state = self.plan, self.state
         accepted = ApprovedKeys({site: fingerprint_of(key.public) for site, key in state.keys.items()})
+        self.archives = {site: list[ArchiveKey]() for site in state.keys}
+        """What each site opens sealed models with."""
         self._guards: dict[SiteId, SiteGuard] = {}
         self._locks = {site: threading.Lock() for site in state.keys}
         self._sent: dict[tuple[SiteId, bytes], bytes] = {}
@@ -191,7 +194,7 @@ class Hospitals:
                     random=os.urandom,
                     noised=plan.privacy.on,
                 )
-                member = Member(plan, membership)
+                member = member_of(plan, membership, archive=self.archives[site].append)
             self._guards[site] = SiteGuard(plan, site, MemoryStore(), tensors=tensors, member=member)
 
     @classmethod
