@@ -135,7 +135,7 @@ def test_loading_the_agent_side_loads_neither_flower_nor_torch() -> None:
     ]
     loaded = loaded_by("\n".join(f"import {name}" for name in names))
     assert "wardround.client.guard" in loaded
-    assert not NEVER_IN_THE_AGENT & loaded
+    assert not (NEVER_IN_THE_AGENT | {"tenseal"}) & loaded  # TenSEAL only where a run needs it
 
 
 @pytest.mark.parametrize("role", ["wardround", "wardround.plan", "wardround.strategies"])

@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from wardround.client.guard.encrypting_member import member_of
 from wardround.client.guard.guard import SiteGuard
+from wardround.client.guard.member import Member
 from wardround.clock import utc_now
 from wardround.errors import LocalError
 from wardround.file_store import FileStore
@@ -92,4 +92,4 @@ class EnrolmentFolder:
                 random=os.urandom,
                 noised=plan.privacy.on,
             )
-            yield plan, SiteGuard(plan, self.site, store, member=member_of(plan, membership, now=self._now))
+            yield plan, SiteGuard(plan, self.site, store, member=Member(plan, membership, now=self._now))

@@ -40,6 +40,8 @@ class SealedRelease:
         path = folder / RELEASED_FILE
         try:
             table = json.loads(path.read_bytes())
+            if not isinstance(table, dict):
+                raise TypeError("no table")
             if "rounds" not in table:
                 return None
             found = cls(**table)

@@ -17,6 +17,7 @@ import logging
 from dataclasses import dataclass, field
 
 from wardround.errors import LocalError, RemoteError
+from wardround.extras import require
 from wardround.signing_key import check_signature
 from wardround.state_store import StateStore
 from wardround.strategies.he.he_plan import Form, HEPlan
@@ -175,6 +176,7 @@ def forget_key(store: StateStore, run: str) -> bool:
 
 def check_machine(plan: HEPlan) -> None:
     """Raises LocalError, with the reason, where this machine can encrypt in none of the plan's forms."""
+    require("he")
     errors = []
     for form in plan.forms:
         try:

@@ -25,6 +25,7 @@ from wardround.durable_file import replace_file, sync_folder
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority, Revocations, site_name
 from wardround.plan import Plan, load_plan
+from wardround.plan_protection import ProtectionMode
 from wardround.signing_key import SigningKey, check_public_key, fingerprint_of
 from wardround.state_store import StateStore
 from wardround.strategies.secagg.plan_terms import parameters_of
@@ -120,9 +121,10 @@ class IdentityFolder:
 
     def approve(self, plan: Plan) -> None:
         """Take part in this plan from now on, and in no other. Raises LocalError for one without secure aggregation."""
-        if not plan.protection.on:
+        if plan.protection.mode is not ProtectionMode.MASKING:
             raise LocalError(
-                f"{self.name}: expected a plan with secure aggregation (protection.mode), got {plan.name!r}"
+                f'{self.name}: expected a plan with protection.mode = "masking", as a Flower app can have it, got '
+                f"{plan.name!r}"
             )
         self.write("plan.toml", plan.to_toml().encode())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -40,11 +41,14 @@ LOSS = MeansSpec(names=("loss",))
 class Hospitals:
     """Three sites, each behind its own `SiteRun`, and the server's `Masking`. `tamper` sees what reaches a site."""
 
+    settings: ClassVar[tuple[str, ...]] = SETTINGS
+    kind: ClassVar[type[Masking]] = Masking
+
     def __init__(self, path: Path) -> None:
         first = World.make(path / NAMES[0], NAMES[0], NAMES[1:])
         self.worlds = [first, *(World.make(path / name, name, beside=first) for name in NAMES[1:])]
         for world in self.worlds:
-            self.plan = world.offer(plan_text(*SETTINGS))
+            self.plan = world.offer(plan_text(*self.settings))
             world.pin_all()
             world.approve(world.data())
         self.jobs = [FakeJob() for _ in NAMES]
@@ -62,7 +66,7 @@ class Hospitals:
             random=lambda size: bytes(size),
         )
         specs = {OrderKind.FIT: LOSS, OrderKind.EVALUATE: LOSS, OrderKind.STATISTICS: MeansSpec()}
-        self.masking = Masking(self.plan, federation, first.server, specs=specs, now=lambda: NOW)
+        self.masking = self.kind(self.plan, federation, first.server, specs=specs, now=lambda: NOW)
         self.nodes = {SiteId(name): 100 + index for index, name in enumerate(NAMES)}
 
     def run_of(self, index: int) -> SiteRun:

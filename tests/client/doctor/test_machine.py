@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.client.agent.site_world import NOW, World, plan_text
 from wardround import __version__
+from wardround.client.agent.plan_store import Decision, Outcome, PlanStore, RunState, Verdict
+from wardround.client.doctor import versions
 from wardround.client.doctor.advisories import check_advisories, judge_advisories
 from wardround.client.doctor.finding import Level
 from wardround.client.doctor.machine import (
@@ -23,6 +27,7 @@ from wardround.client.doctor.machine import (
 from wardround.client.doctor.situation import Situation
 from wardround.client.doctor.versions import (
     Installed,
+    check_extras,
     check_job_python,
     check_versions,
     fits,
@@ -108,6 +113,28 @@ def test_a_job_python_that_is_none(tmp_path: Path) -> None:
         [found] = check_job_python(situation(tmp_path, python=python))
         assert found.level is Level.PROBLEM and said in found.text
     assert isinstance(installed_for(sys.executable, ("numpy",)), Installed)
+
+
+def test_what_runs_that_were_offered_need_beside_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.make(tmp_path / "site")
+    here = replace(situation(tmp_path), folder=world.folder)
+    plans, bfv, other = PlanStore(world.folder), "b" * 32, "c" * 32
+    assert list(check_extras(situation(tmp_path))) == list(check_extras(here)) == []
+    world.offer(run=other)
+    assert list(check_extras(here)) == []
+    settings = ('protection.mode="bfv"', 'cohort.weighting="uniform"', "clipping.clip_norm=1.0")
+    plan = world.offer(plan_text(*settings), run=bfv)
+    [found] = check_extras(here)
+    assert found.level is Level.OK and "tenseal " in found.text and bfv[:12] in found.text
+    assert other[:12] not in found.text
+    monkeypatch.setattr(versions, "installed_for", lambda python, names: Installed(python=(3, 11, 7), versions={}))
+    [found] = check_extras(here)
+    assert found.level is Level.PROBLEM and "tenseal is missing" in found.text and "wardround[he]" in str(found.fix)
+    plans.note(bfv, Outcome(state=RunState.READY, reason=""))
+    assert [one.level for one in check_extras(here)] == [Level.PROBLEM]
+    denied = Decision(verdict=Verdict.DENIED, plan_digest=plan.digest, by="IT", at=NOW.isoformat())
+    plans.decide(bfv, denied)
+    assert list(check_extras(here)) == []
 
 
 # -- the machine ---------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ MASKED = (
     "simulation.sites=6",
     "protection.colluding=1",
 )
+BFV = ('protection.mode="bfv"', "protection.colluding=0", "protection.min_survivors=4")
 PRIVATE = ('privacy.unit="row"', "privacy.noise_multiplier=2.0", "privacy.public_sizes=true", "training.steps=2")
 NOBODY = RunFacts(members={}, pinned={})
 
@@ -75,7 +76,7 @@ def test_without_a_policy_every_plan_is_allowed() -> None:
         (SitePolicy(max_epsilon=0.1), plan_of(*PRIVATE), "max_epsilon: expected .* at most 0.1, got"),
         (SitePolicy(data={"ehr": DataPolicy(max_epsilon=0.1)}), plan_of(*PRIVATE), "max_epsilon"),
         (SitePolicy(max_delta=1e-9), plan_of(*PRIVATE), "max_delta: expected .* at most 1e-09, got 1e-6"),
-        (SitePolicy(require=(Requirement.SECURE_AGGREGATION,)), plan_of(), 'require: .*masking", got "off"'),
+        (SitePolicy(require=(Requirement.SECURE_AGGREGATION,)), plan_of(), 'require: .*masking" or "bfv", got "off"'),
         (SitePolicy(require=(Requirement.DP,)), plan_of(), "require: expected dp"),
         (SitePolicy(require=(Requirement.PATIENT_LEVEL_DP,)), plan_of(*PRIVATE), 'require: .*"patient", got "row"'),
         (SitePolicy(min_sites=3), plan_of(), "min_sites: expected at least 3 updates in a round that counts, .* got 2"),
@@ -103,6 +104,8 @@ def test_each_rule(policy: SitePolicy, plan: Plan, expected: str) -> None:
         (SitePolicy(evaluation=EvaluationLeave.NONE), plan_of("evaluation.every=0", "data.test=0.0")),
         (SitePolicy(evaluation=EvaluationLeave.NONE), plan_of(*PRIVATE)),
         (SitePolicy(evaluation=EvaluationLeave.SUMMED), plan_of(*MASKED)),
+        (SitePolicy(require=(Requirement.SECURE_AGGREGATION,), min_sites=4), plan_of(*MASKED, *BFV)),
+        (SitePolicy(evaluation=EvaluationLeave.SUMMED), plan_of(*MASKED, *BFV)),
     ],
 )
 def test_what_keeps_to_a_rule_is_allowed(policy: SitePolicy, plan: Plan) -> None:

@@ -163,6 +163,39 @@ def test_nor_is_a_call_lost_that_cannot_be_copied(monkeypatch: pytest.MonkeyPatc
     assert isinstance(refusal, pb.Reply) and (refusal.id, refusal.fault) == (9, Fault.NOT_READY)
 
 
+def test_a_message_of_the_protocol_may_be_as_large_as_an_approval_makes_it() -> None:
+    limits = Limits(chunk_bytes=1 << 10, window_bytes=1 << 16, most_small_bytes=1 << 12, most_call_bytes=1 << 18)
+    beside = {"sums": 1 << 16}
+
+    def faults(*headings: pb.Call) -> list[int]:
+        session = Session(
+            limits,
+            lambda run, size: memoryview(bytearray(size)),
+            counted(),
+            beside=lambda run: beside.get(run, 0),
+        )
+        session.attach([])
+        for one in headings:
+            assert session.receive(one) == []
+        sent = list(iter(session.next, None))
+        return [one.fault if isinstance(one, pb.Reply) else 0 for one in sent]
+
+    def asked(id: int, run: str, size: int) -> pb.Call:
+        return heading(id=id, run=run, kind="query.secagg", size=0, protocol_bytes=size)
+
+    assert faults(asked(1, "sums", 1 << 16)) == [0]
+    assert faults(asked(1, "sums", (1 << 16) + (1 << 12))) == [0]
+    assert faults(asked(1, "sums", (1 << 16) + (1 << 12) + 1)) == [Fault.REFUSED]
+    assert faults(asked(1, "masks", 1 << 16)) == [Fault.REFUSED]
+    assert faults(asked(1, "masks", 1 << 12)) == [0]
+    two = asked(1, "sums", 1 << 16), asked(2, "sums", 1 << 16)
+    assert faults(*two) == [0, 0]
+    assert faults(*two, asked(3, "masks", 1 << 12)) == [0, 0, 0]
+    assert faults(*two, asked(3, "masks", 1 << 12), asked(4, "masks", 1)) == [0, 0, 0, Fault.NOT_READY]
+    assert faults(*two, asked(3, "sums", 1 << 16), asked(4, "sums", 1 << 16)) == [0, 0, 0, 0]
+    assert faults(*two, *(asked(id, "sums", 1 << 16) for id in (3, 4, 5))) == [0, 0, 0, 0, Fault.NOT_READY]
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from wardround.client.guard.answering import answer_order
-from wardround.client.guard.guard import SiteGuard
 from wardround.client.guard.encrypting_member import member_of
+from wardround.client.guard.guard import SiteGuard
 from wardround.errors import BudgetError, WardroundError
 from wardround.identity import Authority, issue_certificate, issue_revocations, make_authority
 from wardround.link.messages import Call, Fault, Notice, Reply

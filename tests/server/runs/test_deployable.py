@@ -5,14 +5,17 @@ import tomllib
 import pytest
 
 from tests.server.runs.test_supervisor import MASKED, small_plan
+from wardround import extras
 from wardround.errors import LocalError
 from wardround.link.limits import Limits
 from wardround.orders import Order, OrderKind, Split, Statistics
 from wardround.plan import Plan, PlanError, parse_plan
 from wardround.server.runs.deployable import check_deployable, check_sites
 
+BFV = (*MASKED, "protection.mode=bfv")
 
-@pytest.mark.parametrize("settings", [(), MASKED, ("simulation.partition.kind=dirichlet", "cohort.size=2")])
+
+@pytest.mark.parametrize("settings", [(), MASKED, BFV, ("simulation.partition.kind=dirichlet", "cohort.size=2")])
 def test_plans_that_hospitals_run(settings: tuple[str, ...]) -> None:
     check_deployable(small_plan(*settings))
 
@@ -44,6 +47,13 @@ def test_plans_that_are_for_simulations_alone(settings: tuple[str, ...], key: st
         check_deployable(small_plan(*settings))
     assert refused.value.path == key
     assert reason in str(refused.value) and "for a run of hospitals" in str(refused.value)
+
+
+def test_a_server_without_tenseal_takes_no_plan_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "tenseal" else object())
+    check_deployable(small_plan(*MASKED))
+    with pytest.raises(LocalError, match=r"the server adds up ciphertexts .*needs wardround\[he\]: pip install"):
+        check_deployable(small_plan(*BFV))
 
 
 def with_columns(count: int, standardize: str) -> Plan:

@@ -8,6 +8,7 @@ from wardround.server.runs.enough import enough
 
 EPOCH = "epoch"
 """Messages of secure aggregation with which keys are agreed on."""
+BFV = (*MASKED, "protection.mode=bfv", "protection.dropout=0.0", "protection.min_survivors=2")
 CENTRAL = (
     "privacy.unit=client",
     "privacy.noise_multiplier=1.0",
@@ -32,6 +33,13 @@ CENTRAL = (
         ((*MASKED, "protection.min_roster=4"), EPOCH, 5, 4),
         (MASKED, _flower.PROTOCOL, 5, 3),
         (MASKED, _flower.STATISTICS, 5, 5),
+        (BFV, "train", 5, 3),  # two would be enough for a sum, but not to tell an outage from sites that are away
+        ((*BFV, "protection.min_survivors=4"), "train", 5, 4),
+        (BFV, EPOCH, 5, 5),
+        ((*BFV, "protection.min_roster=3"), EPOCH, 5, 3),
+        (BFV, _flower.PROTOCOL, 5, 3),
+        (BFV, _flower.PROTOCOL, 2, 2),  # the two who open a sum
+        (BFV, _flower.STATISTICS, 5, 5),
         ((), "train", 0, 1),
     ],
 )

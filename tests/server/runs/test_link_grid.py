@@ -13,6 +13,7 @@ from flwr.app import Message
 
 from wardround import _flower
 from wardround.errors import RemoteError
+from wardround.link.limits import ciphertext_bytes
 from wardround.link.messages import Fault
 from wardround.link.signing_inputs import call_bytes, call_digest, reply_bytes
 from wardround.local_channel import Channel, Shared
@@ -316,3 +317,21 @@ def test_a_site_that_is_not_called_any_more_has_failed_and_is_not_just_late() ->
     )
     replies = {site_of(server, one): one for one in server.grid.send_and_receive(orders(server))}
     assert [_flower.is_gone(replies[site]) for site in (A, B, C)] == [False, True, True]
+
+
+def test_a_reply_may_be_as_large_as_what_it_is_of() -> None:
+    """Only under homomorphic aggregation may an answer to a message of the protocol be as large as a model."""
+    server = made(honest)
+    query = _flower.requests(_flower.pack_protocol(b"?"), [1000], _flower.PROTOCOL, "1")
+    list(server.grid.send_and_receive([*orders(server)], timeout=5))
+    list(server.grid.send_and_receive(query, timeout=5))
+    plain = {call.kind: call.most_bytes for call in server.calls}
+    assert plain["train"] > plain[_flower.PROTOCOL] == 1 << 26
+    server.calls.clear()
+    server.grid.take_ciphertexts()
+    query = _flower.requests(_flower.pack_protocol(b"?"), [1000], _flower.PROTOCOL, "1")
+    list(server.grid.send_and_receive([*orders(server), *orders(server, "evaluate")], timeout=5))
+    list(server.grid.send_and_receive(query, timeout=5))
+    most = {call.kind: call.most_bytes for call in server.calls}
+    assert most["train"] == most[_flower.PROTOCOL] == (1 << 26) + ciphertext_bytes(40)
+    assert most["evaluate"] == 1 << 26

@@ -186,7 +186,7 @@ def test_the_security_level_is_the_one_of_128_bits_and_is_enforced() -> None:
     assert raw.parameters_set()
     data = raw.key_context_data()
     assert data.total_coeff_modulus_bit_count() == 109 and data.qualifiers().using_batching
-    with pytest.raises(ValueError, match="parameters are not valid|encryption parameters"):
+    with pytest.raises(ValueError, match="encryption parameters"):
         ts.context(ts.SCHEME_TYPE.BFV, DEGREE, plan.plain_modulus, coeff_mod_bit_sizes=[55, 55])
 
 

@@ -364,7 +364,8 @@ def test_boxes_that_do_not_open_are_the_dealers_fault() -> None:
 
 def test_a_fingerprint_is_of_key_and_tag_key() -> None:
     one = EpochKey(epoch=0, form=Form.SEEDED, key=b"k" * 50, tag_key=b"t" * 32)
-    assert len({one.fingerprint, replace(one, key=b"l" * 50).fingerprint, replace(one, tag_key=b"u" * 32).fingerprint}) == 3
+    others = replace(one, key=b"l" * 50), replace(one, tag_key=b"u" * 32)
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 3
 
 
 # -- at the server -------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def cases(draw: st.DrawFn, ring: bool = False) -> Case:
     half = 1 << (bits - 1)
     edge = st.sampled_from([-half, half - 1, 0])
     word = edge | (st.integers(-(2**31), 2**31 - 1) if ring else st.integers(-half, half - 1))
-    size, scalars, members = draw(st.integers(0, 9)), draw(st.integers(0, 3)), draw(st.integers(1, min(plan.members, 4)))
+    size, scalars = draw(st.integers(0, 9)), draw(st.integers(0, 3))
+    members = draw(st.integers(1, min(plan.members, 4)))
     lane = st.sampled_from([0, 1, 2**64 - 1]) | st.integers(0, 2**64 - 1)
     return Case(
         packing=Packing(plan=plan, bits=bits, size=size, scalars=scalars, ring=ring),

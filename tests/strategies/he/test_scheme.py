@@ -119,7 +119,9 @@ def test_nothing_is_left_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # -- bad ciphertexts -----------------------------------------------------------------------------------------
 
 
-def of_other_parameters(plain_modulus: int = 1032193, coeff: tuple[int, ...] = COEFF_BITS, degree: int = DEGREE) -> bytes:
+def of_other_parameters(
+    plain_modulus: int = 1032193, coeff: tuple[int, ...] = COEFF_BITS, degree: int = DEGREE
+) -> bytes:
     context = ts.context(ts.SCHEME_TYPE.BFV, degree, plain_modulus, coeff_mod_bit_sizes=list(coeff))
     return bytes(ts.bfv_vector(context, [1] * degree).serialize())
 
