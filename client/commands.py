@@ -193,8 +193,8 @@ def leave(
     folder = site_of(state)
     if runs := runs_with_archive(folder):
         typer.echo(
-            f"The keys of sealed models go too: open those of {len(runs)} runs first if they are wanted "
-            "(wardround client model open)",
+            f"The keys of sealed models go too: there are runs whose models only they open ({len(runs)}); open what is "
+            "wanted first (wardround client model open)",
             err=True,
         )
     if not yes:

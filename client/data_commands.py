@@ -227,6 +227,16 @@ def withdraw(
     typer.echo(f"{found.rows} rows are used no more, from the next order of a run on")
     if found.unknown:
         typer.echo(f"{found.unknown} of the ids are in no row of this data set: is that how the file writes them?")
+    for other in registry.all():
+        its = other.parsed_schema() if other.name != name and other.population == data.population else None
+        if its is None or its.patient is None:  # no job reads such a one
+            continue
+        try:
+            there = count_patients(its, Path(other.path), ids, key=registry.withdrawals.key())
+        except LocalError as error:
+            typer.echo(f"{other.name}, of the same people: {error}")
+            continue
+        typer.echo(f"{other.name}, of the same people: {there.rows} rows, {there.unknown} of the ids in none")
     typer.echo("what runs have learned so far stays learned; what was spent stays spent")
 
 

@@ -127,7 +127,7 @@ def decrypt(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        replace_file(out, text.encode())
+        replace_file(out, text.encode(), mode=0o600)  # the model's owner must not read it
         typer.echo(f"wrote {out}", err=True)
     typer.echo(
         "note: show these values to nobody who has the query or the model, its owner above all: they can give your key "

@@ -26,6 +26,7 @@ from wardround.client.data.files import read_table
 from wardround.client.data.table import Table
 from wardround.errors import LocalError, RemoteError
 from wardround.identity import Authority
+from wardround.plain_text import plain_text
 from wardround.plan_sections import Data
 from wardround.simulations.inference_model import data_of, read_owned_model
 from wardround.standardization import standardize
@@ -42,7 +43,15 @@ from wardround.strategies.he.inference_file import (
     split_parts,
     write_file,
 )
-from wardround.strategies.he.private_inference import Asker, Owner, measured_error, new_key
+from wardround.strategies.he.inference_plan import ParameterSet
+from wardround.strategies.he.private_inference import (
+    Asker,
+    Owner,
+    ciphertext_bytes,
+    measured_error,
+    new_key,
+    refuse_secret_key,
+)
 from wardround.vector import F64, I64
 
 __all__ = ["PROBABILITY_DIGITS", "PrivatePrediction", "decrypt", "describe", "encrypt", "keygen", "run"]
@@ -132,7 +141,12 @@ def encrypt(info: str | Path, key: str | Path, rows: str | Path | NDArray[Any], 
         raise LocalError(f"{table.source}: expected at most {MAX_ROWS} rows in a query, got {len(table)}; split them")
     inputs = standardize(data, encode_inputs(data, table).x, known.statistics).astype(np.float64)
     query = QueryHead(
-        key_id=head.key_id, model=known.model, rows=len(inputs), first_row=table.row(0), inputs=inputs.shape[1]
+        key_id=head.key_id,
+        model=known.model,
+        encoding=known.encoding,
+        rows=len(inputs),
+        first_row=table.row(0),
+        inputs=inputs.shape[1],
     )
     write_file(Path(out), query, join_parts(asker.encrypt(inputs)))
     return len(inputs)
@@ -149,19 +163,23 @@ def run(
 ) -> int:
     """Write the model's answer to a query; the number of rows. What is in query and answer stays unknown here.
 
-    Raises RemoteError for a context with a secret key, a query of another key or another model, or one of more than
-    `max_rows` rows.
+    Raises RemoteError for a context with a secret key, a query of another key or another model, one whose rows were
+    encoded by other columns or statistics than the model's, or one of more than `max_rows` rows.
     """
     query, owned = Path(query), read_owned_model(Path(model), authority)
     parameters, network = owned.assurance.parameters, owned.network
     known, public, key_id = read_file(Path(context), ContextHead)
+    with _naming(context):
+        refuse_secret_key(public)
     if known.parameters != str(parameters):
         raise RemoteError(f"{context}: expected a context of CKKS {parameters}, got one of {known.parameters}")
     with _naming(context):
         owner = Owner(parameters, public, network)
-    head, payload, digest = read_file(query, QueryHead)
+    most = _payload_bytes(parameters, MAX_ROWS if max_rows is None else min(max_rows, MAX_ROWS), network.inputs)
+    head, payload, digest = read_file(query, QueryHead, most)
     _check_same(query, "model", head.model, owned.digest)
     _check_same(query, "key", head.key_id, key_id)
+    _check_same(query, "model info", head.encoding, owned.info().encoding)
     if head.inputs != network.inputs:
         raise RemoteError(f"{query}: expected {network.inputs} inputs, the model's, got {head.inputs}")
     if max_rows is not None and head.rows > max_rows:
@@ -186,11 +204,12 @@ def decrypt(info: str | Path, key: str | Path, query: str | Path, answer: str | 
     query, answer = Path(query), Path(answer)
     known, mine, asker = _asker(Path(info), Path(key))
     asked, _, digest = read_file(query, QueryHead)
-    head, payload, _ = read_file(answer, AnswerHead)
+    head, payload, _ = read_file(answer, AnswerHead, _payload_bytes(asker.parameters, asked.rows, known.outputs))
     for path, found in ((query, asked.model), (answer, head.model)):
         _check_same(path, "model", found, known.model)
     for path, found in ((query, asked.key_id), (answer, head.key_id)):
         _check_same(path, "key", found, mine.key_id)
+    _check_same(query, "model info", asked.encoding, known.encoding)
     _check_same(answer, "query", head.query, digest)
     if (head.rows, head.outputs) != (asked.rows, known.outputs):
         raise RemoteError(
@@ -242,9 +261,15 @@ def _asker(info: Path, key: Path) -> tuple[ModelInfo, KeyHead, Asker]:
         return known, head, Asker(parameters_of(head.parameters), secret)
 
 
+def _payload_bytes(parameters: ParameterSet, rows: int, width: int) -> int:
+    """Above what so many rows take, with `width` ciphertexts a batch."""
+    return -(-rows // parameters.slots) * width * (ciphertext_bytes(parameters) + 4)
+
+
 def _check_same(path: Path, what: str, found: str, expected: str) -> None:
     if found != expected:
-        raise RemoteError(f"{path}: expected one of the {what} {expected[:12]}, got one of {found[:12]}")
+        shown = plain_text(found[:12])
+        raise RemoteError(f"{path}: expected one of the {what} {expected[:12]}, got one of {shown}")
 
 
 class _naming:

@@ -22,7 +22,7 @@ from wardround.identity import issue_certificate
 from wardround.link.signing_inputs import approval_bytes
 from wardround.plan import parse_plan
 from wardround.release_check import CheckedRelease, check_release
-from wardround.release_manifest import Manifest, Parent, SiteEvidence
+from wardround.release_manifest import Manifest, Parent, PrivacyClaim, SiteEvidence
 from wardround.released_model import MAX_PLAN_BYTES, ReleasedModel
 from wardround.server.runs.model_file import ModelFile, encode_model
 from wardround.server.runs.tensor_file import decode_tensors
@@ -270,6 +270,23 @@ def test_claims_of_private_plans(tmp_path: Path, toml: str) -> None:
         lie = of_site(lambda m: {"cosignature": SIGNERS.cosignature(A, m.plan_digest, model_digest(m), 3)})
         with pytest.raises(RemoteError, match="which the plan hides"):
             checked(SIGNERS.write(tmp_path / "n", toml=toml, change=lie))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"privacy": PrivacyClaim(headline="epsilon 0.1", epsilon=0.1, delta=1e-6)}, r"manifest\.privacy: .* no claim"),
+        ({"rounds": 4}, r"manifest\.rounds: expected at most the 3 rounds of the plan"),
+        ({"void": 4}, r"manifest\.rounds: .* got 3 \(4 void"),
+        ({"rounds": 2}, r"manifest\.rounds: .* the model after 3\)"),
+    ],
+)
+def test_an_account_that_the_approved_plan_cannot_have_is_refused(
+    tmp_path: Path, changes: dict[str, object], what: str
+) -> None:
+    path = SIGNERS.write(tmp_path / "m", change=lambda one: replace(one, **changes))  # type: ignore[arg-type]
+    with pytest.raises(RemoteError, match=what):
+        checked(path)
 
 
 def test_one_key_behind_two_names_is_refused(tmp_path: Path) -> None:

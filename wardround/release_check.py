@@ -162,6 +162,7 @@ def _checked(released: ReleasedModel, authority: Authority) -> CheckedRelease:
         raise RemoteError("model.safetensors: expected a model of the manifest's run and plan, got one of another")
     if facts.get("round") != manifest.round:
         raise RemoteError("model.safetensors: expected the model of the manifest's round, got another's")
+    _check_account(manifest, plan)
     sites = tuple(_checked_site(site, manifest, plan, authority) for site in manifest.sites)
     _check_keys(fingerprint_of(server), sites)
     _check_times(released.head.at, manifest)
@@ -194,6 +195,17 @@ def _checked_plan(data: bytes, manifest: Manifest) -> Plan:
             f"{len(manifest.sites)}"
         )
     return plan
+
+
+def _check_account(manifest: Manifest, plan: Plan) -> None:
+    """RemoteError where the server's account of the run cannot be one of the plan that the sites approved."""
+    if manifest.privacy is not None and not plan.privacy.on:
+        raise RemoteError("manifest.privacy: expected no claim, since the approved plan has no differential privacy")
+    if not max(manifest.round, manifest.void) <= manifest.rounds <= plan.rounds:
+        raise RemoteError(
+            f"manifest.rounds: expected at most the {plan.rounds} rounds of the plan, and no more void ones and no later "
+            f"model than that, got {manifest.rounds} ({manifest.void} void, the model after {manifest.round})"
+        )
 
 
 def _check_keys(server: str, sites: Iterable[CheckedSite]) -> None:

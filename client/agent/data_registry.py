@@ -27,6 +27,7 @@ __all__ = ["DataRegistry", "DataSet"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DELIMITERS = ",;\t"
+_LOCK = "data.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,25 @@ class DataRegistry:
                 raise LocalError("schema: expected one that a person has finished; delete its line draft = ...")
             report.check(str(path))
             form, columns, rows = schema.format.value, tuple(one.name for one in schema.columns), report.rows
+        facts = (form, tuple(columns), rows)
+        with self._folder.alone(_LOCK):  # two at once would not see each other's name, budget and withdrawals
+            return self._add(path, name, now, digest, facts, anchor=anchor, schema=schema, report=report, by=by)
+
+    def _add(
+        self,
+        path: Path,
+        name: str,
+        now: datetime,
+        digest: str,
+        facts: tuple[str, tuple[str, ...], int],
+        *,
+        anchor: Path | None,
+        schema: "DataSchema | None",
+        report: "ValidationReport | None",
+        by: str | None,
+    ) -> DataSet:
+        """What was read of the file (`facts`: format, columns, rows) as a data set. The lock is held."""
+        form, columns, rows = facts
         population = name if schema is None else schema.population or name
         for other in self.all():
             if other.name != name and (other.digest == digest or other.path == str(path)):
@@ -142,6 +162,7 @@ class DataRegistry:
         known = self.get(name)
         if known is not None and known.population != population:
             self._check_movable(known)
+        self._check_ids(name, population, schema)
         self._check_withdrawn(name, population, digest, schema)
         anchored = self._anchor_of(population)
         if anchor is not None and anchored is not None and anchor.resolve() != anchored:
@@ -154,7 +175,7 @@ class DataRegistry:
             digest=digest,
             size_bytes=path.stat().st_size,
             rows=rows,
-            columns=tuple(columns),
+            columns=columns,
             added=now.isoformat(timespec="seconds"),
             anchor=None if anchor is None else str(anchor.resolve()),
             schema=None if schema is None else schema.encode(),
@@ -269,6 +290,20 @@ class DataRegistry:
                 f"data {data.name}: expected population {data.population!r}, whose budget and withdrawals are kept"
             )
 
+    def _check_ids(self, name: str, population: str, schema: "DataSchema | None") -> None:
+        """Raise LocalError where the same id would be another text than in the population's other data sets: who
+        withdraws is to be found in all of them."""
+        if schema is None or schema.patient is None:
+            return
+        kind = _patient_of(schema)[1]
+        for other in self.all():
+            its = other.parsed_schema() if other.name != name and other.population == population else None
+            if its is not None and its.patient is not None and _patient_of(its)[1] != kind:
+                raise LocalError(
+                    f"data {name}: expected a patient column of type {_patient_of(its)[1]}, as {other.name!r} of the "
+                    f"same population has it, got {kind}"
+                )
+
     def _check_withdrawn(self, name: str, population: str, digest: str, schema: "DataSchema | None") -> None:
         """Raise LocalError where those who have withdrawn would not be found in what is registered."""
         kept = self.withdrawals
@@ -310,12 +345,16 @@ class DataRegistry:
 
     def withdraw(self, data: DataSet, hashes: Sequence[str], *, by: str | None = None) -> int:
         """Use the rows of these patients no more, here and in all data sets of the population; how many are new."""
-        for one in self.all():
-            schema = one.parsed_schema() if one.population == data.population else None
-            if schema is not None and schema.patient is not None:
-                self.withdrawals.remember(data.population, one.name, one.digest, _patient_of(schema))
-        note(self._folder, "data.withdrawn", data.name, by=by, patients=len(hashes))
-        return self.withdrawals.add(data.population, hashes)
+
+        def before() -> None:
+            note(self._folder, "data.withdrawn", data.name, by=by, patients=len(hashes))
+
+        with self._folder.alone(_LOCK):
+            for one in self.all():
+                schema = one.parsed_schema() if one.population == data.population else None
+                if schema is not None and schema.patient is not None:
+                    self.withdrawals.remember(data.population, one.name, one.digest, _patient_of(schema))
+            return self.withdrawals.add(data.population, hashes, before=before)
 
     def users_of(self, name: str) -> list[str]:
         """The runs that are bound to a data set, those that have ended included."""
@@ -376,9 +415,9 @@ class DataRegistry:
         for run in users:
             for ending in ("log", "errors"):
                 (self._folder.path / "jobs" / f"{run}.{ending}").unlink(missing_ok=True)
-        if all(one.population != data.population for one in self.all() if one.name != name):
+        self.remove(name, by=by)  # first: what fails in between must leave no data set without its withdrawals
+        if all(one.population != data.population for one in self.all()):
             self.withdrawals.forget(data.population)
-        self.remove(name, by=by)
 
 
 def file_digest(path: Path, schema: "DataSchema | None" = None) -> str:

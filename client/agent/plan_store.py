@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["DamagedError", "Decision", "Outcome", "PlanStore", "RunState", "StoredOffer", "Verdict"]
 
 
+_LOCK = "plans.lock"
 _MOST_UNDECIDED = 100
 """Offers that wait; with what the link bounds each to (1 MiB), it is what a server can lay down here."""
 _ENDED_KEPT = 100
@@ -258,7 +259,14 @@ class PlanStore:
             raise self._damaged(run, "decision.json", error) from None
 
     def decide(self, run: str, decision: Decision) -> None:
-        """Keep a decision, durably, and tell the agent. Raises LocalError for a run that has ended or was decided."""
+        """Keep a decision, durably, and tell the agent. Raises LocalError for a run that has ended or was decided.
+
+        Two administrators at once come one after another: what one has denied, the other does not approve.
+        """
+        with self._folder.alone(_LOCK):
+            self._decide(run, decision)
+
+    def _decide(self, run: str, decision: Decision) -> None:
         outcome = self.outcome(run)
         try:
             known = self.decision(run)

@@ -5,7 +5,7 @@
 
 Both lie in the folder of the site's own log, which has every head that was signed, so that a server that writes its
 history anew, or was set back to an old copy, is found out by any one site. Where the first file is missing or damaged,
-the log is asked. Agent and commands take turns: each holds the lock of that folder.
+the log is asked, as it is once by whoever begins: a kill may have come between the two. Agent and commands take turns: each holds the lock of that folder.
 """
 
 import fcntl
@@ -51,7 +51,7 @@ class ServerHeads:
         self._folder = folder
         self._path = audit_folder(folder)
         self._gaps = self._parts = 0
-        self._full = False
+        self._full = self._compared = False
         self._since: datetime | None = None
         self._room, self._asked = float(_MOST_HEADS), datetime.min.replace(tzinfo=UTC)
 
@@ -61,9 +61,15 @@ class ServerHeads:
         return os.path.lexists(self._path / Path(_DIFFERS).name)
 
     def known(self) -> Head | None:
-        """The head that was signed last, by the log where the file is missing or damaged."""
+        """The head that was signed last, by the log where the file is missing, damaged, or behind it since a kill."""
         found = self._in_file()
-        return self._in_log() if found is None else found
+        if found is not None and self._compared:
+            return found
+        logged = self._in_log()
+        if found is None or (logged is not None and logged.log == found.log and logged.seq > found.seq):
+            return logged
+        self._compared = True
+        return found
 
     def _in_file(self) -> Head | None:
         try:
@@ -99,7 +105,7 @@ class ServerHeads:
 
     def are_missing(self, now: datetime) -> bool:
         """Note that a call was answered now; whether calls have been for a day, since the last time that this was said,
-        and the server has shown no head."""
+        and the server has shown no new head. One that is known, or from further on, shows nothing of what was done."""
         since, self._since = self._since, self._since or now
         if since is None or now - since < _NO_HEAD:
             return False
@@ -128,7 +134,6 @@ class ServerHeads:
         """
         found = Extension.decode(body)
         found.head.check(self._folder.server, "server's head")
-        self._since = None
         with self._alone():
             return self._take(found, log, now)
 
@@ -136,7 +141,7 @@ class ServerHeads:
         known = self.known()
         if known is not None and not self.differs:
             if _place(found.head) == _place(known):  # signed anew, or shown again
-                if self._in_file() is None:
+                if self._in_file() != known:
                     self._folder.write(_HEAD, json.dumps(known.table()).encode())
                 self._gaps = self._parts = 0
                 return self._answer(known, now), ""
@@ -165,6 +170,7 @@ class ServerHeads:
         log.add(COSIGNED_KIND, RESERVED_SERVER_NAME, head=found.head.table())
         log.seal()
         self._folder.write(_HEAD, json.dumps(found.head.table()).encode())
+        self._since = None
         return self._answer(found.head, now), ""
 
     def accept(self, log: AuditLog, *, by: str) -> Difference:

@@ -20,7 +20,7 @@
     jobs/                      working folders of jobs
     changed                    touched by commands, so that the agent looks
     lock                       held by the agent
-    policy.lock withdrawn.lock held while what they are named after is changed
+    data.lock plans.lock policy.lock withdrawn.lock  held while what they are named after is changed
 
 Files are for their owner only to read. Whoever can read the folder is this site.
 """

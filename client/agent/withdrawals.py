@@ -68,13 +68,17 @@ class Withdrawals:
                 f"{self._folder.path / self._name(population)}: expected what was withdrawn ({error}); restore it"
             ) from None
 
-    def add(self, population: str, hashes: Iterable[str]) -> int:
-        """Keep more hashes, durably, and tell the agent; how many are new. Two at once come one after another."""
+    def add(self, population: str, hashes: Iterable[str], *, before: Callable[[], None] = lambda: None) -> int:
+        """Keep more hashes, durably, and tell the agent; how many are new. Two at once come one after another.
+
+        `before` is called once nothing speaks against it any more, and before anything is kept.
+        """
         with self._folder.alone(_LOCK):
             known = self.hashes(population)
             together = sorted({*known, *hashes})
             if len(together) > _MOST:
                 raise LocalError(f"{population}: expected at most {_MOST} withdrawals; take those rows out of the file")
+            before()
             if len(together) > len(known):
                 self._folder.folder(_FOLDER)
                 self._folder.write(self._name(population), json.dumps({"version": 1, "hashes": together}).encode())

@@ -261,11 +261,11 @@ def _as_text(cells: "pa.Array") -> "pa.Array | None":
     if types.is_floating(cells.type):
         values = cells.cast(pa.float64())
         numbers = values.to_numpy(zero_copy_only=False)
-        if bool((_whole(numbers) | np.isnan(numbers)).all()):
-            numbers = np.where(np.isnan(numbers), 0, numbers)
-            whole = pa.array(numbers.astype(np.int64)).cast(pa.string())
-            return pc.if_else(pc.fill_null(pc.is_nan(values), True), pa.scalar(None, pa.string()), whole)
-        return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), values.cast(pa.string()))
+        # each by itself: an id must not be another text, so another patient, for what else is in its batch
+        whole = _whole(numbers)
+        digits = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.string())
+        written = digits if bool(whole.all()) else pc.if_else(pa.array(whole), digits, values.cast(pa.string()))
+        return pc.if_else(pc.fill_null(pc.is_nan(values), True), pa.scalar(None, pa.string()), written)
     return None
 
 

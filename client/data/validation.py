@@ -5,6 +5,7 @@ checked by the same rules. Of what is found only counts are told.
 """
 
 import hmac
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -85,8 +86,12 @@ def named(schema: DataSchema, column: str, name: str) -> SchemaColumn:
 
 
 def hash_of_id(key: bytes, text: str) -> str:
-    """What stands for a patient's id at this site: HMAC-SHA256 under a key of the site, hex; equal for equal ids."""
-    return hmac.digest(key, text.strip().encode(errors="surrogatepass"), "sha256").hex()
+    """What stands for a patient's id at this site: HMAC-SHA256 under a key of the site, hex; equal for equal ids.
+
+    Letters that look the same are the same, however a keyboard or a file composes them (Unicode's form C).
+    """
+    composed = unicodedata.normalize("NFC", text.strip())
+    return hmac.digest(key, composed.encode(errors="surrogatepass"), "sha256").hex()
 
 
 def hashed_ids(ids: NDArray[Any], key: bytes) -> NDArray[Any]:

@@ -104,9 +104,6 @@ class EncryptingMember(Member):
         else:
             answer = accept_key(self._membership, agreement, plan, message)
             kind, dealer, fingerprint = "key.accepted", message.header.dealer, answer.fingerprint
-        key = stored_key(self._membership, self._epoch.epoch)
-        if self._archive is not None and key is not None:  # also for one asked again: a kill may have come between
-            self._archive(key.archive(self._membership.run))
         if not had:
             names = agreement.cohort.names
             self._note(
@@ -116,6 +113,9 @@ class EncryptingMember(Member):
                 dealer=names[dealer],
                 members=list(names),
             )
+        key = stored_key(self._membership, self._epoch.epoch)
+        if self._archive is not None and key is not None:  # also for one asked again: a kill may have come between
+            self._archive(key.archive(self._membership.run))
         self._ready()
         return [Outgoing(None, answer)]
 

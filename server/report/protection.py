@@ -89,8 +89,9 @@ def _told(plan: Plan, lines: Sequence[Json]) -> Iterator[str]:
         given = [_given(line) for line in lines]
         full = sum(n == parameters.groups for n in given)
         none = sum(not n for n in given)
+        sums = "their sum" if parameters.groups == 1 else f"the sums of all {parameters.groups} groups"
         yield (
-            f"Of {count(len(lines), 'round')}, {full} gave the sums of all {count(parameters.groups, 'group')}"
+            f"Of {count(len(lines), 'round')}, {full} gave {sums}"
             + (f", {len(lines) - full - none} of some" if len(lines) > full + none else "")
             + (f", {none} of none" if none else "")
             + "."

@@ -171,7 +171,12 @@ class Releasing:
         return plan
 
     def _manifest(self, model: StoredModel, run: Run, plan: Plan, by: str) -> Manifest:
-        lines = read_lines(self._runs_folder / run.id)[: run.round]
+        lines, made = read_lines(self._runs_folder / run.id)[: run.round], self._facts(model)["round"]
+        if not made <= len(lines) == run.round:  # of fewer rounds it would claim less privacy loss than there was
+            raise LocalError(
+                f"{model.name}@{model.version}: expected what is known of all {max(made, run.round)} rounds of run "
+                f"{run.number}, got {len(lines)}; restore its folder from a backup"
+            )
         before = self._models.get(model.name, model.version - 1) if model.version > 1 else None
         return Manifest(
             name=model.name,
@@ -183,7 +188,7 @@ class Releasing:
             run_number=run.number,
             plan_digest=model.plan_digest,
             model_sha256=model.sha256.hex(),
-            round=self._facts(model)["round"],
+            round=made,
             rounds=len(lines),
             void=sum(bool(line["void"]) for line in lines),
             stopped=run.reason,

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from wardround.errors import RemoteError
 from wardround.strategies.he.he_plan import DEGREE
 
-__all__ = ["MAX_CHUNK_BYTES", "check_chunk", "check_context", "wrapped"]
+__all__ = ["MAX_CHUNK_BYTES", "check_chunk", "check_context", "holds_secret_key", "wrapped"]
 
 MAX_CHUNK_BYTES = 1 << 17
 """Above what a chunk takes: two polynomials of 4096 coefficients of 54 bits in words of 64, and headers."""
 _MAX_CONTEXT_BYTES = 1 << 18
 _BLOCK = 1 << 17
 _MOST_UNPACKED = 3 * _BLOCK
+_SEAL = b"\x5e\xa1\x10"
 _UNPACKED, _ZSTD = 0, 2
 _RAW, _RLE, _COMPRESSED = 0, 1, 2
 _PARAMETERS, _PUBLIC, _SECRET, _TYPE = 1, 2, 3, 4
@@ -66,6 +67,20 @@ def check_context(data: bytes) -> None:
             raise ValueError("a field twice")
     except (ValueError, IndexError) as error:
         raise RemoteError(f"context: expected parameters and keys of BFV alone ({error})") from None
+
+
+def holds_secret_key(data: bytes) -> bool:
+    """Whether these are the bytes of a context of TenSEAL with its secret key."""
+    has_parameters = False
+    try:
+        for field, value in _fields(data):
+            if isinstance(value, bytes) and field == _PARAMETERS:
+                has_parameters = value.startswith(_SEAL)
+            elif has_parameters and isinstance(value, bytes) and field == _SECRET:
+                return bool(value)
+    except (ValueError, IndexError):
+        pass
+    return False
 
 
 def _check_keys(allowed: set[int], data: bytes) -> None:

@@ -14,7 +14,9 @@ is bytes of TenSEAL, or a list of ciphertexts, each after its length in 4 bytes.
 import hashlib
 import json
 import os
+import re
 import struct
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,8 +28,8 @@ from wardround.durable_file import TEMPORARY, sync_folder, write_all
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Statistics
 from wardround.plain_text import plain_text
-from wardround.plan_sections import Column, Standardize, Target
-from wardround.strategies.he.inference_plan import CANDIDATES, ParameterSet
+from wardround.plan_sections import Column, ColumnType, Standardize, Target
+from wardround.strategies.he.inference_plan import CANDIDATES, MAX_ERROR, ParameterSet
 
 __all__ = [
     "MAX_ROWS",
@@ -52,6 +54,9 @@ _HEAD_BYTES = len(_MAGIC) + _FIELDS.size
 _MAX_HEADER_BYTES = 1 << 21
 _MAX_PAYLOAD_BYTES = 1 << 33
 _LENGTH = struct.Struct("<I")
+_FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
+"""What a spreadsheet computes where it should show text: of a table of predictions, it could send them away."""
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp")
 
 
 class _Kind(StrEnum):
@@ -67,6 +72,8 @@ class ModelInfo:
     """What whoever asks needs to know of a model, and may: its columns and statistics; no weights.
 
     `error` and `output` are those of `Assurance`. Of classes, an output is the logit of a class less that of the first.
+    It comes from the model's owner, so it is checked for what could harm the asker: a size that memory does not have,
+    text that a terminal or a spreadsheet would obey.
     """
 
     name: str = key(doc="name of the plan")
@@ -76,14 +83,34 @@ class ModelInfo:
     target: Target = key(doc="what is predicted")
     standardize: Standardize = key(doc="how number columns are standardised")
     statistics: Statistics | None = key(None, doc="by what, if over all sites")
-    squares: int = key(doc="hidden layers", ge=0)
+    squares: int = key(doc="hidden layers", ge=0, le=1)
     parameters: str = key(doc="the parameters of CKKS")
-    error: float = key(doc="the most that an output is off", gt=0)
+    error: float = key(doc="the most that an output is off", gt=0, le=MAX_ERROR)
     output: float = key(doc="the most that an output is", ge=0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
         _check_parameters(self.parameters)
+        if not 1 <= self.inputs <= _MAX_INPUTS:
+            raise PlanError("columns", f"1 to {_MAX_INPUTS} inputs", self.inputs)
+        for index, column in enumerate(self.columns):
+            if column.type is ColumnType.NUMBER and column.range is None:
+                raise PlanError(f"columns[{index}].range", "a range for every number")
+            _check_shown(f"columns[{index}].unit", column.unit)
+        for label in (self.target.name, *self.target.classes):
+            _check_shown("target", label)
+        low, high = self.target.range or (0.0, 1.0)
+        if not 1e-100 <= high - low <= 1e100:
+            raise PlanError("target.range", "a width of 1e-100 to 1e100", high - low)
+
+    @property
+    def encoding(self) -> str:
+        """SHA-256 of what rows are encoded and answers are named by: columns, target, standardisation.
+
+        Two machines agree on it; on the last digit of `error` they may not.
+        """
+        said = {name: encode(getattr(self, name)) for name in ("columns", "target", "standardize", "statistics")}
+        return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
     def inputs(self) -> int:
@@ -122,6 +149,7 @@ class QueryHead:
 
     key_id: str = key(doc="SHA-256 of the context's header and payload")
     model: str = key(doc="SHA-256 of model.safetensors")
+    encoding: str = key(doc="SHA-256 of what the rows were encoded by: `ModelInfo.encoding`")
     rows: int = key(doc="rows", ge=1, le=MAX_ROWS)
     first_row: int = key(doc="number of the first row", ge=0, le=2)
     inputs: int = key(doc="ciphertexts in a batch", ge=1, le=_MAX_INPUTS)
@@ -152,6 +180,8 @@ _KINDS: dict[type[Any], _Kind] = {
     QueryHead: _Kind.QUERY,
     AnswerHead: _Kind.ANSWER,
 }
+_MOST_BYTES: dict[type[Any], int] = {ModelInfo: 0, KeyHead: 1 << 20, ContextHead: 1 << 22}
+"""Payloads; a context with keys for relinearisation has 2.1 MB, a key 0.3 MB."""
 _KEY_SENT = (
     "got the file of a secret key; it is not used. Whoever sent it can be read by everyone who has it: destroy this "
     "file, and let its owner make a new key and destroy the old one"
@@ -170,12 +200,17 @@ def _check_parameters(name: str) -> None:
     parameters_of(name)
 
 
+def _check_shown(path: str, text: str) -> None:
+    if _FORMULA.match(text) or any(unicodedata.category(one) in _UNSEEN for one in text):
+        raise PlanError(path, "text without control characters that no spreadsheet takes for a formula", text)
+
+
 def join_parts(parts: Iterable[bytes]) -> bytes:
     """A payload of ciphertexts."""
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
 
-def split_parts(payload: bytes, count: int, where: str) -> Sequence[bytes]:
+def split_parts(payload: bytes, count: int, where: str, what: str = "ciphertexts") -> Sequence[bytes]:
     """The `count` ciphertexts of a payload. Raises RemoteError, naming `where`, for another number of them."""
     parts: list[bytes] = []
     at = 0
@@ -187,7 +222,7 @@ def split_parts(payload: bytes, count: int, where: str) -> Sequence[bytes]:
         parts.append(payload[at : at + length])
         at += length
     if len(parts) != count or at != len(payload):
-        raise RemoteError(f"{where}: expected {count} ciphertexts and nothing else, got others")
+        raise RemoteError(f"{where}: expected {count} {what} and nothing else, got others")
     return parts
 
 
@@ -221,13 +256,14 @@ def write_file(path: Path, head: Head, payload: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-def read_file(path: Path, kind: type[Head]) -> tuple[Head, bytes, str]:
+def read_file(path: Path, kind: type[Head], most_bytes: int = _MAX_PAYLOAD_BYTES) -> tuple[Head, bytes, str]:
     """The header and the payload of a file of this kind, and the SHA-256 of both.
 
-    Raises LocalError for a file that cannot be read, RemoteError for one that was cut, damaged, or is something else.
+    Raises LocalError for a file that cannot be read, RemoteError for one that was cut, damaged, or is something else,
+    and for one with a payload of more than `most_bytes`, which is not read.
     """
     try:
-        data = _bytes_of(path)
+        data = _bytes_of(path, _HEAD_BYTES + _MAX_HEADER_BYTES + min(most_bytes, _MOST_BYTES.get(kind, most_bytes)))
     except OSError as error:
         raise LocalError(f"{path}: cannot be read ({error.strerror})") from None
     if not data.startswith(_MAGIC):
@@ -246,11 +282,11 @@ def read_file(path: Path, kind: type[Head]) -> tuple[Head, bytes, str]:
     return _head(path, bytes(body[:length]), kind), bytes(body[length:]), found.hexdigest()
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size > _MAX_PAYLOAD_BYTES:
-            raise RemoteError(f"{path}: expected at most {_MAX_PAYLOAD_BYTES} bytes, got {size}")
+        if size > most:
+            raise RemoteError(f"{path}: expected at most {most} bytes, got {size}")
         return file.read(size)
 
 

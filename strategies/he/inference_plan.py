@@ -203,6 +203,7 @@ def assure(network: Network, box: Box, parameters: ParameterSet) -> Assurance:
     largest = np.maximum(-low, high)
     error = _NOISE * parameters.degree * 2.0**-parameters.input_bits + largest * _DOUBLES
     bits = parameters.input_bits
+    _check_room(float((largest + error).max()), bits, parameters)  # where weights are zero, no output shows it
     for place, layer in enumerate(network.layers):
         if place:
             low, high = _squared(low, high)
@@ -216,7 +217,7 @@ def assure(network: Network, box: Box, parameters: ParameterSet) -> Assurance:
         low, high = _linear(layer, low, high)
         largest = np.maximum(np.abs(low), np.abs(high))
         error += largest * _DOUBLES
-        _check_room(float((largest + error).max()), bits, parameters)
+        _check_room(float(np.maximum(largest + error, np.abs(layer.bias)).max()), bits, parameters)
     return Assurance(
         parameters=parameters,
         error=float((error + (largest + error) * _DOUBLES).max()),

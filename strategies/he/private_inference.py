@@ -4,10 +4,15 @@ The asker has the secret key, and encrypts symmetrically: a seed takes the place
 bytes, and no public key exists. The model's owner has parameters, and keys for relinearisation where a model has
 squares; nothing by which anything could be decrypted, and no keys for rotations. Approximate results must not get back
 to the owner: with the query, they give the key away (Li and Micciancio 2021).
+
+The owner makes the parameters itself, and takes no context of TenSEAL from anybody: its loader reads as many keys as
+bytes ask for, gigabytes of a few hundred kilobytes, and SEAL's relinearisation reads past the end of keys with fewer
+parts than the modulus has primes (`switch_key_inplace` in native/src/seal/evaluator.cpp counts primes, not parts).
 """
 
 import math
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,21 +22,30 @@ import numpy as np
 
 from wardround.errors import LocalError, RemoteError
 from wardround.extras import require
+from wardround.strategies.he.foreign_bytes import holds_secret_key
+from wardround.strategies.he.inference_file import join_parts, split_parts
 from wardround.strategies.he.inference_plan import Layer, Network, ParameterSet, rounded_weights
 from wardround.vector import F64
 
 if TYPE_CHECKING:
     import tenseal as ts
 
-__all__ = ["Asker", "Owner", "measured_error", "new_key"]
+__all__ = ["Asker", "Owner", "ciphertext_bytes", "measured_error", "new_key", "refuse_secret_key"]
 
 _CKKS = "CKKS"
+_HEADER = struct.Struct("<HBBBBHQ")
+"""SEAL's (native/src/seal/serialization.h): magic, its size, version (2), compression, reserved, size of all."""
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
+"""What the bindings make of exceptions of SEAL."""
+_SQUARED = 2
+"""The power of the secret key that keys for relinearisation are for."""
 
 
 def new_key(parameters: ParameterSet, *, squares: bool) -> tuple[bytes, bytes]:
-    """A new secret key, and the context of it without the key; both in TenSEAL's format.
+    """A new secret key in TenSEAL's format, and the context of it for the owner.
 
-    Drawn by SEAL from the operating system's randomness. With `squares` the context has keys for relinearisation.
+    Drawn by SEAL from the operating system's randomness. With `squares` the context is the keys for relinearisation,
+    part by part; without, there is nothing in it.
     Raises LocalError where SEAL says that the parameters are not of 128-bit security.
     """
     require("he")
@@ -46,9 +60,25 @@ def new_key(parameters: ParameterSet, *, squares: bool) -> tuple[bytes, bytes]:
         )
     except (RuntimeError, ValueError, TypeError) as error:
         raise LocalError(f"{parameters}: expected parameters that SEAL takes ({error})") from None
-    saves = {"save_public_key": False, "save_galois_keys": False}
-    secret = bytes(context.serialize(save_secret_key=True, save_relin_keys=False, **saves))
-    return secret, bytes(context.serialize(save_secret_key=False, save_relin_keys=squares, **saves))
+    secret = bytes(
+        context.serialize(save_secret_key=True, save_public_key=False, save_galois_keys=False, save_relin_keys=False)
+    )
+    parts = context.relin_keys().data.key(_SQUARED) if squares else ()
+    return secret, join_parts(_saved(part.save) for part in parts)
+
+
+def ciphertext_bytes(parameters: ParameterSet) -> int:
+    """Above what a ciphertext takes: two polynomials of words of 64 bits, and headers."""
+    return 16 * parameters.degree * (len(parameters.primes) - 1) + 1024
+
+
+def refuse_secret_key(context: bytes) -> None:
+    """Raises RemoteError for a context of TenSEAL with its secret key, and says what to do."""
+    if holds_secret_key(context):
+        raise RemoteError(
+            "context: expected one without a secret key, got the key with it; it is not used. Destroy this file, "
+            "and let its owner make a new key and destroy the old one"
+        )
 
 
 def measured_error(parameters: ParameterSet, network: Network, rows: F64) -> float:
@@ -91,10 +121,16 @@ class Asker:
         self._encryptor, self._decryptor = seal.Encryptor(self._seal, key), seal.Decryptor(self._seal, key)
 
     def encrypt(self, rows: F64) -> Iterator[bytes]:
-        """The rows, shape (n, inputs), batch by batch, in each batch one ciphertext a feature."""
+        """The rows, shape (n, inputs), batch by batch, in each batch one ciphertext a feature.
+
+        Raises LocalError, naming no value, for rows that are not finite or do not fit the modulus.
+        """
         import tenseal.sealapi as seal
 
         scale, slots, plain = 2.0**self.parameters.input_bits, self.parameters.slots, seal.Plaintext()
+        most = 2.0 ** (self.parameters.data_bits - self.parameters.input_bits - 2)
+        if not (np.abs(rows) <= most).all():  # NaN is refused as well
+            raise LocalError(f"rows: expected standardised values of at most {most:.3g}, got others")
         for start in range(0, len(rows), slots):
             for values in rows[start : start + slots].T:
                 self._encoder.encode(values.tolist(), scale, plain)
@@ -121,28 +157,22 @@ class Asker:
 
 
 class Owner:
-    """Who has a model, and a context without the secret key.
+    """Who has a model, and the context of `new_key`.
 
-    Raises RemoteError for a context of other parameters, without the keys that squares need, or with keys that
-    nobody may send.
+    Raises RemoteError for a context with a secret key, without the keys that squares need, or that is something else.
     """
 
     def __init__(self, parameters: ParameterSet, context: bytes, network: Network) -> None:
-        loaded = _loaded(parameters, context)
-        if loaded.has_secret_key():
-            raise RemoteError(
-                "context: expected one without a secret key, got the key with it; it is not used. Destroy this file, "
-                "and let its owner make a new key and destroy the old one"
-            )
-        if loaded.has_galois_keys():
-            raise RemoteError("context: expected no keys for rotations, which nothing here needs")
-        if network.squares and not loaded.has_relin_keys():
+        refuse_secret_key(context)
+        if network.squares and not context:
             raise RemoteError("context: expected keys for relinearisation, which a model with hidden layers needs")
+        count = len(parameters.primes) - 1 if context else 0
+        keys = split_parts(context, count, "context", "keys for relinearisation")
         import tenseal.sealapi as seal
 
         self.parameters, self._network = parameters, network
-        self._seal = loaded.seal_context().data
-        self._relin = loaded.relin_keys().data if network.squares else None
+        self._seal = _made(parameters)
+        self._relin = _relin_keys(self._seal, keys) if network.squares else None
         self._encoder, self._evaluator = seal.CKKSEncoder(self._seal), seal.Evaluator(self._seal)
 
     def answer(self, batch: Sequence[bytes]) -> list[bytes]:
@@ -159,7 +189,7 @@ class Owner:
                 values = map(self._square, values)
             try:
                 values = iter(self._linear(layer, values))
-            except (RuntimeError, ValueError) as error:  # SEAL refuses a product that hides nothing
+            except _REFUSALS as error:  # SEAL refuses a product that hides nothing
                 raise RemoteError(f"query: expected ciphertexts that can be computed on ({error})") from None
         return [_saved(value.save) for value in values]
 
@@ -192,6 +222,46 @@ class Owner:
         return value
 
 
+def _made(parameters: ParameterSet) -> Any:
+    """SEAL's context of these parameters; only those of 128-bit security are taken."""
+    require("he")
+    import tenseal.sealapi as seal
+
+    chosen = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+    try:
+        chosen.set_poly_modulus_degree(parameters.degree)
+        chosen.set_coeff_modulus(seal.CoeffModulus.Create(parameters.degree, list(parameters.primes)))
+        context = seal.SEALContext(chosen, True, seal.SEC_LEVEL_TYPE.TC128)
+    except _REFUSALS as error:
+        raise LocalError(f"{parameters}: expected parameters that SEAL takes ({error})") from None
+    if not context.parameters_set():
+        raise LocalError(f"{parameters}: expected parameters that SEAL takes ({context.parameters_error_message()})")
+    return context
+
+
+def _relin_keys(context: Any, parts: Sequence[bytes]) -> Any:
+    """Keys for relinearisation of these parts, as many as the modulus has primes without the special one.
+
+    What stands around them is written here, so that their number is not the sender's to say; each is a ciphertext, and
+    of those SEAL bounds the size.
+    """
+    import tenseal.sealapi as seal
+
+    ours = seal.Serialization.SEALHeader()
+    body = struct.pack("<4QQQ", *context.key_parms_id(), 1, len(parts)) + b"".join(parts)
+    size = _HEADER.size + len(body)
+    header = _HEADER.pack(ours.magic, _HEADER.size, ours.version_major, ours.version_minor, 0, 0, size)
+    keys = seal.RelinKeys()
+    try:
+        _load(keys, context, header + body)
+        found = [len(keys.key(_SQUARED))] if keys.size() == 1 else []
+    except _REFUSALS as error:
+        raise RemoteError(f"context: expected keys for relinearisation of CKKS parameters as here ({error})") from None
+    if found != [len(parts)]:
+        raise RemoteError(f"context: expected keys for relinearisation in {len(parts)} parts, got others")
+    return keys
+
+
 def _loaded(parameters: ParameterSet, data: bytes) -> "ts.Context":
     require("he")
     import tenseal as ts
@@ -202,7 +272,7 @@ def _loaded(parameters: ParameterSet, data: bytes) -> "ts.Context":
         found = context.seal_context().data.key_context_data().parms()
         primes = tuple(prime.bit_count() for prime in found.coeff_modulus())
         ours = (found.scheme().name, found.poly_modulus_degree(), primes)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except _REFUSALS as error:
         raise RemoteError(f"expected a context of TenSEAL ({error})") from None
     if ours != (_CKKS, parameters.degree, parameters.primes):
         raise RemoteError(f"context: expected CKKS {parameters}, got {ours[0]} {ours[1]} {list(primes)}")
@@ -215,12 +285,9 @@ def _ciphertext(context: Any, data: bytes, bits: int) -> Any:
 
     ciphertext = seal.Ciphertext()
     try:
-        with _memory_file() as (descriptor, path):
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
-            ciphertext.load(context, path)
+        _load(ciphertext, context, data)
         size, scale, of = ciphertext.size(), ciphertext.scale, ciphertext.parms_id()
-    except (RuntimeError, ValueError) as error:
+    except _REFUSALS as error:
         raise RemoteError(f"expected a ciphertext of this context ({error})") from None
     if size != 2 or scale != 2.0**bits or of != context.first_parms_id() or ciphertext.is_transparent():
         got = math.log2(scale) if scale > 0 else scale
@@ -231,8 +298,16 @@ def _ciphertext(context: Any, data: bytes, bits: int) -> Any:
     return ciphertext
 
 
+def _load(target: Any, context: Any, data: bytes) -> None:
+    """Have SEAL read `data` into `target`."""
+    with _memory_file() as (descriptor, path):
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        target.load(context, path)
+
+
 def _saved(save: Callable[[str], None]) -> bytes:
-    """What SEAL writes to a path; of ciphertexts alone."""
+    """What SEAL writes to a path; of what may leave the asker alone."""
     with _memory_file() as (descriptor, path):
         save(path)
         with open(descriptor, "rb", closefd=False) as file:

@@ -100,6 +100,17 @@ def test_patients_withdraw(registered: World) -> None:
     run(registered, "data", "withdraw", "ehr", fails="expected --patient ID or --file LIST")
 
 
+def test_who_withdraws_is_looked_for_in_all_data_of_the_same_people(registered: World) -> None:
+    schema = registered.path / "later.toml"
+    schema.write_text('population = "ehr"\n' + SCHEMA)
+    run(registered, "data", "add", str(write_table(registered.path / "later.csv", seed=2)), "--schema", str(schema))
+    said = run(registered, "data", "withdraw", "ehr", "--patient", "3", "--patient", "nobody")
+    assert "later, of the same people: 1 rows, 1 of the ids in none" in said
+    (registered.path / "later.csv").unlink()
+    said = run(registered, "data", "withdraw", "ehr", "--patient", "4")
+    assert "1 patients have withdrawn" in said and "later, of the same people: " in said and "cannot be read" in said
+
+
 def test_a_plan_that_wants_an_identifier_is_not_approved(registered: World) -> None:
     registered.offer(plan_text('data.columns=[{ name = "id", range = [0, 100] }]'))
     run(registered, "plan", "approve", RUN, "--data", "ehr", fails="column 'id': is an identifier in the schema")

@@ -1,10 +1,14 @@
 """Everything that lies in a server's state folder, as who has its keys reads it, and the search for a model in it."""
 
+import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from wardround.durable_file import TEMPORARY
+from wardround.errors import LocalError
 from wardround.server.runs.tensor_file import decode_arrays
 from wardround.server.state.vault import Vault, is_sealed
 
@@ -23,7 +27,7 @@ def opened_files(folder: Path, vault: Vault) -> Iterator[tuple[str, bytes]]:
         data, name = path.read_bytes(), path.relative_to(folder).as_posix()
         yield name, data
         if is_sealed(data):
-            yield f"{name}, opened", vault.open(name, data)
+            yield f"{name}, opened", _opened(vault, name, data)
         elif path.parent.name == _STORE and b"\n" in data:
             label, value = _kept(data)
             if is_sealed(value):
@@ -51,6 +55,18 @@ def found_in(folder: Path, vault: Vault, windows: Mapping[str, bytes]) -> dict[s
         for name, data in opened_files(folder, vault)
         if (hits := [what for what, window in windows.items() if window in data])
     }
+
+
+def _opened(vault: Vault, name: str, data: bytes) -> bytes:
+    """What was sealed; of a file that a killed process was writing, as much as opens."""
+    place, _, last = name.rpartition("/")
+    if not last.startswith(TEMPORARY):
+        return vault.open(name, data)
+    found = bytearray()
+    with suppress(LocalError):
+        for part in vault.parts(f"{place}/{last.removeprefix(TEMPORARY)}", io.BytesIO(data)):
+            found += part
+    return bytes(found)
 
 
 def _kept(data: bytes) -> tuple[str, bytes]:

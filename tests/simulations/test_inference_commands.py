@@ -37,6 +37,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert [line.split(",")[-1] for line in done.stdout.splitlines()] == ["prediction", *expected.classes]
     written = infer("decrypt", query, answer, "--model-info", info, "--key", key, "--out", out)
     assert written.exit_code == 0 and out.read_text() == done.stdout and written.stdout == ""
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600  # the owner, who may have an account here, must not read it
 
 
 def test_refusals_are_errors(tmp_path: Path) -> None:

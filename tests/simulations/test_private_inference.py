@@ -13,6 +13,7 @@ from sklearn.datasets import load_breast_cancer
 
 from tests.simulations.private_models import LOGISTIC, MLP, ROWS, make_run
 from wardround.errors import LocalError, RemoteError
+from wardround.orders import Statistics
 from wardround.plan_source import find_plan
 from wardround.simulations import private_inference
 from wardround.simulations.prediction import Prediction, predict
@@ -22,6 +23,7 @@ from wardround.strategies.he.inference_file import (
     AnswerHead,
     ContextHead,
     KeyHead,
+    ModelInfo,
     QueryHead,
     read_file,
     write_file,
@@ -195,6 +197,66 @@ def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
     (parties / "key").chmod(0o640)
     with pytest.raises(LocalError, match=r"key: expected a file that its owner alone may read.*chmod 600"):
         parties.decrypt()
+
+
+def test_a_secret_key_of_other_parameters_is_reported_too(tmp_path: Path) -> None:
+    parties, deep = make_parties(tmp_path / "a"), make_parties(tmp_path / "deep", MLP)
+    head, secret, _ = read_file(deep / "key", KeyHead)
+    write_file(parties / "context2", ContextHead(nonce="0", parameters=head.parameters), secret)
+    with pytest.raises(RemoteError, match=r"context2: context: expected one without a secret key, got the key with it"):
+        parties.run(context="context2", out="a2")
+
+
+def test_rows_that_were_encoded_by_other_facts_are_refused(tmp_path: Path) -> None:
+    """Model info is not signed: statistics, an order of classes, that are not the model's must not give an answer."""
+    parties = make_parties(tmp_path / "a")
+    known, _, _ = read_file(parties / "info", ModelInfo)
+    others = (
+        replace(known, statistics=Statistics(mean=(120.0,), std=(21.0,))),
+        replace(known, target=replace(known.target, classes=known.target.classes[::-1])),
+        replace(known, columns=(known.columns[0], replace(known.columns[1], categories=("now", "never")))),
+    )
+    for number, other in enumerate(others):
+        write_file(parties / f"info{number}", other)
+        private_inference.encrypt(
+            parties / f"info{number}", parties / "key", parties / "rows.csv", parties / f"query{number}"
+        )
+        with pytest.raises(RemoteError, match=rf"query{number}: expected one of the model info .{{12}}, got one of"):
+            parties.run(f"query{number}", "a2")
+        with pytest.raises(RemoteError, match=r"query: expected one of the model info"):
+            private_inference.decrypt(parties / f"info{number}", parties / "key", parties / "query", parties / "answer")
+    assert not (parties / "a2").exists()
+
+
+def test_statistics_that_make_rows_too_large_are_refused(tmp_path: Path) -> None:
+    parties = make_parties(tmp_path / "a")
+    known, _, _ = read_file(parties / "info", ModelInfo)
+    write_file(parties / "info2", replace(known, statistics=Statistics(mean=(120.0,), std=(1e-30,))))
+    with pytest.raises(LocalError, match="expected standardised values of at most"):
+        private_inference.encrypt(parties / "info2", parties / "key", parties / "rows.csv", parties / "bad")
+    assert not list(parties.folder.glob("*bad*"))
+
+
+def test_files_larger_than_a_query_or_an_answer_can_be_are_not_read(tmp_path: Path) -> None:
+    parties = make_parties(tmp_path / "a")
+    for name in ("query", "answer"):
+        with (parties / name).open("ab") as file:
+            file.truncate(1 << 28)
+    with pytest.raises(RemoteError, match=r"query: expected at most \d{7,8} bytes, got 268435456"):
+        parties.run(out="a2")
+    (parties / "query").unlink()
+    parties.encrypt(parties / "rows.csv")
+    with pytest.raises(RemoteError, match=r"answer: expected at most \d{7} bytes, got 268435456"):
+        parties.decrypt()
+
+
+def test_what_other_parties_wrote_does_not_control_a_terminal(tmp_path: Path) -> None:
+    parties = make_parties(tmp_path / "a")
+    head, payload, _ = read_file(parties / "query", QueryHead)
+    write_file(parties / "query2", replace(head, model="\x1b[2J\x1b]0;x"), payload)
+    with pytest.raises(RemoteError, match="query2: expected one of the model") as caught:
+        parties.run("query2", "a2")
+    assert str(caught.value).isprintable()
 
 
 def test_what_goes_to_the_owner_has_neither_rows_nor_key(tmp_path: Path) -> None:

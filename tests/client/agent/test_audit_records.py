@@ -224,10 +224,27 @@ def test_a_kill_between_the_log_and_the_head_signs_again(world: World, monkeypat
 
         patch.setattr(type(world.folder), "write", killed)
         site.agent.notice(shown(world, 5, 9))
-    assert known(world).seq == 5
+    assert known(world).seq == 9  # by the log; the file is behind
     again = Site(world)
     again.agent.notice(shown(world, 5, 9))
     assert known(world).seq == 9 and json.loads(again.sent[-1].body)["cosigned"]["head"]["seq"] == 9
+
+
+def test_a_kill_between_the_log_and_the_head_does_not_let_another_history_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(world)
+    site.agent.notice(shown(world, 5, 5))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+
+        def killed(*about: object, **more: object) -> None:
+            raise OSError("killed")
+
+        patch.setattr(type(world.folder), "write", killed)
+        site.agent.notice(shown(world, 5, 9))
+    again = Site(world)
+    again.agent.notice(shown(world, 5, 9, "b", forks_at=7))
+    assert "differs" in json.loads(again.sent[-1].body) and ServerHeads(world.folder).differs
 
 
 BROKEN: list[bytes | None] = [b"", b"[]", b'{"seq": 3}', b"\xff", b"[" * 100_000, None]
@@ -319,6 +336,17 @@ def test_a_server_that_shows_no_heads_any_more_is_noticed(world: World) -> None:
     assert heads.are_missing(NOW + day) and not heads.are_missing(NOW + day)
     heads.take(shown(world, 5, 5).body, log, NOW + day)
     assert not heads.are_missing(NOW + 2 * day) and heads.are_missing(NOW + 3 * day)
+
+
+def test_a_server_that_shows_what_is_known_or_gaps_for_ever_is_noticed(world: World) -> None:
+    heads, log = Site(world).agent._heads, open_log(world.folder)
+    heads.take(shown(world, 5, 5).body, log, NOW)
+    assert not heads.are_missing(NOW)
+    for hour in range(1, 24):
+        for notice in (shown(world, 7, 9), shown(world, 5, 5)):
+            heads.take(notice.body, log, NOW + timedelta(hours=hour))
+        assert not heads.are_missing(NOW + timedelta(hours=hour))
+    assert heads.are_missing(NOW + timedelta(days=1)) and not heads.differs
 
 
 def test_an_agent_says_that_no_heads_come_any_more(world: World, caplog: pytest.LogCaptureFixture) -> None:

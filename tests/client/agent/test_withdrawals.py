@@ -9,10 +9,13 @@ import pytest
 
 from tests.client.agent.site_world import NOW, RUN, FakeJob, World, plan_text, write_table
 from tests.client.agent.test_site_run import PRIVATE
+from wardround.client.agent import data_registry, withdrawals
 from wardround.client.agent.confined_jobs import ConfinedJobs
 from wardround.client.agent.data_registry import DataRegistry, DataSet
 from wardround.client.agent.departure import depart
+from wardround.client.agent.site_folder import SiteFolder
 from wardround.client.agent.site_job import SiteJob
+from wardround.client.agent.site_log import open_log
 from wardround.client.agent.site_run import SiteRun, finish_run
 from wardround.client.agent.withdrawals import Withdrawals
 from wardround.client.data.schema import parse_schema
@@ -91,7 +94,7 @@ def test_hashes_are_kept_and_no_id(world: World) -> None:
     assert len(registry.withdrawals.hashes("ehr")) == 2 and registry.withdrawals.hashes("other") == ()
     for path in world.folder.path.rglob("*"):
         if path.is_file():
-            assert b"4711" not in path.read_bytes() and path.stat().st_mode & 0o077 == 0
+            assert b"patient-" not in path.read_bytes() and path.stat().st_mode & 0o077 == 0
 
 
 def test_a_lost_or_damaged_key_is_not_replaced(world: World) -> None:
@@ -300,6 +303,66 @@ def test_a_job_of_a_table_without_a_schema_is_refused_once_somebody_has_withdraw
             job.describe()
     finally:
         job.close()
+
+
+def test_ids_of_one_population_have_one_type_before_anybody_withdraws(world: World) -> None:
+    """As text 007 and as a whole number 7 are two hashes: who withdraws from one would train on in the other."""
+    text = 'population = "cardio"\n' + SCHEMA
+    register(world, text)
+    with pytest.raises(LocalError, match="patient column of type integer, as 'ehr' of the same population has it"):
+        register(world, text.replace("integer", "text", 1), name="later", seed=2)
+    register(world, text, name="later", seed=2)
+
+
+def test_a_purge_that_fails_halfway_leaves_no_data_without_their_withdrawals(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(world)
+    withdraw(world, "3")
+    registry = DataRegistry(world.folder)
+
+    def full(folder: SiteFolder, kind: str, *about: object, **detail: object) -> None:
+        if kind == "data.removed":
+            raise LocalError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(LocalError, match="the disk is full"):
+        patch.setattr(data_registry, "note", full)
+        registry.purge("ehr")
+    assert registry.get("ehr") is not None and len(registry.withdrawals.hashes("ehr")) == 1
+    registry.purge("ehr")
+    assert registry.get("ehr") is None and registry.withdrawals.hashes("ehr") == ()
+
+
+def test_what_is_refused_is_not_written_down_as_withdrawn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, registry = register(world), DataRegistry(world.folder)
+    monkeypatch.setattr(withdrawals, "_MOST", 1)
+    with pytest.raises(LocalError, match="at most 1 withdrawals"):
+        registry.withdraw(data, ["00" * 32, "11" * 32])
+    assert [one.kind for one in open_log(world.folder).newest_first() if one.kind.startswith("data.")] == ["data.added"]
+
+
+def test_one_file_under_two_names_at_once_is_one_data_set(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, schema = write_table(world.path / "ehr.csv"), parse_schema(SCHEMA.encode())
+    report, refused = validate_file(schema, path), list[str]()
+
+    def second() -> None:
+        try:
+            DataRegistry(world.folder).add(path, "two", NOW, schema=schema, report=report)
+        except LocalError as error:
+            refused.append(str(error))
+
+    other = threading.Thread(target=second)
+
+    def slow(folder: SiteFolder, kind: str, subject: str = "", /, **detail: object) -> None:
+        if subject == "one":
+            other.start()
+            other.join(0.3)  # it waits, or has added the file by then
+
+    monkeypatch.setattr(data_registry, "note", slow)
+    DataRegistry(world.folder).add(path, "one", NOW, schema=schema, report=report)
+    other.join()
+    assert [one.name for one in DataRegistry(world.folder).all()] == ["one"]
+    assert "is registered as 'one' already" in refused[0]
 
 
 def test_a_table_keeps_its_population_when_it_was_removed(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -15,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.data.tables import GOOD, SCHEMA, as_csv, as_parquet, counts, report_of, schema_of
+from wardround.client.data.column_check import ColumnCheck
 from wardround.client.data.report import Rule, ValidationReport
-from wardround.client.data.schema import BadRows, DataSchema
+from wardround.client.data.schema import BadRows, DataSchema, parse_schema
 from wardround.client.data.site_rows import read_site_rows
 from wardround.client.data.table_rules import TableRules
 from wardround.client.data.validation import TablePass, hash_of_id, read_good_rows, validate
@@ -270,6 +272,24 @@ def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> Non
         path.write_text("age,sex\n1,f\n3,m\n")
         with pytest.raises(LocalError, match="has changed while it was read"):
             read_site_rows(data, file, "x", "csv", rules)
+
+
+def test_an_id_is_the_same_whatever_else_is_in_its_batch() -> None:
+    """Else a patient would be two, and who withdraws would be found in some rows only."""
+    schema = parse_schema(
+        b'format = "parquet"\npatient = "id"\n[[columns]]\nname = "id"\ntype = "text"\nidentifier = true\n'
+        b'identifier_use = "hash"\nmissing = "allow"\n'
+    )
+    found = []
+    for other in (1.0, 0.5, 2.0**60, float("nan")):
+        check = ColumnCheck.of(schema, schema.columns[0])
+        found.append(check(pa.array([9876543210123.0, 40000000000.0, other])).values.to_pylist()[:2])
+    assert found == [["9876543210123", "40000000000"]] * 4
+
+
+def test_an_id_is_the_same_however_its_letters_are_composed() -> None:
+    composed, apart = (unicodedata.normalize(form, "M\u00fcller-7") for form in ("NFC", "NFD"))
+    assert composed != apart and hash_of_id(KEY, composed) == hash_of_id(KEY, apart) != hash_of_id(KEY, "Muller-7")
 
 
 def test_nothing_is_kept_of_data_that_are_refused() -> None:

@@ -175,6 +175,19 @@ def test_a_claim_of_privacy_goes_along(tmp_path: Path) -> None:
     assert claim.headline in "\n".join(found.claimed())
 
 
+def test_a_run_of_which_rounds_are_not_known_any_more_is_not_released(tmp_path: Path) -> None:
+    """Privacy loss is that of the last line: of fewer lines a release would claim less of it than there was."""
+    server = finished(tmp_path)
+    (lines,) = server.hospitals.state.folder.runs.rglob("metrics.jsonl")
+    whole = lines.read_bytes()
+    for damaged in (whole[: whole.find(b"\n") + 1], whole[:-1], b""):
+        lines.write_bytes(damaged)
+        with pytest.raises(LocalError, match=r"expected what is known of all 2 rounds of run 1, got [01]; restore"):
+            server.releasing.release(server.model, by="ada")
+    lines.write_bytes(whole)
+    assert server.checked(server.releasing.release(server.model, by="ada")).manifest.rounds == 2
+
+
 def test_a_site_whose_certificate_is_not_to_be_had_cannot_be_vouched_for(tmp_path: Path) -> None:
     server = finished(tmp_path, certified=False)
     with pytest.raises(LocalError, match="site-01: expected the certificate"):

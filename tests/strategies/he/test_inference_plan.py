@@ -13,6 +13,7 @@ from wardround.strategies.he.inference_plan import (
     LINEAR,
     MAX_ERROR,
     ONE_HIDDEN_LAYER,
+    Box,
     Layer,
     Network,
     ParameterSet,
@@ -154,3 +155,30 @@ def test_weights_are_rounded_and_no_output_is_without_any() -> None:
 def test_zero_is_an_input_for_unused_slots_hold_it() -> None:
     one = Network(layers=(Layer(weight=np.array([[1.0]]), bias=np.array([-100.0])),))
     assert assure(one, box(1, low=99, high=101), LINEAR).output == pytest.approx(100)
+
+
+def test_inputs_whose_weights_are_zero_have_to_fit_too() -> None:
+    """No output shows them, and SEAL could not encode them: the asker would find out, with the model described."""
+    layer = Layer(weight=np.array([[0.0, 1.0]]), bias=np.zeros(1))
+    where = Box(low=np.array([0.0, 0.0]), high=np.array([2.0**50, 1.0]))
+    with pytest.raises(LocalError, match=r"4096.*: expected a modulus of at least 93 bits, for results up to 1\.13e"):
+        assure(Network(layers=(layer,)), where, LINEAR)
+
+
+def test_a_constant_has_to_fit_too() -> None:
+    """The hidden value is near 2000 in every row, and the constant takes its square away again."""
+    first = Layer(weight=np.array([[1e-6]]), bias=np.array([2000.0]))
+    last = Layer(weight=np.array([[64.0]]), bias=np.array([-2.56e8]))
+    with pytest.raises(LocalError, match="expected a modulus"):
+        assure(Network(layers=(first, last)), box(1), ONE_HIDDEN_LAYER)
+
+
+@pytest.mark.parametrize(("widths", "size"), [((30, 1), 1.0), ((30, 3), 4.0), ((30, 8, 1), 0.5)])
+def test_no_row_that_is_searched_for_is_above_the_bound(widths: tuple[int, ...], size: float) -> None:
+    """The corners that make outputs, and the gradients of the error, the largest; a whole batch of each."""
+    one, where = network(*widths, size=size), box(widths[0], low=-3, high=7)
+    found = choose_parameters(one, where)
+    signs = [np.sign(row) for layer in one.layers[:1] for row in layer.weight]
+    corners = np.array([np.where(sign > 0, high, low) for sign in signs for high, low in ((7.0, -3.0), (-3.0, 7.0))])
+    rows = np.repeat(corners, found.parameters.slots // len(corners), axis=0)
+    assert measured_error(found.parameters, one, rows) <= found.error

@@ -115,7 +115,7 @@ def test_a_member_who_is_not_in_the_roster_gets_no_key_and_could_not_open_it() -
     assert key_of(group, 3, 1) is None
     for box in group.deal.boxes:
         message = KeyOffer(header=group.deal.header, signature=group.deal.signature, box=box)
-        refuses(Cause.STALE, lambda message=message: left.receive(message, group.now))  # type: ignore[misc]
+        refuses(Cause.STALE, lambda message=message: left.receive(message, group.now))
         for secret in left.epoch.agreement.secrets.values():
             for dealer, receiver in permutations(range(4), 2):
                 box_key = key_ceremony._box_key(secret, group.deal.header.roster, dealer, receiver)
@@ -231,7 +231,7 @@ def test_a_box_of_another_member_is_refused() -> None:
     group = agreed()
     dealt = deal(group)
     for other in (2, 3):
-        refuses(Cause.MALFORMED, lambda other=other: accept(group, offer(group, dealt, other), 1))  # type: ignore[misc]
+        refuses(Cause.MALFORMED, lambda other=other: accept(group, offer(group, dealt, other), 1))
     assert key_of(group, 1) is None
     accept(group, offer(group, dealt, 1), 1)
 
@@ -285,7 +285,7 @@ def test_offers_and_requests_of_another_epoch_or_run_are_stale() -> None:
         replace(good, run="another"),
         replace(good, roster=bytes(32)),
     ):
-        refuses(Cause.STALE, lambda bad=bad: group.site(0).receive(bad, group.now))  # type: ignore[misc]
+        refuses(Cause.STALE, lambda bad=bad: group.site(0).receive(bad, group.now))
     assert key_of(group, 0, 2) is None
 
 
@@ -384,8 +384,8 @@ def test_the_server_refuses_a_deal_that_its_dealer_did_not_sign(change: str) -> 
         "header": (Cause.SIGNATURE, lambda: replace(dealt, header=replace(dealt.header, context=b"x"))),
         "other": (Cause.SIGNATURE, lambda: replace(dealt, header=replace(dealt.header, dealer=1))),
     }
-    cause, make = bad[change]
-    refuses(cause, lambda: check_deal(group.server.cohort, make()))  # type: ignore[union-attr]
+    (cause, make), cohort = bad[change], group.server.cohort
+    refuses(cause, lambda: check_deal(cohort, make()))
 
 
 def test_a_deal_with_a_secret_key_in_its_context_is_refused_by_server_and_members() -> None:

@@ -167,7 +167,7 @@ def test_every_truncation_and_every_surplus_is_refused(message: Record) -> None:
     for end in range(len(data)):
         with pytest.raises(RemoteError):
             decode(data[:end])
-    with pytest.raises(RemoteError, match="expected the end, got 1 bytes more|add up to"):
+    with pytest.raises(RemoteError, match="expected the end, got 1 bytes more"):
         decode(data + b"\0")
 
 
@@ -291,7 +291,9 @@ def other_member(offer: EncryptedOffer, **changes: Any) -> tuple[OfferedUpdate, 
     return (replace(first, header=replace(first.header, **changes)), *offer.members[1:])
 
 
-@pytest.mark.parametrize(("name", "field"), [("Encrypted", "sizes"), ("OpenRequest", "sizes"), ("EncryptedOffer", "members")])
+@pytest.mark.parametrize(
+    ("name", "field"), [("Encrypted", "sizes"), ("OpenRequest", "sizes"), ("EncryptedOffer", "members")]
+)
 def test_what_was_made_against_the_rules_is_refused_on_the_wire(name: str, field: str) -> None:
     """A peer is not held by our constructors: the same checks are made of what was read."""
     bad = replace(made()[name])

@@ -1,5 +1,8 @@
 """Encrypted inference: answers against plain arithmetic, and what each party may hold."""
 
+import tempfile
+from typing import Any
+
 import numpy as np
 import pytest
 import tenseal as ts
@@ -7,6 +10,8 @@ import tenseal.sealapi as seal
 
 from tests.strategies.he.networks import box, network, rows_in
 from wardround.errors import LocalError, RemoteError
+from wardround.strategies.he.foreign_bytes import holds_secret_key
+from wardround.strategies.he.inference_file import join_parts, split_parts
 from wardround.strategies.he.inference_plan import (
     LINEAR,
     ONE_HIDDEN_LAYER,
@@ -15,7 +20,7 @@ from wardround.strategies.he.inference_plan import (
     ParameterSet,
     choose_parameters,
 )
-from wardround.strategies.he.private_inference import Asker, Owner, measured_error, new_key
+from wardround.strategies.he.private_inference import Asker, Owner, ciphertext_bytes, measured_error, new_key
 from wardround.vector import F64
 
 SECRET, PUBLIC = new_key(LINEAR, squares=False)
@@ -55,12 +60,23 @@ def test_weights_of_zero() -> None:
 def test_the_owner_gets_no_key() -> None:
     for parameters, squares in ((LINEAR, False), (ONE_HIDDEN_LAYER, True)):
         secret, public = new_key(parameters, squares=squares)
-        held, given = ts.context_from(secret), ts.context_from(public)
-        assert held.has_secret_key() and not given.has_secret_key()
-        assert not given.has_galois_keys() and not held.has_galois_keys()
-        assert given.has_relin_keys() == squares
-        with pytest.raises(RemoteError, match="key: expected one with its secret part"):
+        held = ts.context_from(secret)
+        assert held.has_secret_key() and not held.has_galois_keys()
+        parts = split_parts(public, len(parameters.primes) - 1 if squares else 0, "context")
+        for part in parts:  # a public key hides the secret one; that it is none, SEAL says
+            with pytest.raises((RuntimeError, ValueError)):
+                loaded(seal.SecretKey(), held.seal_context().data, part)
+        assert not holds_secret_key(public) and holds_secret_key(secret)
+        with pytest.raises(RemoteError, match="expected a context of TenSEAL"):
             Asker(parameters, public)
+
+
+def loaded(target: Any, context: Any, data: bytes) -> Any:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        target.load(context, file.name)
+    return target
 
 
 def test_every_key_and_every_ciphertext_is_another() -> None:
@@ -79,12 +95,34 @@ def test_a_context_with_a_secret_key_is_refused() -> None:
         Owner(LINEAR, SECRET, network(2, 1))
 
 
-def test_a_context_with_keys_for_rotations_is_refused() -> None:
+def test_a_context_of_tenseal_is_refused() -> None:
+    """Its loader takes as many keys as there are, of rotations too: 0.3 MB can make gigabytes."""
     context = ts.context_from(SECRET)
     context.generate_galois_keys()
-    rotating = context.serialize(save_secret_key=False, save_galois_keys=True, save_public_key=False)
-    with pytest.raises(RemoteError, match="no keys for rotations"):
-        Owner(LINEAR, rotating, network(2, 1))
+    for rotations in (False, True):
+        data = context.serialize(save_secret_key=False, save_galois_keys=rotations, save_public_key=False)
+        with pytest.raises(RemoteError, match="context: expected 2 keys for relinearisation and nothing else"):
+            Owner(LINEAR, data, network(2, 1))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_keys_for_relinearisation_with_another_number_of_parts_are_refused(count: int) -> None:
+    """SEAL reads past the end of fewer: a crash of the owner, or memory of the owner's in an answer."""
+    parts = split_parts(new_key(ONE_HIDDEN_LAYER, squares=True)[1], 4, "context")
+    context = join_parts([*parts, *parts][:count])
+    with pytest.raises(RemoteError, match="context: expected 4 keys for relinearisation and nothing else"):
+        Owner(ONE_HIDDEN_LAYER, context, network(2, 2, 1))
+
+
+def test_keys_for_relinearisation_that_are_none_are_refused() -> None:
+    asker = Asker(ONE_HIDDEN_LAYER, new_key(ONE_HIDDEN_LAYER, squares=True)[0])
+    parts = split_parts(new_key(ONE_HIDDEN_LAYER, squares=True)[1], 4, "context")
+    of_others = ParameterSet(degree=8192, primes=(45, 45, 45, 45, 38), input_bits=30, weight_bits=20)
+    foreign = split_parts(new_key(of_others, squares=True)[1], 4, "context")
+    [ciphertext] = asker.encrypt(np.ones((1, 1)))
+    for bad in (b"", b"junk" * 1000, parts[0][:-9], ciphertext, foreign[0], parts[0] + parts[1], parts[0] + b"x"):
+        with pytest.raises(RemoteError, match="context: expected keys for relinearisation"):
+            Owner(ONE_HIDDEN_LAYER, join_parts([bad, *parts[1:]]), network(2, 2, 1))
 
 
 def test_a_context_without_what_squares_need_is_refused() -> None:
@@ -93,15 +131,37 @@ def test_a_context_without_what_squares_need_is_refused() -> None:
         Owner(ONE_HIDDEN_LAYER, public, network(2, 2, 1))
 
 
-def test_contexts_of_other_parameters_and_of_other_things_are_refused() -> None:
+def test_keys_of_other_parameters_and_of_other_things_are_refused() -> None:
     with pytest.raises(RemoteError, match=r"context: expected CKKS 8192.*got CKKS 4096 \[45, 44, 20\]"):
-        Owner(ONE_HIDDEN_LAYER, PUBLIC, network(2, 1))
+        Asker(ONE_HIDDEN_LAYER, SECRET)
     bfv = ts.context(ts.SCHEME_TYPE.BFV, 4096, 1032193, encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC)
     with pytest.raises(RemoteError, match=r"expected CKKS 4096.*got BFV"):
         Asker(LINEAR, bfv.serialize(save_public_key=False, save_secret_key=True))
-    for data in (b"", b"text", PUBLIC[:-7], SECRET[:5000]):
+    for data in (b"", b"text", SECRET[:5000]):
         with pytest.raises(RemoteError, match="expected a context of TenSEAL"):
-            Owner(LINEAR, data, network(2, 1))
+            Asker(LINEAR, data)
+
+
+def test_a_secret_key_is_found_in_a_context_that_is_cut_behind_it() -> None:
+    with pytest.raises(RemoteError, match="got the key with it"):
+        Owner(LINEAR, SECRET[:-1], network(2, 1))
+    assert not holds_secret_key(SECRET[:5000]) and not holds_secret_key(b"") and not holds_secret_key(b"\x1a\x01x")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**48, -1e300])
+def test_rows_that_no_plaintext_holds_are_refused(value: float) -> None:
+    with pytest.raises(LocalError, match=r"rows: expected standardised values of at most 1.41e\+14, got others"):
+        list(Asker(LINEAR, SECRET).encrypt(np.array([[1.0, value]])))
+
+
+def test_no_ciphertext_is_larger_than_stated() -> None:
+    for parameters in (LINEAR, ONE_HIDDEN_LAYER):
+        one = network(2, 2, 1) if parameters is ONE_HIDDEN_LAYER else network(2, 1)
+        secret, public = new_key(parameters, squares=one.squares > 0)
+        query = list(Asker(parameters, secret).encrypt(rows_in(box(2), 5000)[: parameters.slots]))
+        answer = Owner(parameters, public, one).answer(query)
+        most = ciphertext_bytes(parameters)
+        assert max(map(len, query)) < most / 2 and most / 2 < max(map(len, answer)) < most
 
 
 def test_parameters_that_seal_does_not_take_make_no_key() -> None:

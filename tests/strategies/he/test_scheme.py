@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from tests.strategies.he.encrypted_group import EncryptedGroup, check_sum
 from wardround.errors import LocalError, RemoteError
 from wardround.strategies.he import scheme
+from wardround.strategies.he.foreign_bytes import MAX_CHUNK_BYTES, _varint, wrapped
 from wardround.strategies.he.he_plan import COEFF_BITS, DEGREE, Form, HEPlan
 from wardround.strategies.he.scheme import (
-    MAX_CHUNK_BYTES,
     KeyHolder,
     KeylessSum,
     PublicContext,
+    SpoiledSumError,
     check_form,
     new_key,
 )
@@ -55,10 +56,6 @@ def holder_of(form: Form) -> KeyHolder:
 
 def opened(total: KeylessSum, holder: KeyHolder = HOLDER) -> list[list[int]]:
     return [holder.decrypt(chunk).tolist() for chunk in total.serialized()]
-
-
-def varint(number: int) -> bytes:
-    return scheme._varint(number)
 
 
 def seal_part(chunk: bytes) -> bytes:
@@ -137,7 +134,7 @@ def evaluated(change: Callable[[Any, Any, Any], None]) -> bytes:
     context: Any = HOLDER._context.seal_context().data
     (found,) = ts.bfv_vector_from(HOLDER._context, HOLDER.encrypt(slots_of(1))).ciphertext()
     change(seal.Evaluator(context), found, context)
-    return scheme._wrapped(scheme._saved(found.save))
+    return wrapped(scheme._saved(found.save))
 
 
 def transparent() -> bytes:
@@ -145,7 +142,7 @@ def transparent() -> bytes:
     context: Any = HOLDER._context.seal_context().data
     zeros = seal.Ciphertext(context, context.first_parms_id(), 2)
     zeros.resize(2)
-    return scheme._wrapped(scheme._saved(zeros.save))
+    return wrapped(scheme._saved(zeros.save))
 
 
 def short(count: int) -> bytes:
@@ -168,7 +165,7 @@ BAD: dict[str, Callable[[], bytes]] = {
     "a larger ring": lambda: of_other_parameters(PLAN.plain_modulus, COEFF_BITS, 8192)[: MAX_CHUNK_BYTES - 100],
     "CKKS": of_ckks,
     "fewer slots": lambda: short(17),
-    "no slots": lambda: b"\x0a\x01\x00\x12" + varint(len(seal_part(GOOD))) + seal_part(GOOD),
+    "no slots": lambda: b"\x0a\x01\x00\x12" + _varint(len(seal_part(GOOD))) + seal_part(GOOD),
     "no ciphertext": lambda: b"\x0a\x02\x80\x20",
     "two ciphertexts": lambda: GOOD + GOOD[4:],
     "three polynomials": lambda: evaluated(lambda evaluator, one, context: evaluator.square_inplace(one)),
@@ -209,6 +206,29 @@ def test_what_is_taken_back_leaves_a_sum_that_others_still_come_to() -> None:
     assert opened(total) == [(2 * slots_of(chunk)).tolist() for chunk in range(3)]
 
 
+def negated(chunk: bytes) -> bytes:
+    """What adds up to nothing with this ciphertext."""
+    context: Any = HOLDER._context.seal_context().data
+    (found,) = ts.bfv_vector_from(HOLDER._context, chunk).ciphertext()
+    seal.Evaluator(context).negate_inplace(found)
+    return wrapped(scheme._saved(found.save))
+
+
+@pytest.mark.parametrize("honest", [0, 1])
+def test_ciphertexts_that_add_up_to_nothing_spoil_a_sum_and_it_is_said(honest: int) -> None:
+    """SEAL adds first and refuses then: such a sum is no sum any more, and nobody may take it for one."""
+    total = KeylessSum(PublicContext(PLAN, HOLDER.public), 1)
+    for _ in range(honest):
+        total.add([HOLDER.encrypt(slots_of(2))])
+    total.add([GOOD])
+    if honest:  # then it is a sum of something
+        total.add([negated(GOOD)])
+        assert opened(total) == [slots_of(2).tolist()]
+        return
+    with pytest.raises(SpoiledSumError, match="the sum is spoiled"):
+        total.add([negated(GOOD)])
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 7))
 def test_a_flipped_bit_is_refused_or_another_ciphertext_and_never_worse(at: int, bit: int) -> None:
@@ -235,7 +255,7 @@ def test_every_truncation_is_refused(size: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
 def test_other_bytes_are_a_remote_error(data: bytes) -> None:
-    for one in (data, GOOD[:30] + data, b"\x0a\x02\x80\x20\x12" + varint(len(data)) + data):
+    for one in (data, GOOD[:30] + data, b"\x0a\x02\x80\x20\x12" + _varint(len(data)) + data):
         with pytest.raises(RemoteError, match="ciphertext"):
             HOLDER.decrypt(one)
 

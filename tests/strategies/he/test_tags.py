@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wardround.errors import RemoteError
-from wardround.strategies.he.he_plan import DEGREE, HEPlan
+from wardround.strategies.he.he_plan import DEGREE, Form, HEPlan
 from wardround.strategies.he.packing import Slots
-from wardround.strategies.he.scheme import Form, KeyHolder, KeylessSum, PublicContext, new_key
+from wardround.strategies.he.scheme import KeyHolder, KeylessSum, PublicContext, new_key
 from wardround.strategies.he.tags import TAG_KEY_BYTES, Tagging
 from wardround.strategies.secagg.keystream import U64
 
@@ -97,7 +96,7 @@ def test_the_largest_slots_are_multiplied_without_a_rounding() -> None:
 def test_a_sum_is_checked_as_by_hand(key: bytes, chunk: int, members: list[int]) -> None:
     slots = np.arange(PLAN.slots, dtype=np.uint64) * np.uint64(12345677)
     expected = tags_by_hand(PLAN, key, H, slots.tolist(), chunk, members)
-    Tagging(PLAN, key, H).check(slots[None], np.array([expected], dtype=np.uint64), chunk, members)
+    assert Tagging(PLAN, key, H).hold(slots[None], np.array([expected], dtype=np.uint64), chunk, members)
 
 
 # -- sums of the listed members pass -------------------------------------------------------------------------
@@ -121,15 +120,15 @@ def times(factor: int, plaintext: Tagged) -> Tagged:
     return [factor * one % T for one in plaintext]
 
 
-def check(plaintext: Tagged, members: Iterable[int], chunk: int = 0, tagging: Tagging = TAGGING) -> None:
+def holds(plaintext: Tagged, members: Iterable[int], chunk: int = 0) -> bool:
     both = np.array([plaintext], dtype=np.uint64)
-    tagging.check(both[:, : PLAN.slots], both[:, PLAN.slots :], chunk, members)
+    return TAGGING.hold(both[:, : PLAN.slots], both[:, PLAN.slots :], chunk, members)
 
 
 @pytest.mark.parametrize("members", [[0], [1, 3], [0, 1, 2, 3, 4]])
 @pytest.mark.parametrize("chunk", [0, 1, 70_000])
 def test_the_sum_of_the_listed_members_passes(members: list[int], chunk: int) -> None:
-    check(added(*(tagged(member, chunk) for member in members)), members, chunk)
+    assert holds(added(*(tagged(member, chunk) for member in members)), members, chunk)
 
 
 # -- whatever else a server makes does not -------------------------------------------------------------------
@@ -186,21 +185,18 @@ FORGERIES: dict[str, Callable[[], Tagged]] = {
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forged_sum_is_refused(name: str) -> None:
-    with pytest.raises(RemoteError, match="expected the sum of the listed members' updates, each once, got another"):
-        check(FORGERIES[name](), LISTED)
+    assert not holds(FORGERIES[name](), LISTED)
 
 
 @pytest.mark.parametrize("members", [[0, 1], [0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 2], []])
 def test_the_right_sum_is_refused_for_another_list(members: list[int]) -> None:
-    check(added(A, B, C), LISTED)
-    with pytest.raises(RemoteError, match="expected the sum of the listed members' updates"):
-        check(added(A, B, C), members)
+    assert holds(added(A, B, C), LISTED)
+    assert not holds(added(A, B, C), members)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1 << 24])
 def test_chunks_in_another_order_are_refused(chunk: int) -> None:
-    with pytest.raises(RemoteError, match=f"chunk {chunk}: expected the sum"):
-        check(added(A, B, C), LISTED, chunk)
+    assert not holds(added(A, B, C), LISTED, chunk)
 
 
 @settings(max_examples=60, deadline=None)
@@ -211,8 +207,7 @@ def test_any_plaintext_that_is_added_is_refused(changes: list[tuple[int, int]]) 
         forged[slot] = (forged[slot] + value) % T
     if forged == added(A, B, C):
         return
-    with pytest.raises(RemoteError, match="expected the sum"):
-        check(forged, LISTED)
+    assert not holds(forged, LISTED)
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,8 +216,7 @@ def test_any_combination_but_each_once_is_refused(factors: tuple[int, ...]) -> N
     if factors == (1, 1, 1):
         return
     forged = added(*(times(factor, one) for factor, one in zip(factors, (A, B, C), strict=True)))
-    with pytest.raises(RemoteError, match="expected the sum"):
-        check(forged, LISTED)
+    assert not holds(forged, LISTED)
 
 
 def test_a_ciphertext_that_is_altered_without_a_key_fails_too() -> None:
@@ -241,7 +235,7 @@ def test_a_ciphertext_that_is_altered_without_a_key_fails_too() -> None:
             total.add([vector.serialize()])
         return [int(one) for chunk in total.serialized() for one in holder.decrypt(chunk)]
 
-    check(opened(lambda vectors: None), LISTED)
+    assert holds(opened(lambda vectors: None), LISTED)
     halves = [1] * HALF + [0] * HALF
     changes: list[Callable[[list[ts.BFVVector]], None]] = [
         lambda vectors: vectors.append(vectors[0]),
@@ -251,8 +245,7 @@ def test_a_ciphertext_that_is_altered_without_a_key_fails_too() -> None:
         lambda vectors: vectors[0].sub_(vectors[1]),
     ]
     for change in changes:
-        with pytest.raises(RemoteError, match="expected the sum"):
-            check(opened(change), LISTED)
+        assert not holds(opened(change), LISTED)
 
 
 # -- what tags and weights are drawn from --------------------------------------------------------------------
@@ -310,15 +303,13 @@ def test_tags_of_many_chunks_are_those_of_each() -> None:
 def test_one_bad_chunk_of_many_spoils_the_sum(bad: int) -> None:
     slots = np.stack([data_of(0, chunk) for chunk in range(19)])
     tags = TAGGING.tags(slots, 0, [0])
-    TAGGING.check(slots, tags, 0, [0])
+    assert TAGGING.hold(slots, tags, 0, [0])
     changed = slots.copy()
     changed[bad, 1] ^= np.uint64(1)
-    with pytest.raises(RemoteError, match=f"chunk {bad}: expected the sum"):
-        TAGGING.check(changed, tags, 0, [0])
+    assert not TAGGING.hold(changed, tags, 0, [0])
     swapped_tags = tags.copy()
     swapped_tags[bad] = tags[(bad + 1) % 19]
-    with pytest.raises(RemoteError, match=f"chunk {bad}: expected the sum"):
-        TAGGING.check(slots, swapped_tags, 0, [0])
+    assert not TAGGING.hold(slots, swapped_tags, 0, [0])
 
 
 def test_tags_tell_nothing_of_equal_updates() -> None:
