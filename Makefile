@@ -13,7 +13,7 @@ OUT ?=
 # NETWORK=--network gives each party a network of its own; that needs root.
 NETWORK ?=
 PYTEST_ARGS ?=
-BENCHMARKS ?= simulation robust robust_memory privacy secure_noise skellam secagg_primitives secagg link federation audit validation
+BENCHMARKS ?= simulation robust robust_memory privacy secure_noise skellam secagg_primitives secagg link federation audit validation he he_simulation inference
 
 BIN := .venv/bin
 KEY := $(shell { pwd; cat constraints.txt pyproject.toml hatch_build.py; } | cksum | tr ' ' '-')

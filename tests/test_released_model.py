@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -282,9 +283,9 @@ def test_claims_of_private_plans(tmp_path: Path, toml: str) -> None:
     ],
 )
 def test_an_account_that_the_approved_plan_cannot_have_is_refused(
-    tmp_path: Path, changes: dict[str, object], what: str
+    tmp_path: Path, changes: dict[str, Any], what: str
 ) -> None:
-    path = SIGNERS.write(tmp_path / "m", change=lambda one: replace(one, **changes))  # type: ignore[arg-type]
+    path = SIGNERS.write(tmp_path / "m", change=lambda one: replace(one, **changes))
     with pytest.raises(RemoteError, match=what):
         checked(path)
 

@@ -203,8 +203,8 @@ def _check_account(manifest: Manifest, plan: Plan) -> None:
         raise RemoteError("manifest.privacy: expected no claim, since the approved plan has no differential privacy")
     if not max(manifest.round, manifest.void) <= manifest.rounds <= plan.rounds:
         raise RemoteError(
-            f"manifest.rounds: expected at most the {plan.rounds} rounds of the plan, and no more void ones and no later "
-            f"model than that, got {manifest.rounds} ({manifest.void} void, the model after {manifest.round})"
+            f"manifest.rounds: expected at most the {plan.rounds} rounds of the plan, no later model, no more void, "
+            f"got {manifest.rounds} ({manifest.void} void, the model after {manifest.round})"
         )
 
 

@@ -5,7 +5,8 @@
 
 Both lie in the folder of the site's own log, which has every head that was signed, so that a server that writes its
 history anew, or was set back to an old copy, is found out by any one site. Where the first file is missing or damaged,
-the log is asked, as it is once by whoever begins: a kill may have come between the two. Agent and commands take turns: each holds the lock of that folder.
+the log is asked, as it is once by whoever begins: a kill may have come between the two. Agent and commands take turns:
+each holds the lock of that folder.
 """
 
 import fcntl

@@ -101,6 +101,8 @@ class SiteFolder:
             self.facts = SiteFacts.decode(self.read("site.json"))
         except (ValueError, RecursionError) as error:
             raise LocalError(f"{self.path / 'site.json'}: expected what join wrote ({error}); restore it") from None
+        if self.path.stat().st_mode & 0o022:  # they could take away the policy and who has withdrawn, or hold a lock
+            raise LocalError(f"{self.path}: expected a folder that others may not write to; chmod 700 it")
         for name in _FOLDERS:
             self.folder(name)
 

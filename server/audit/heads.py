@@ -121,17 +121,18 @@ class Heads:
         )
         if certificate is None:
             raise RemoteError(f"{site}: expected a valid signature under a key that was certified when it signed")
-        head = cosigned.head
+        head, new = cosigned.head, False
         if reason or head.log != self._log.id or self._log.hash_at(head.seq) != head.hash:
             # signed by this server's key, and not what is in this log: from before it was restored, say
             self._dispute(site, reason or "it has signed a head that is not of this log", head)
         else:
-            self._cosignatures.add(Certified(cosigned=cosigned, certificate=certificate))
+            new = self._cosignatures.add(Certified(cosigned=cosigned, certificate=certificate))
         rewound = self._rewound.get(site, 0)
         if reason or head.log != self._log.id:
             return False
         if head.seq >= self._shown.get(site, 0):
-            self._rewound.pop(site, None)
+            if new:  # else a site could say by turns that it knows all and little, and be shown the log each time
+                self._rewound.pop(site, None)
             return False
         if rewound >= _MOST_REWOUND:
             return False

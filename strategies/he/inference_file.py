@@ -8,7 +8,8 @@
         66        header (JSON), payload; then the end
 
 Numbers are unsigned, little-endian. The digest finds what was cut or damaged on the way; it is no signature. A payload
-is bytes of TenSEAL, or a list of ciphertexts, each after its length in 4 bytes.
+is bytes of TenSEAL (a key), or a list of SEAL's objects, each after its length in 4 bytes: ciphertexts, or in a context
+the parts of its keys for relinearisation, if any.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import re
 import struct
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -252,7 +254,8 @@ def write_file(path: Path, head: Head, payload: bytes = b"") -> str:
     except OSError as error:
         raise LocalError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is none, a name that is too long: said above
+            temporary.unlink(missing_ok=True)
     return digest.hexdigest()
 
 

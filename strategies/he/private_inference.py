@@ -256,7 +256,7 @@ def _relin_keys(context: Any, parts: Sequence[bytes]) -> Any:
         _load(keys, context, header + body)
         found = [len(keys.key(_SQUARED))] if keys.size() == 1 else []
     except _REFUSALS as error:
-        raise RemoteError(f"context: expected keys for relinearisation of CKKS parameters as here ({error})") from None
+        raise RemoteError(f"context: expected keys for relinearisation of the model's parameters ({error})") from None
     if found != [len(parts)]:
         raise RemoteError(f"context: expected keys for relinearisation in {len(parts)} parts, got others")
     return keys

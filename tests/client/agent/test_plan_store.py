@@ -1,6 +1,7 @@
 """Decisions on plans: one after another, and a denial is for good."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,8 @@ def test_what_one_administrator_denies_another_does_not_approve_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, data = world.offer(), world.data()
-    about = {"plan_digest": plan.digest, "at": "2026-11-30T09:00:00+00:00"}
-    yes = Decision(verdict=Verdict.APPROVED, by="Ann", data=data.name, data_digest=data.binding, **about)
-    no = Decision(verdict=Verdict.DENIED, by="Bob", reason="no consent", **about)
+    no = Decision(verdict=Verdict.DENIED, plan_digest=plan.digest, by="Bob", at="2026-11-30T09:00:00+00:00")
+    yes = replace(no, verdict=Verdict.APPROVED, by="Ann", data=data.name, data_digest=data.binding)
     other = threading.Thread(target=lambda: PlanStore(world.folder).decide(RUN, no))
 
     def slow(folder: SiteFolder, kind: str, *more: object, **detail: object) -> None:

@@ -365,6 +365,16 @@ def test_one_file_under_two_names_at_once_is_one_data_set(world: World, monkeypa
     assert "is registered as 'one' already" in refused[0]
 
 
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_from_which_others_could_take_withdrawals_and_policy_away_is_not_used(world: World, mode: int) -> None:
+    place = world.folder.path
+    place.chmod(mode)
+    with pytest.raises(LocalError, match="expected a folder that others may not write to; chmod 700 it"):
+        SiteFolder(place)
+    place.chmod(0o700)
+    SiteFolder(place)
+
+
 def test_a_table_keeps_its_population_when_it_was_removed(world: World) -> None:
     data, registry = register(world), DataRegistry(world.folder)
     registry.withdraw(data, [hash_of_id(registry.withdrawals.key(), "3")], by="IT")

@@ -11,7 +11,7 @@ import pytest
 from tests.server.audit.worlds import World, now
 from tests.server.state.state_folders import SECRET, keyring
 from wardround.audit.bundle import verify_bundle
-from wardround.audit.head import CoSigned, sign_head
+from wardround.audit.head import CoSigned, Head, sign_head
 from wardround.audit.log import LOG_FILE
 from wardround.audit.verify import verify_file
 from wardround.client.agent.site_log import export_log
@@ -323,6 +323,29 @@ def test_a_site_that_always_says_less_than_it_was_shown_is_not_shown_more_for_ev
     sent = world.hub.sent
     world.shown(A)
     assert world.hub.sent - sent <= heads_module._MOST_REWOUND + 1
+
+
+def test_a_site_cannot_have_itself_shown_the_log_again_and_again(world: World) -> None:
+    """Its word is a few hundred bytes, what it is shown then up to 700 KB."""
+    world.happen(3)
+    world.shown(A)
+    key, old = world.site(A).key, world.site(A).heads.known()
+    assert old is not None
+    world.happen(3)
+    world.shown(A)
+    newest = world.log.seal()
+
+    def is_shown_more(head: Head) -> bool:
+        table = {"cosigned": CoSigned.make(key, head, A, now()).table()}
+        more = world.heads.take(A, Notice(kind="cosigned", body=json.dumps(table).encode()))
+        if more:
+            world.heads._shown[A] = newest.seq  # as `tell` does
+        return more
+
+    assert sum(is_shown_more(old) + is_shown_more(newest) for _ in range(20)) == heads_module._MOST_REWOUND
+    world.happen(1)
+    world.shown(A)
+    assert is_shown_more(old)  # what is new was signed: a word may be lost again
 
 
 def test_a_head_that_the_server_has_not_signed_changes_nothing_at_the_site(world: World) -> None:

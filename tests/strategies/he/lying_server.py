@@ -14,6 +14,7 @@ import numpy as np
 
 from tests.masked_points import masked_plan
 from wardround.client.guard.encrypting_member import EncryptingMember
+from wardround.errors import RemoteError
 from wardround.orders import SiteId
 from wardround.simulations.identities import make_identities
 from wardround.state_store import MemoryStore
@@ -179,6 +180,8 @@ class LyingServer:
     def update(self, name: str, descriptor: Descriptor, value: int = 1, words: U32 | None = None) -> Encrypted:
         """Round start and update of one member, as its `begin` and `protect` do it."""
         machine: Any = self.members[name]._round
+        if machine is None:
+            raise RemoteError("expected the start of a round in an epoch that has begun")
         machine.receive(self.start_of(descriptor), self.now)
         words = np.full(self.size, value, dtype=np.uint32) if words is None else words
         lane: U64 = np.array([1, value], dtype=np.uint64)

@@ -1062,7 +1062,7 @@ def test_a_message_out_of_turn_is_refused_and_changes_nothing() -> None:
 
 
 def test_workers_give_what_one_process_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of one chunk, in processes of their own: encrypted by them, opened here, and the other way round."""
+    """Pieces of one chunk, one after another or in processes of their own; opened whole, each at its own place."""
     group = ready()
     key, h = key_at(group.site(0)), bytes(32)
     packing = packing_of(group.plan, 3 * 2 * group.plan.slots, 0)
@@ -1070,8 +1070,9 @@ def test_workers_give_what_one_process_gives(monkeypatch: pytest.MonkeyPatch) ->
     lane: U64 = np.zeros(0, dtype=np.uint64)
     slots = packing.pack(words, lane)
     alone = ChunkCipher(group.plan, key)
-    monkeypatch.setattr(encryption, "_WORTH_A_PROCESS", 2)
     monkeypatch.setattr(encryption, "_PIECE", 1)
+    in_pieces = alone.encrypt(h, 2, slots)
+    monkeypatch.setattr(encryption, "_WORTH_A_PROCESS", 2)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     spread = ChunkCipher(group.plan, key)
     made = spread.encrypt(h, 2, slots)
@@ -1079,7 +1080,8 @@ def test_workers_give_what_one_process_gives(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RemoteError, match="expected the sum of the listed"):
         spread.decrypt(h, [2], [made[0], made[2], made[1]])
     monkeypatch.undo()
-    assert np.array_equal(alone.decrypt(h, [2], made), slots)
+    for chunks in (made, in_pieces):
+        assert np.array_equal(alone.decrypt(h, [2], chunks), slots)
     back: U32 = packing.unpack(slots, 1)[0]
     assert np.array_equal(back, words)
 

@@ -105,6 +105,10 @@ def test_nothing_is_replaced_and_nothing_half_written(tmp_path: Path) -> None:
     assert (tmp_path / "q").read_text() == "mine"
     with pytest.raises(LocalError, match=r"q: cannot be written \(No such file"):
         write_file(tmp_path / "none" / "q", QUERY)
+    with pytest.raises(LocalError, match=r"q: cannot be written \(Not a directory"):
+        write_file(tmp_path / "q" / "q", QUERY)
+    with pytest.raises(LocalError, match=r"cannot be written \(File name too long"):
+        write_file(tmp_path / ("q" * 252), QUERY)
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
 
 
@@ -163,7 +167,7 @@ def test_a_key_in_the_owners_hands_is_reported(tmp_path: Path) -> None:
 def test_only_parameters_of_the_planner_are_known(tmp_path: Path) -> None:
     assert [parameters_of(str(one)) for one in CANDIDATES] == list(CANDIDATES)
     (tmp_path / "c").write_bytes(framed(b'{"kind": "context", "nonce": "0", "parameters": "4096 [40, 20, 40]"}'))
-    with pytest.raises(RemoteError, match=r"c: .*parameters: expected one of 4096 \[45, 44, 20\]"):
+    with pytest.raises(RemoteError, match=r"c: .*parameters: expected one of 4096 \[45, 44, 17\]"):
         read_file(tmp_path / "c", ContextHead)
 
 

@@ -46,8 +46,8 @@ def test_what_is_no_network_is_refused() -> None:
 @pytest.mark.parametrize(
     ("degree", "primes", "words"),
     [
-        (4096, (45, 45, 20), "at most 109 bits for 128-bit security, got 110"),
-        (8192, (60, 60, 60, 39), "at most 218 bits"),
+        (4096, (45, 45, 17), "at most 106 bits for 128-bit security, got 107"),
+        (8192, (60, 60, 60, 35), "at most 214 bits for 128-bit security, got 215"),
         (512, (20, 20), "at most 0 bits"),
         (4096, (61, 40), "17 to 60 bits"),
         (4096, (60,), "at least two primes"),
