@@ -16,13 +16,15 @@ rounds to Σ mᵢ exactly where |ε| < q / 2t. Of one ciphertext that is, in the
 SEAL draws errors from a centred binomial distribution within ±21 (its alternative, a clipped normal one, within ±19.2).
 A quarter of the room is left, for the rounding of SEAL's own decryption, which scales by a second modulus of 61 bits.
 
-A degree of 4096 with moduli of 54 and 55 bits, 109 together, is the most that 128 bits of security allow for a ternary
-secret. The second modulus is there for key switching; ciphertexts are modulo the first.
+A degree of 4096 with moduli of 54 and 52 bits, 106 together, has 128 bits of security for a ternary secret by the
+estimates of 2024, which the standard of 2018 allowed for 109. The second modulus is there for SEAL, which divides by it
+what is encrypted with a public key; ciphertexts are modulo the first.
 
 Sources: Fan and Vercauteren 2012, "Somewhat Practical Fully Homomorphic Encryption" (eprint 2012/144), section 4, Lemma
 1 (the noise bound of decryption); Bajard et al. 2016, "A Full RNS Variant of FV like Somewhat Homomorphic Encryption
 Schemes" (eprint 2016/510), section 3 (decryption by a second modulus); Albrecht et al. 2018, "Homomorphic Encryption
-Security Standard", table 1 (128 bits: at most 109 bits for a degree of 4096).
+Security Standard", table 1 (128 bits: at most 109 bits for a degree of 4096); Bossuat et al. 2024, "Security Guidelines
+for Implementing Homomorphic Encryption" (eprint 2024/463), table 5.2 (at most 106).
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ __all__ = ["COEFF_BITS", "DEGREE", "Form", "HEPlan", "Q", "batching_prime"]
 
 DEGREE = 4096
 """N: the degree of the ring, and the number of slots of a plaintext."""
-COEFF_BITS = (54, 55)
+COEFF_BITS = (54, 52)
 Q = 18014398509309953
 """q: the modulus of ciphertexts, the largest prime of 54 bits that is 1 modulo 2N."""
 

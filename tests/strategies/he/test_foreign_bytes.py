@@ -76,7 +76,7 @@ REFUSED_CHUNKS: dict[str, Callable[[], bytes]] = {
     "16 polynomials": lambda: wrapped(ciphertext(PARMS, polynomials=16)),
     "16 polynomials of two primes": lambda: wrapped(ciphertext(KEY_PARMS, polynomials=16, primes=2)),
     "two ciphertexts": lambda: GOOD + GOOD[len(BEFORE) - 1 :],
-    "as many as fit": lambda: GOOD + b"".join([field(2, ciphertext(PARMS))] * 500),
+    "as many as fit": lambda: GOOD + b"".join([field(2, ciphertext(PARMS, polynomials=16))] * 400),
     "sizes of many": lambda: field(1, b"\x01" * 10_000) + field(2, seal_part(GOOD)),
     "a huge size": lambda: field(1, varint(2**35 - 1)) + field(2, seal_part(GOOD)),
     "another number of slots": lambda: field(1, varint(DEGREE - 1)) + field(2, seal_part(GOOD)),
@@ -109,14 +109,24 @@ REFUSED_CHUNKS: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "no object": lambda: BEFORE,
     "a length that never ends": lambda: BEFORE + b"\xff" * 20,
+    "a length of six bytes": lambda: (
+        BEFORE + bytes((len(WHOLE) & 127 | 128, len(WHOLE) >> 7 | 128, 128, 128, 128, 0)) + WHOLE
+    ),
     "too large": lambda: framed(bytes(MAX_CHUNK_BYTES), 0),
 }
 
 
+def unreached(*given: object) -> None:
+    raise AssertionError("expected that nothing is loaded")
+
+
 @pytest.mark.parametrize("name", REFUSED_CHUNKS)
-def test_a_chunk_that_could_grow_is_refused_before_it_is_loaded(name: str) -> None:
-    with pytest.raises(RemoteError, match="ciphertext: expected"):
-        check_chunk(REFUSED_CHUNKS[name]())
+def test_a_chunk_that_could_grow_is_refused_before_it_is_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = REFUSED_CHUNKS[name]()
+    monkeypatch.setattr(ts, "bfv_vector_from", unreached)
+    for load in (check_chunk, lambda data: KeylessSum(PUBLIC, 1).add([data]), HOLDERS[Form.SEEDED].decrypt):
+        with pytest.raises(RemoteError, match="ciphertext: expected"):
+            load(data)
 
 
 @pytest.mark.parametrize("form", list(Form))
@@ -191,9 +201,18 @@ REFUSED_CONTEXTS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED_CONTEXTS)
-def test_a_context_with_more_than_ours_have_is_refused_before_it_is_loaded(name: str) -> None:
-    with pytest.raises(RemoteError, match="context: expected"):
-        check_context(REFUSED_CONTEXTS[name]())
+def test_a_context_with_more_than_ours_have_is_refused_before_it_is_loaded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = REFUSED_CONTEXTS[name]()
+    monkeypatch.setattr(ts, "context_from", unreached)
+    for load in (
+        check_context,
+        lambda data: PublicContext(PLAN, data),
+        lambda data: KeyHolder(PLAN, Form.SEEDED, data),
+    ):
+        with pytest.raises(RemoteError, match="context: expected"):
+            load(data)
 
 
 # -- whatever else comes -------------------------------------------------------------------------------------
@@ -280,7 +299,7 @@ def _peak() -> int:
 
 
 def _largest() -> list[tuple[bool, bytes]]:
-    """Whether a chunk, and what passes and is the most, or of a random kind."""
+    """Whether a chunk, and: what is real, what passes and is the most, a bomb, and what random changes make."""
     most: list[tuple[bool, bytes]] = [
         *((True, real) for real in (*CHUNKS.values(), *SUMS.values())),
         *((False, holder.public) for holder in HOLDERS.values()),
@@ -289,6 +308,7 @@ def _largest() -> list[tuple[bool, bytes]]:
         (True, wrapped(ciphertext(PARMS, ntt=True))),
         (True, framed(zstd([*[block(b"\0", 1, BLOCK)] * 2, block(b"\0", 1, BLOCK, last=True)], 3 * BLOCK))),
         (True, framed(_nested_bomb(), 0)),
+        (True, REFUSED_CHUNKS["as many as fit"]()),
         (False, again({2: field(1, ciphertext(KEY_PARMS, primes=2, ntt=True))})),
         (False, again({3: field(1, ciphertext(KEY_PARMS, primes=2, ntt=True))})),
     ]
@@ -313,7 +333,6 @@ def _load_all(checked: bool) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
     given, loaded, refused = _largest(), 0, 0
     if not checked:
-        given = [(True, GOOD + b"".join([field(2, ciphertext(PARMS, polynomials=16))] * 400))]
         setattr(scheme, "check_chunk", lambda data: None)  # noqa: B010
     before = _peak()
     for is_chunk, data in given:

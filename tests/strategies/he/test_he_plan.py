@@ -180,7 +180,7 @@ def test_primes_are_told_from_other_numbers(number: int) -> None:
 
 def test_the_security_level_is_the_one_of_128_bits_and_is_enforced() -> None:
     """SEAL's own table, from the Homomorphic Encryption Standard; and it refuses a bit more."""
-    assert sum(COEFF_BITS) == seal.CoeffModulus.MaxBitCount(DEGREE, seal.SEC_LEVEL_TYPE.TC128) == 109
+    assert sum(COEFF_BITS) == 106 <= seal.CoeffModulus.MaxBitCount(DEGREE, seal.SEC_LEVEL_TYPE.TC128)
     plan = HEPlan(members=3)
     raw: Any = ts.context_from(new_key(plan, Form.SEEDED)).seal_context().data
     assert raw.parameters_set()

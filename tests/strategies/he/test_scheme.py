@@ -305,11 +305,11 @@ def bfv_context(plain_modulus: int, coeff: list[int], degree: int = DEGREE) -> b
 
 
 OTHER_CONTEXTS: dict[str, Callable[[], bytes]] = {
-    "another plain modulus": lambda: bfv_context(1032193, [54, 55]),
-    "one for other members": lambda: bfv_context(HEPlan(members=64).plain_modulus, [54, 55]),
+    "another plain modulus": lambda: bfv_context(1032193, [54, 52]),
+    "one for other members": lambda: bfv_context(HEPlan(members=64).plain_modulus, [54, 52]),
     "another modulus": lambda: bfv_context(PLAN.plain_modulus, [53, 55]),
     "three moduli": lambda: bfv_context(PLAN.plain_modulus, [36, 36, 37]),
-    "a larger ring": lambda: bfv_context(PLAN.plain_modulus, [54, 55], 8192),
+    "a larger ring": lambda: bfv_context(PLAN.plain_modulus, [54, 52], 8192),
     "CKKS": lambda: bytes(
         ts.context(ts.SCHEME_TYPE.CKKS, DEGREE, coeff_mod_bit_sizes=[54, 55]).serialize(save_secret_key=False)
     ),
