@@ -77,8 +77,8 @@ class EncryptingMember(Member):
         except RefusedError as error:
             if error.cause is Cause.FORGED_SUM:
                 epoch, number = self._at(message)
-                self.close()
                 self._membership.state.store.put(self._forged_key, str(self._forged + 1).encode())
+                self.close()
                 self._note("sum.forged", epoch=epoch, round=number)
                 self._note("key.erased", reason="a sum was forged")
             raise

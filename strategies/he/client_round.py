@@ -6,7 +6,7 @@ of the one sum that is opened; `m1`, the encrypted update. They are written befo
 
 A member opens one sum of a round, of the list that more than half of the roster signed, itself among them or not. What
 does not have the tags of that list ends the epoch: the key is erased before the refusal is sent, so that a server that
-alters ciphertexts to see what members make of them learns one such answer, and no more.
+alters ciphertexts to see what members make of them gets no answer of this member after the first such one.
 """
 
 import hashlib

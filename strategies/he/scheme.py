@@ -228,14 +228,9 @@ def _loaded(plan: HEPlan, data: bytes) -> "ts.Context":
     except (RuntimeError, ValueError, TypeError) as error:
         raise RemoteError(f"context: expected one of TenSEAL ({error})") from None
     moduli = [one.value() for one in found.coeff_modulus()]
-    ours = ("BFV", DEGREE, plan.plain_modulus, Q, len(COEFF_BITS))
-    if (
-        found.scheme().name,
-        found.poly_modulus_degree(),
-        found.plain_modulus().value(),
-        moduli[0],
-        len(moduli),
-    ) != ours:
+    theirs = (found.scheme().name, found.poly_modulus_degree(), found.plain_modulus().value(), moduli[0])
+    bits = tuple(modulus.bit_length() for modulus in moduli)
+    if theirs != ("BFV", DEGREE, plan.plain_modulus, Q) or bits != COEFF_BITS:
         raise RemoteError("context: expected the parameters that follow from the plan, got others")
     return context
 

@@ -46,6 +46,10 @@ from wardround.strategies.secagg.wire import Record
 __all__ = ["EncryptedServerRound"]
 
 
+_MOST_OFFERS = 2
+"""Times that a list is shown to those who have not signed it."""
+
+
 class EncryptedServerRound:
     """The machine of the server in one round; the same phases as `ServerRound`, MASKS for the encrypted updates.
 
@@ -71,6 +75,7 @@ class EncryptedServerRound:
         self.bad_dealers: frozenset[int] = frozenset()
         self._offered: dict[int, OfferedUpdate] = {}
         self._votes: dict[int, SurvivorSignature] = {}
+        self._offers = 1
         self._survivors = b""
         self._total: tuple[tuple[int, ...], bytes] = (), b""
         self._openers: list[int] = []
@@ -110,7 +115,8 @@ class EncryptedServerRound:
             return self._to(everybody, self._start)
         if self.phase is ServerRoundPhase.SIGNATURES:
             listed = tuple(self._offered[member] for member in sorted(self._offered))
-            return self._to(everybody, EncryptedOffer(h=self._h, members=listed))
+            silent = [member for member in everybody if member not in self._votes]
+            return self._to(silent, EncryptedOffer(h=self._h, members=listed))
         if self.phase is ServerRoundPhase.OPENINGS:
             return [
                 Outgoing(self._setting.cohort.names[member], self._request(wanted))
@@ -180,6 +186,9 @@ class EncryptedServerRound:
 
     def _ask(self) -> list[Outgoing]:
         needed = self._setting.cohort.threshold(0)
+        if len(self._votes) < needed and self._offers < _MOST_OFFERS:
+            self._offers += 1  # who has signed lets no other list be opened over this model
+            return self.outgoing()
         if len(self._votes) < needed:
             return self._stop(
                 Cause.TOO_FEW_SIGNATURES,

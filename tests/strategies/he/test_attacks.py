@@ -578,8 +578,8 @@ def test_what_members_sent_is_not_taken_in_another_round_attempt_epoch_or_run(wh
     for name in lab.names:
         with pytest.raises(RemoteError):
             machine.receive(name, sent[name], lab.now)
-    for name, update in lab.updates(descriptor).items():
-        machine.receive(name, update, lab.now)
+    for again in lab.updates(descriptor).values():
+        machine.receive(lab.names[again.header.member], again, lab.now)
     asked = machine.close()
     for name in lab.names:
         vote = votes[name]
@@ -594,9 +594,9 @@ def test_what_members_sent_is_not_taken_in_another_round_attempt_epoch_or_run(wh
     for name in lab.names:
         told = opened[name]
         assert isinstance(told, Opened)
-        for again in (told, replace(told, h=digest_of(descriptor), survivors=machine._survivors)):
+        for late in (told, replace(told, h=digest_of(descriptor), survivors=machine._survivors)):
             with pytest.raises(RemoteError):
-                machine.receive(name, again, lab.now)
+                machine.receive(name, late, lab.now)
     open_all(lab, machine, lab.tell)
     assert len(machine.results) == 1 and machine.abort is None
 

@@ -31,7 +31,8 @@ SLOTS = np.arange(DEGREE, dtype=np.uint64)
 CHUNKS = {form: holder.encrypt(SLOTS) for form, holder in HOLDERS.items()}
 GOOD = CHUNKS[Form.SEEDED]
 CONTEXT = HOLDERS[Form.SEEDED].public
-BEFORE = GOOD[: GOOD.index(b"\x5e\xa1\x10")]
+BEFORE = field(1, varint(DEGREE)) + b"\x12"
+"""What a chunk begins with: the size of its one ciphertext, and that this follows."""
 VERSION = seal_part(GOOD)[3:5]
 PUBLIC = PublicContext(PLAN, CONTEXT)
 _SEAL: Any = PUBLIC.context.seal_context().data
