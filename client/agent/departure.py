@@ -31,6 +31,10 @@ _ERASED = (
     "revocations.der",
     "revocations-number",
     "changed",
+    "data.lock",
+    "plans.lock",
+    "policy.lock",
+    "withdrawn.lock",
 )
 _FOLDERS = ("plans", "pins", "runs", "jobs")
 
