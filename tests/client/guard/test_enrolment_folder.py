@@ -91,7 +91,7 @@ def test_a_site_that_has_not_joined_answers_nothing(tmp_path: Path) -> None:
 
 def test_a_plan_without_secure_aggregation_is_not_approved(tmp_path: Path) -> None:
     site = EnrolmentFolder.make(tmp_path / "alone", "alone")
-    with pytest.raises(LocalError, match="expected a plan with protection.mode"):
+    with pytest.raises(LocalError, match=r"expected a plan with protection\.mode"):
         site.approve(plan_of().override(["protection.mode=off"]))
     assert not (tmp_path / "alone" / "plan.toml").exists()
 
