@@ -11,11 +11,9 @@ parts than the modulus has primes (`switch_key_inplace` in native/src/seal/evalu
 """
 
 import math
-import os
 import struct
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from wardround.extras import require
 from wardround.strategies.he.foreign_bytes import holds_secret_key
 from wardround.strategies.he.inference_file import join_parts, split_parts
 from wardround.strategies.he.inference_plan import Layer, Network, ParameterSet, rounded_weights
+from wardround.strategies.he.memory_file import load_bytes, saved_bytes
 from wardround.vector import F64
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def new_key(parameters: ParameterSet, *, squares: bool) -> tuple[bytes, bytes]:
         context.serialize(save_secret_key=True, save_public_key=False, save_galois_keys=False, save_relin_keys=False)
     )
     parts = context.relin_keys().data.key(_SQUARED) if squares else ()
-    return secret, join_parts(_saved(part.save) for part in parts)
+    return secret, join_parts(saved_bytes(part.save) for part in parts)
 
 
 def ciphertext_bytes(parameters: ParameterSet) -> int:
@@ -134,7 +133,7 @@ class Asker:
         for start in range(0, len(rows), slots):
             for values in rows[start : start + slots].T:
                 self._encoder.encode(values.tolist(), scale, plain)
-                yield _saved(self._encryptor.encrypt_symmetric(plain).save)
+                yield saved_bytes(self._encryptor.encrypt_symmetric(plain).save)
 
     def decrypt(self, ciphertexts: Sequence[bytes], *, rows: int, outputs: int, squares: int) -> F64:
         """The outputs, shape (rows, outputs), of the ciphertexts of `Owner.answer`.
@@ -191,7 +190,7 @@ class Owner:
                 values = iter(self._linear(layer, values))
             except _REFUSALS as error:  # SEAL refuses a product that hides nothing
                 raise RemoteError(f"query: expected ciphertexts that can be computed on ({error})") from None
-        return [_saved(value.save) for value in values]
+        return [saved_bytes(value.save) for value in values]
 
     def _linear(self, layer: Layer, values: Iterator[Any]) -> list[Any]:
         """The layer's outputs; `values` come one by one, so that few are in memory."""
@@ -253,7 +252,7 @@ def _relin_keys(context: Any, parts: Sequence[bytes]) -> Any:
     header = _HEADER.pack(ours.magic, _HEADER.size, ours.version_major, ours.version_minor, 0, 0, size)
     keys = seal.RelinKeys()
     try:
-        _load(keys, context, header + body)
+        load_bytes(partial(keys.load, context), header + body)
         found = [len(keys.key(_SQUARED))] if keys.size() == 1 else []
     except _REFUSALS as error:
         raise RemoteError(f"context: expected keys for relinearisation of the model's parameters ({error})") from None
@@ -285,7 +284,7 @@ def _ciphertext(context: Any, data: bytes, bits: int) -> Any:
 
     ciphertext = seal.Ciphertext()
     try:
-        _load(ciphertext, context, data)
+        load_bytes(partial(ciphertext.load, context), data)
         size, scale, of = ciphertext.size(), ciphertext.scale, ciphertext.parms_id()
     except _REFUSALS as error:
         raise RemoteError(f"expected a ciphertext of this context ({error})") from None
@@ -296,34 +295,3 @@ def _ciphertext(context: Any, data: bytes, bits: int) -> Any:
             "that hides nothing"
         )
     return ciphertext
-
-
-def _load(target: Any, context: Any, data: bytes) -> None:
-    """Have SEAL read `data` into `target`."""
-    with _memory_file() as (descriptor, path):
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        target.load(context, path)
-
-
-def _saved(save: Callable[[str], None]) -> bytes:
-    """What SEAL writes to a path; of what may leave the asker alone."""
-    with _memory_file() as (descriptor, path):
-        save(path)
-        with open(descriptor, "rb", closefd=False) as file:
-            file.seek(0)
-            return file.read()
-
-
-@contextmanager
-def _memory_file() -> Iterator[tuple[int, str]]:
-    """A file in memory where the system has them, else one on disk: SEAL's interface knows paths alone."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("wardround-inference")
-        try:
-            yield descriptor, f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        yield file.fileno(), file.name

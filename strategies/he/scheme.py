@@ -8,10 +8,7 @@ vector of TenSEAL, loads wherever that does; a server that has no key adds it up
 What this rests on is not TenSEAL's documented interface, so `self_test` tries it all before the first key is made.
 """
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +16,9 @@ import numpy as np
 
 from wardround.errors import LocalError, RemoteError
 from wardround.extras import require
-from wardround.strategies.he.foreign_bytes import MAX_CHUNK_BYTES, check_chunk, check_context, wrapped
+from wardround.strategies.he.foreign_bytes import check_chunk, check_context, wrapped
 from wardround.strategies.he.he_plan import COEFF_BITS, DEGREE, Form, HEPlan, Q
+from wardround.strategies.he.memory_file import saved_bytes
 from wardround.strategies.secagg.keystream import U64
 from wardround.strategies.secagg.wire import Buffer
 
@@ -93,7 +91,7 @@ class KeyHolder:
 
             return bytes(ts.bfv_vector(self._context, slots.tolist()).serialize())
         self._encoder.encode(slots.tolist(), self._plaintext)
-        return wrapped(_saved(self._encryptor.encrypt_symmetric(self._plaintext).save))
+        return wrapped(saved_bytes(self._encryptor.encrypt_symmetric(self._plaintext).save))
 
     def decrypt(self, chunk: Buffer) -> U64:
         """The slots of a sum, shape (4096,), values below t. Raises RemoteError for what is no ciphertext of ours."""
@@ -250,24 +248,3 @@ def _vector(context: "ts.Context", chunk: Buffer) -> Any:
     except (RuntimeError, ValueError, TypeError) as error:
         raise RemoteError(f"ciphertext: expected one of this epoch's parameters ({error})") from None
     return vector
-
-
-def _saved(save: Callable[[str], None]) -> bytes:
-    """What SEAL writes to a path."""
-    with _memory_file() as (descriptor, path):
-        save(path)
-        return os.pread(descriptor, MAX_CHUNK_BYTES, 0)
-
-
-@contextmanager
-def _memory_file() -> Iterator[tuple[int, str]]:
-    """A file in memory where the system has them, else one on disk; of ciphertexts alone."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("wardround-he")
-        try:
-            yield descriptor, f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        yield file.fileno(), file.name

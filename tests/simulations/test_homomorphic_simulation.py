@@ -19,6 +19,7 @@ from wardround.simulations.result import Result
 from wardround.simulations.simulate import simulate
 from wardround.strategies.federated import FederatedStrategy
 from wardround.strategies.he import scheme
+from wardround.strategies.he.memory_file import saved_bytes
 from wardround.strategies.plain import Plain
 from wardround.strategies.secagg.encoding import Encoding
 from wardround.strategies.secagg.plan_terms import encoding_of, he_plan_of
@@ -254,8 +255,8 @@ def test_without_the_raw_interface_a_run_falls_back_to_public_encryption(
     """The interface is gone, or writes other sizes: the notice says so, and the model is the same."""
     scheme._self_test.cache_clear()
     if sizes:
-        saved = scheme._saved
-        monkeypatch.setattr(scheme, "_saved", lambda save: saved(save) * 2)
+        saved = saved_bytes
+        monkeypatch.setattr(scheme, "saved_bytes", lambda save: saved(save) * 2)
     else:
         monkeypatch.delattr(seal, "Encryptor")
     try:

@@ -26,11 +26,12 @@ from tests.strategies.he.encrypted_group import (
 )
 from tests.strategies.secagg.simulated_group import SERVER_KEY, Hook, name_of, signing_key
 from wardround.errors import LocalError, RemoteError
-from wardround.strategies.he import client_round, encryption, scheme
+from wardround.strategies.he import client_round, encryption
 from wardround.strategies.he.client_round import EncryptedRound
 from wardround.strategies.he.encryption import ChunkCipher
 from wardround.strategies.he.foreign_bytes import wrapped
 from wardround.strategies.he.key_ceremony import EpochKey, stored_key
+from wardround.strategies.he.memory_file import saved_bytes
 from wardround.strategies.he.messages import (
     Encrypted,
     EncryptedHeader,
@@ -992,7 +993,7 @@ def negated(group: EncryptedGroup, chunk: bytes) -> bytes:
     context = group.context.context
     (found,) = ts.bfv_vector_from(context, chunk).ciphertext()
     seal.Evaluator(context.seal_context().data).negate_inplace(found)
-    return wrapped(scheme._saved(found.save))
+    return wrapped(saved_bytes(found.save))
 
 
 def test_signatures_of_another_list_or_member_are_not_counted() -> None:

@@ -18,6 +18,7 @@ from wardround.errors import LocalError, RemoteError
 from wardround.strategies.he import scheme
 from wardround.strategies.he.foreign_bytes import MAX_CHUNK_BYTES, _varint, wrapped
 from wardround.strategies.he.he_plan import COEFF_BITS, DEGREE, Form, HEPlan
+from wardround.strategies.he.memory_file import saved_bytes
 from wardround.strategies.he.scheme import (
     KeyHolder,
     KeylessSum,
@@ -61,7 +62,7 @@ def opened(total: KeylessSum, holder: KeyHolder = HOLDER) -> list[list[int]]:
 def seal_part(chunk: bytes) -> bytes:
     """The ciphertext in SEAL's format, out of TenSEAL's vector."""
     (found,) = ts.bfv_vector_from(HOLDER._context, chunk).ciphertext()
-    return scheme._saved(found.save)
+    return saved_bytes(found.save)
 
 
 # -- what is encrypted is decrypted --------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def evaluated(change: Callable[[Any, Any, Any], None]) -> bytes:
     context: Any = HOLDER._context.seal_context().data
     (found,) = ts.bfv_vector_from(HOLDER._context, HOLDER.encrypt(slots_of(1))).ciphertext()
     change(seal.Evaluator(context), found, context)
-    return wrapped(scheme._saved(found.save))
+    return wrapped(saved_bytes(found.save))
 
 
 def transparent() -> bytes:
@@ -142,7 +143,7 @@ def transparent() -> bytes:
     context: Any = HOLDER._context.seal_context().data
     zeros = seal.Ciphertext(context, context.first_parms_id(), 2)
     zeros.resize(2)
-    return wrapped(scheme._saved(zeros.save))
+    return wrapped(saved_bytes(zeros.save))
 
 
 def short(count: int) -> bytes:
@@ -211,7 +212,7 @@ def negated(chunk: bytes) -> bytes:
     context: Any = HOLDER._context.seal_context().data
     (found,) = ts.bfv_vector_from(HOLDER._context, chunk).ciphertext()
     seal.Evaluator(context).negate_inplace(found)
-    return wrapped(scheme._saved(found.save))
+    return wrapped(saved_bytes(found.save))
 
 
 @pytest.mark.parametrize("honest", [0, 1])
@@ -359,7 +360,7 @@ def without_symmetric_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both polynomials are written, as the documented interface does."""
-    saved = scheme._saved
+    saved = saved_bytes
 
     def both(save: Any) -> bytes:
         context: Any = HOLDER._context
@@ -367,19 +368,19 @@ def with_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         data = saved(save)
         return data + bytes(len(data))
 
-    monkeypatch.setattr(scheme, "_saved", both)
+    monkeypatch.setattr(scheme, "saved_bytes", both)
 
 
 def with_a_fixed_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes twice: whatever was random is not."""
     kept: list[bytes] = []
-    saved = scheme._saved
+    saved = saved_bytes
 
     def first(save: Any) -> bytes:
         kept.append(saved(save))
         return kept[0]
 
-    monkeypatch.setattr(scheme, "_saved", first)
+    monkeypatch.setattr(scheme, "saved_bytes", first)
 
 
 def with_inexact_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
