@@ -23,9 +23,8 @@ from wardround.strategies.secagg.wire import Record
 
 __all__ = ["EncryptingMember", "KeepArchive", "KeyNote", "member_of"]
 
-_MOST_FORGED = 3
-"""Of a run: each tells the server a little of a key, and more than a few are no accidents."""
-
+_MOST_FORGED = 5
+"""In a row: as many as void rounds end a run. Each tells the server a little of a key that is then erased."""
 KeyNote = Callable[..., None]
 """Writes a line of the site's audit log: `note(kind, **detail)`."""
 KeepArchive = Callable[[ArchiveKey], None]
@@ -85,6 +84,8 @@ class EncryptingMember(Member):
         if isinstance(message, EpochStart) and self._round is None:  # only now: an epoch that was refused ends none
             self._erase("another epoch begins")
         if isinstance(message, OpenRequest):
+            if self._forged:
+                self._membership.state.store.put(self._forged_key, b"0")
             self._note("sum.opened", epoch=self._at(message)[0], round=self._at(message)[1])
         return outgoing
 
@@ -121,7 +122,7 @@ class EncryptingMember(Member):
 
     @property
     def _forged(self) -> int:
-        """How many forged sums this member has seen in this run."""
+        """How many forged sums this member has seen since it opened one that was not."""
         return int(self._membership.state.store.get(self._forged_key) or 0)
 
     @property

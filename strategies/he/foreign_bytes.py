@@ -49,8 +49,12 @@ def check_chunk(data: bytes) -> None:
         raise RemoteError(f"ciphertext: expected one of this epoch's parameters ({error})") from None
 
 
-def check_context(data: bytes) -> None:
-    """Raises RemoteError for a context with other fields than ours have, or too large when it is unpacked."""
+def check_context(data: bytes) -> bytes:
+    """The parameters of a context, as SEAL wrote them.
+
+    Raises RemoteError for a context with other fields than ours have, or too large when it is unpacked.
+    """
+    parameters = b""
     try:
         if len(data) > _MAX_CONTEXT_BYTES:
             raise ValueError(f"{len(data)} bytes")
@@ -59,14 +63,16 @@ def check_context(data: bytes) -> None:
             seen.append(field)
             if field == _PARAMETERS and isinstance(value, bytes):
                 _check_object(value)
+                parameters = value
             elif field in _KEYS and isinstance(value, bytes):
                 _check_keys(_KEYS[field], value)
             elif field != _TYPE or isinstance(value, bytes):
                 raise ValueError(f"field {field}")
-        if len(set(seen)) != len(seen):
-            raise ValueError("a field twice")
+        if not parameters or len(set(seen)) != len(seen):
+            raise ValueError("a field twice, or no parameters")
     except (ValueError, IndexError) as error:
         raise RemoteError(f"context: expected parameters and keys of BFV alone ({error})") from None
+    return parameters
 
 
 def holds_secret_key(data: bytes) -> bool:

@@ -10,7 +10,7 @@ Where a plan wants the released model sealed, what it is sealed to is durable in
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flwr.serverapp import Grid
@@ -111,11 +111,13 @@ class Homomorphic(Masking):
             have = self._handed_out(exchange, cohort, dealer, deal)
             least = max(cohort.threshold(0), cohort.parameters.min_survivors)
             if len(have) < least:
-                missing = [SiteId(name) for name in cohort.names if name not in have]
+                missing = [SiteId(name) for name in cohort.names if name not in have or name == dealer]
+                for site in missing:  # it may be the dealer's doing: a run where every site fails ends at once
+                    exchange.absences[site] = replace(exchange.absences[site], failed=False)
                 exchange.evidence.abort(
                     Cause.TOO_FEW_MEMBERS.name,
                     missing,
-                    f"epoch {cohort.epoch}: expected {least} members to take its key, got {len(have)}",
+                    f"epoch {cohort.epoch}: expected {least} members to take {dealer}'s key, got {len(have)}",
                 )
                 return None
             header = deal.header

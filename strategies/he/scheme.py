@@ -18,7 +18,7 @@ from wardround.errors import LocalError, RemoteError
 from wardround.extras import require
 from wardround.strategies.he.foreign_bytes import check_chunk, check_context, wrapped
 from wardround.strategies.he.he_plan import COEFF_BITS, DEGREE, Form, HEPlan, Q
-from wardround.strategies.he.memory_file import saved_bytes
+from wardround.strategies.he.memory_file import load_bytes, saved_bytes
 from wardround.strategies.secagg.keystream import U64
 from wardround.strategies.secagg.wire import Buffer
 
@@ -217,20 +217,31 @@ def _drifted(version: str, form: Form, got: str) -> str:
 def _loaded(plan: HEPlan, data: bytes) -> "ts.Context":
     require("he")
     import tenseal as ts
-    import tenseal.sealapi
 
-    check_context(data)
+    _check_parameters(plan, check_context(data))
     try:
-        context = ts.context_from(data)
-        found = context.seal_context().data.key_context_data().parms()
+        return ts.context_from(data)
     except (RuntimeError, ValueError, TypeError) as error:
         raise RemoteError(f"context: expected one of TenSEAL ({error})") from None
+
+
+def _check_parameters(plan: HEPlan, parameters: bytes) -> None:
+    """Raises RemoteError for other parameters than the plan's, before a context is made of them.
+
+    Of a hundred bytes of parameters TenSEAL makes tables of gigabytes.
+    """
+    import tenseal.sealapi as seal
+
+    found = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+    try:
+        load_bytes(found.load, parameters)
+    except (RuntimeError, ValueError) as error:
+        raise RemoteError(f"context: expected one of TenSEAL ({error})") from None
     moduli = [one.value() for one in found.coeff_modulus()]
-    theirs = (found.scheme().name, found.poly_modulus_degree(), found.plain_modulus().value(), moduli[0])
+    theirs = (found.scheme().name, found.poly_modulus_degree(), found.plain_modulus().value(), *moduli[:1])
     bits = tuple(modulus.bit_length() for modulus in moduli)
     if theirs != ("BFV", DEGREE, plan.plain_modulus, Q) or bits != COEFF_BITS:
         raise RemoteError("context: expected the parameters that follow from the plan, got others")
-    return context
 
 
 def _vector(context: "ts.Context", chunk: Buffer) -> Any:

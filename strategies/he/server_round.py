@@ -237,10 +237,11 @@ class EncryptedServerRound:
             self._asking = {self._openers.pop(0): Wanted.WORDS}
         if self._asking:
             return self.outgoing()
-        silent = [member for member in self._votes if member not in self._opened]
+        # who says a sum alone may be the one who has spoiled it, so that the others refused: nobody is named without it
+        parties = [member for member in self._votes if agreed and member not in self._opened] or sorted(self._votes)
         if len(self._opened) > 1 and not agreed:
-            silent = list(self._opened)
-        return self._stop(Cause.FORGED_SUM, silent, "expected two members to open the same sum, got none that did")
+            parties = list(self._opened)
+        return self._stop(Cause.FORGED_SUM, parties, "expected two members to open the same sum, got none that did")
 
     @property
     def _agreed(self) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tenseal as ts
+import tenseal.sealapi as seal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from wardround.errors import RemoteError
 from wardround.strategies.he import scheme
 from wardround.strategies.he.foreign_bytes import MAX_CHUNK_BYTES, _fields, check_chunk, check_context, wrapped
 from wardround.strategies.he.he_plan import DEGREE, Form, HEPlan
+from wardround.strategies.he.memory_file import saved_bytes
 from wardround.strategies.he.scheme import KeyHolder, KeylessSum, PublicContext, new_key
 
 ROOT = Path(__file__).parents[3]
@@ -139,7 +141,7 @@ def test_a_truncated_chunk_or_context_is_refused(form: Form) -> None:
     for real in (HOLDERS[form].public, KEYS[form]):
         ends = {at for at in range(len(real)) if _passes(check_context, real[:at])}
         fields = fields_of(real)  # only between two fields
-        assert ends == {len(b"".join(field(*one) for one in fields[:count])) for count in range(len(fields))}
+        assert ends == {len(b"".join(field(*one) for one in fields[:count])) for count in range(1, len(fields))}
 
 
 def _passes(check: Callable[[bytes], object], data: bytes) -> bool:
@@ -182,6 +184,7 @@ REFUSED_CONTEXTS: dict[str, Callable[[], bytes]] = {
     "keys twice": lambda: CONTEXT + field(2, b""),
     "keys as a number": lambda: again({2: 1}),
     "parameters as a number": lambda: again({1: 1}),
+    "no parameters": lambda: b"".join(field(*one) for one in fields_of(CONTEXT)[1:]),
     "a kind of bytes": lambda: again({4: b"x"}),
     "a key of its own": lambda: again({2: field(7, b"x")}),
     "a key twice": lambda: again({2: field(1, b"") * 2}),
@@ -214,6 +217,35 @@ def test_a_context_with_more_than_ours_have_is_refused_before_it_is_loaded(
     ):
         with pytest.raises(RemoteError, match="context: expected"):
             load(data)
+
+
+def _other_parameters(scheme_type: str, degree: int, primes: int) -> bytes:
+    """A context of so many primes of about 20 bits: a hundred bytes, of which a context makes tables of gigabytes."""
+    found, candidate = list[int](), 2 * degree + 1
+    while len(found) < primes:
+        if all(candidate % small for small in range(3, int(candidate**0.5) + 1, 2)) and candidate != 786433:
+            found.append(candidate)
+        candidate += 2 * degree
+    made = seal.EncryptionParameters(getattr(seal.SCHEME_TYPE, scheme_type))
+    made.set_poly_modulus_degree(degree)
+    made.set_coeff_modulus([seal.Modulus(prime) for prime in found])
+    if scheme_type == "BFV":
+        made.set_plain_modulus(seal.Modulus(786433))
+    return again({1: saved_bytes(made.save)})
+
+
+LARGE = [("CKKS", 32768, 37), ("BFV", 32768, 37), ("BFV", 16384, 20)]
+
+
+@pytest.mark.parametrize(("scheme_type", "degree", "primes"), LARGE)
+def test_other_parameters_are_refused_before_a_context_is_made_of_them(
+    scheme_type: str, degree: int, primes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = _other_parameters(scheme_type, degree, primes)
+    assert len(data) < 200
+    monkeypatch.delattr(ts, "context_from")
+    with pytest.raises(RemoteError, match="context: expected the parameters that follow from the plan"):
+        PublicContext(PLAN, data)
 
 
 # -- whatever else comes -------------------------------------------------------------------------------------
@@ -304,6 +336,7 @@ def _largest() -> list[tuple[bool, bytes]]:
     most: list[tuple[bool, bytes]] = [
         *((True, real) for real in (*CHUNKS.values(), *SUMS.values())),
         *((False, holder.public) for holder in HOLDERS.values()),
+        *((False, _other_parameters(*one)) for one in LARGE),
         (True, wrapped(ciphertext(PARMS, polynomials=11))),
         (True, wrapped(ciphertext(KEY_PARMS, polynomials=5, primes=2))),
         (True, wrapped(ciphertext(PARMS, ntt=True))),

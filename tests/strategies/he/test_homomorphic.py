@@ -246,7 +246,7 @@ def test_a_member_who_says_it_has_another_key_is_not_counted_on() -> None:
         replace(message, fingerprint=bytes(32)) if isinstance(message, KeyAccepted) else message
     )
     assert points.collect() == []
-    assert points.aborts() == [("TOO_FEW_MEMBERS", tuple(points.sites[1:]))]
+    assert points.aborts() == [("TOO_FEW_MEMBERS", tuple(points.sites))]  # it may be the dealer, who is the first
 
 
 @pytest.mark.parametrize("others", [1, 2])
