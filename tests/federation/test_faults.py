@@ -6,6 +6,7 @@ revoked comes last. A round is held where a test needs it by freezing one hospit
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 
@@ -214,9 +215,16 @@ def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
     stage = field.stage
     passphrase = ("--passphrase-file", str(stage.folder / SERVER / "passphrase"))
     backup = stage.folder / SERVER / "yesterday"
-    (run,) = field.begin_held(rounds=10, by=B)
+    (run,) = field.begin_held(rounds=200, by=B)
     stage.run(SERVER, "server", "backup", str(backup), *passphrase)
+    found = re.search(r"^ *records +(\d+),", stage.run(SERVER, "server", "audit", "verify"), re.MULTILINE)
+    assert found
     stage.thaw(B)
+    until(
+        lambda: all(_head_of(field, hospital) > int(found[1]) for hospital in HOSPITALS),
+        lambda: "no hospital has seen more of the server's log than is in the backup",
+        every_s=0.1,
+    )
     field.hold(run, by=C, after=5)  # an agent sends its last replies again, and these are more
     assert stage.stop(SERVER) == 0
     stage.thaw(C)
@@ -238,14 +246,20 @@ def test_a_server_from_an_old_backup_repeats_no_round(field: Field) -> None:
         assert stage.try_run(hospital, "client", "audit", "verify").returncode == 0
     stage.run(SERVER, "run", "resume", str(run.number))
 
-    found = field.wait_ended(run, "failed")
-    assert "it was done here and is not done again" in found["reason"]
+    ended = field.wait_ended(run, "failed")
+    assert "it was done here and is not done again" in ended["reason"]
     assert field.rounds(run) == []
     for hospital in HOSPITALS:
         assert "it was done here and is not done again" in field.log(hospital)
     again = field.begin(rounds=2)
     field.check_numbers(again, field.wait_ended(again), 2)
     _check_evidence(field)
+
+
+def _head_of(field: Field, hospital: str) -> int:
+    """How many records of the server's log the hospital has signed."""
+    path = field.stage.folder / hospital / "state" / "audit" / "server-head.json"
+    return int(json.loads(path.read_text())["seq"]) if path.exists() else 0
 
 
 def _check_evidence(field: Field) -> None:

@@ -148,4 +148,5 @@ def test_what_protection_left_is_told_in_counts_of_groups_and_names_of_the_lost(
         "aborts": [{"cause": "TOO_FEW_MEMBERS", "parties": ["c"], "reason": "why"}],
         "costs": {"update": {"seconds": 0.5, "sent_bytes": 7, "received_bytes": 9}},
         "accounted": True,
+        "scheme": "",
     }
