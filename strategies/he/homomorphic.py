@@ -22,7 +22,7 @@ from wardround.orders import Order, OrderKind, SiteId
 from wardround.strategies.he.he_plan import Form
 from wardround.strategies.he.key_ceremony import check_deal
 from wardround.strategies.he.messages import KeyAccepted, KeyDeal, KeyHeader, KeyOffer, KeyRequest
-from wardround.strategies.he.scheme import PublicContext
+from wardround.strategies.he.scheme import PublicContext, SecretKeyError
 from wardround.strategies.he.sealed_model import seal_model
 from wardround.strategies.he.server_round import EncryptedServerRound
 from wardround.strategies.he.terms import packing_for
@@ -182,7 +182,8 @@ class Homomorphic(Masking):
             try:
                 context = PublicContext(he_plan_of(self._plan), message.header.context)
             except RemoteError as error:
-                exchange.evidence.abort(Cause.SECRET_KEY.name, [site], f"epoch {cohort.epoch}: {error}")
+                cause = Cause.SECRET_KEY if isinstance(error, SecretKeyError) else Cause.BAD_DEALING
+                exchange.evidence.abort(cause.name, [site], f"epoch {cohort.epoch}: {error}")
                 _log.warning("%s: %s", site, error)
                 self._bad_dealers.add(site)
                 self._keep_conduct()

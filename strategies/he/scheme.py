@@ -29,6 +29,7 @@ __all__ = [
     "KeyHolder",
     "KeylessSum",
     "PublicContext",
+    "SecretKeyError",
     "SpoiledSumError",
     "check_form",
     "new_key",
@@ -108,10 +109,14 @@ class PublicContext:
     def __init__(self, plan: HEPlan, data: bytes) -> None:
         self.context = _loaded(plan, data)
         if self.context.has_secret_key():
-            raise RemoteError(
+            raise SecretKeyError(
                 "context: expected public parameters, got a secret key with them; it is not used, and its owner "
                 "makes another"
             )
+
+
+class SecretKeyError(RemoteError):
+    """A secret key came where only public parameters may."""
 
 
 class SpoiledSumError(RemoteError):
