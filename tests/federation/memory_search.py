@@ -23,7 +23,13 @@ _PLACES = (0.25, 0.5, 0.75)
 
 def why_no_memory() -> str:
     """Why this user cannot read the memory of agents, which are not dumpable; empty where that is possible."""
-    return "" if os.geteuid() == 0 else "the memory of an agent is root's alone to read"
+    if os.geteuid() != 0:
+        return "the memory of an agent is root's alone to read"
+    try:
+        Path("/proc", str(os.getppid()), "mem").open("rb").close()
+    except OSError as error:
+        return f"the memory of other processes is not to be read here ({error.strerror})"
+    return ""
 
 
 def key_windows(site: Path, run: str, temporary: Path) -> dict[str, bytes]:
