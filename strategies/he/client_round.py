@@ -9,7 +9,6 @@ does not have the tags of that list ends the epoch: the key is erased before the
 alters ciphertexts to see what members make of them gets no answer of this member after the first such one.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -28,6 +27,7 @@ from wardround.strategies.he.messages import (
     Wanted,
     chunks_digest,
     chunks_in,
+    sum_digest,
 )
 from wardround.strategies.he.packing import Packing
 from wardround.strategies.secagg.answered_lists import check_redo, record_answer
@@ -142,8 +142,9 @@ class EncryptedRound:
         """M1 of this round again, where there is one: the bytes that are stored."""
         stored = self._membership.state.store.get(self._m1_key)
         message = decode(stored) if stored else None
-        same = isinstance(message, Encrypted) and message.header.h == digest_of(self.descriptor)
-        return [Outgoing(None, message)] if same and message is not None else []
+        if isinstance(message, Encrypted) and message.header.h == digest_of(self.descriptor):
+            return [Outgoing(None, message)]
+        return []
 
     def _sign(self, offer: EncryptedOffer, now: datetime) -> list[Outgoing]:
         mine, descriptor = self._membership, self.descriptor
@@ -219,17 +220,16 @@ class EncryptedRound:
             erase_key(mine)
             raise RefusedError(Cause.FORGED_SUM, None, _FORGED) from None
         data = bytes_of(words), bytes_of(scalars)
-        total = hashlib.sha256(data[0])
-        total.update(data[1])
+        total = sum_digest(*data)
         told = data if message.wanted is Wanted.WORDS else (b"", b"")
         answer = Opened(
             h=digest_of(descriptor),
             member=self._member,
             survivors=survivors,
-            sum=total.digest(),
+            sum=total,
             words=told[0],
             scalars=told[1],
-            signature=mine.signing_key.sign(opened_input(descriptor, survivors, total.digest())),
+            signature=mine.signing_key.sign(opened_input(descriptor, survivors, total)),
         )
         return [Outgoing(None, answer)]
 

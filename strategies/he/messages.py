@@ -55,6 +55,7 @@ __all__ = [
     "Wanted",
     "chunks_digest",
     "chunks_in",
+    "sum_digest",
 ]
 
 _MAX_BOX, _MAX_CONTEXT, _MAX_CHUNKS = 1 << 19, 1 << 18, 1 << 22
@@ -221,6 +222,13 @@ def chunks_digest(sizes: tuple[int, ...], chunks: Buffer) -> bytes:
     total = hashlib.sha256(len(sizes).to_bytes(4, "little"))
     total.update(b"".join(size.to_bytes(4, "little") for size in sizes))
     total.update(chunks)
+    return total.digest()
+
+
+def sum_digest(words: Buffer, scalars: Buffer) -> bytes:
+    """What `Opened.sum` is: SHA-256 of the words' bytes and then of the scalars'."""
+    total = hashlib.sha256(words)
+    total.update(scalars)
     return total.digest()
 
 

@@ -6,7 +6,6 @@ members open it alike: one tells it, the other whether it got the same; where th
 kept for a restart: a round that was broken off is another try.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Self
@@ -25,6 +24,7 @@ from wardround.strategies.he.messages import (
     Wanted,
     chunks_digest,
     chunks_in,
+    sum_digest,
 )
 from wardround.strategies.he.packing import Packing
 from wardround.strategies.he.scheme import KeylessSum, PublicContext, SpoiledSumError
@@ -216,10 +216,11 @@ class EncryptedServerRound:
         signed = opened_input(self._start.descriptor, message.survivors, message.sum)
         self._check_signature(member, message.signature, signed)
         if message.words or message.scalars:
-            told = hashlib.sha256(message.words)
-            told.update(message.scalars)
             sizes = len(message.words), len(message.scalars)
-            if told.digest() != message.sum or sizes != (4 * self._packing.size, 8 * self._packing.scalars):
+            if sum_digest(message.words, message.scalars) != message.sum or sizes != (
+                4 * self._packing.size,
+                8 * self._packing.scalars,
+            ):
                 raise RefusedError(Cause.MALFORMED, sender, "expected the sum whose digest it has signed")
             self._tellers.add(member)
         self._opened[member] = message
